@@ -345,3 +345,6 @@ fn jail_of(record: &Instance, image: ImageHash) -> Jail {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
