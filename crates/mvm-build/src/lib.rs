@@ -9,7 +9,29 @@
 
 pub mod assets;
 pub mod catalogue;
+pub mod deb;
+mod default_tree;
 pub mod fetch;
 pub mod hash;
+pub mod image;
+pub mod initramfs;
+pub mod kernel;
+pub mod manifest;
+pub mod modules;
 pub mod progress;
+pub mod recipe;
+pub mod rootfs;
 pub mod source;
+pub mod store;
+pub mod tree;
+
+pub use assets::{AssetError, Assets, VmmPaths};
+pub use catalogue::{Arch, Catalogue, CatalogueError};
+pub use default_tree::DefaultTreeError;
+pub use fetch::{FetchConfig, FetchError, Fetcher, Mirror};
+pub use hash::ContentHash;
+pub use image::{BuildError, DefaultImage, KernelSource};
+pub use manifest::Manifest;
+pub use progress::{OnProgress, Progress, Step};
+pub use rootfs::RootCompression;
+pub use store::{Image, ImageStore, StoreError};
