@@ -163,7 +163,17 @@ impl DefaultImage {
         store: &ImageStore,
         on: OnProgress<'_>,
     ) -> Result<Image, BuildError> {
-        let inputs = self.read_inputs()?;
+        self.build_locked(PackageLock::built_in()?, fetcher, store, on)
+    }
+
+    fn build_locked(
+        &self,
+        lock: PackageLock,
+        fetcher: &Fetcher,
+        store: &ImageStore,
+        on: OnProgress<'_>,
+    ) -> Result<Image, BuildError> {
+        let inputs = self.read_inputs(lock)?;
         let request = self.request(&inputs);
         if let Some(image) = store.answered(request) {
             store.set_ref(NAME, image.manifest.hash)?;
@@ -190,7 +200,7 @@ impl DefaultImage {
         Ok(image)
     }
 
-    fn read_inputs(&self) -> Result<Inputs, BuildError> {
+    fn read_inputs(&self, lock: PackageLock) -> Result<Inputs, BuildError> {
         let agent = fs::read(&self.agent).map_err(file("read", &self.agent))?;
         if !is_static_elf(&agent) {
             return Err(BuildError::Agent(self.agent.clone()));
@@ -204,7 +214,7 @@ impl DefaultImage {
             }
         };
         let agent_hash = ContentHash::of(&agent);
-        Ok(Inputs { agent, agent_hash, kernel_file, lock: PackageLock::built_in()? })
+        Ok(Inputs { agent, agent_hash, kernel_file, lock })
     }
 
     /// The key of what was asked, before anything is resolved.
