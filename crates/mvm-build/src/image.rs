@@ -22,34 +22,22 @@ use crate::catalogue::{Arch, Catalogue, CatalogueError, PackageLock};
 use crate::deb::{self, DebError};
 use crate::default_tree::{self, DefaultTreeError};
 use crate::fetch::{FetchError, Fetcher, PackageFiles, WithKernel};
+use crate::guest_kernel::{GuestKernel, GuestKernelError, KernelSource};
 use crate::hash::ContentHash;
-use crate::initramfs;
-use crate::kernel::{self, KernelError};
 use crate::manifest::{
     AgentInfo, ImageFile, KernelFile, MANIFEST_SCHEMA, Manifest, RootFile, RootFormat,
 };
-use crate::modules::{self, ModuleError};
 use crate::progress::{OnProgress, Progress, Step};
 use crate::recipe::{Input, InputKind, Key, RECIPE_VERSION, Recipe};
 use crate::rootfs::{self, RootCompression, RootError};
 use crate::store::{BuildLock, Image, ImageStore, StoreError, write_synced};
-use crate::tree::{Tree, TreeError, TreePath};
+use crate::tree::Tree;
 
 /// The name of the image, of its package set, and of its entry in `refs`.
 const NAME: &str = "default";
 const PACKAGE_SET: &str = "default-image";
 /// How long a build waits for another one.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-/// Where the kernel comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KernelSource {
-    /// An ELF `vmlinux` or a bzImage that boots without an initramfs: virtio over MMIO, its block,
-    /// net and vsock devices, squashfs, overlay and ext4 are built in.
-    File(PathBuf),
-    /// Debian's cloud kernel; its drivers are modules, so the image gets an initramfs.
-    Debian,
-}
 
 /// What to build the default image from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,30 +78,9 @@ pub enum BuildError {
     /// It could not be written.
     #[error(transparent)]
     Root(#[from] RootError),
-    /// The kernel is none.
-    #[error("cannot use the kernel {name}")]
-    Kernel {
-        /// Its file or package.
-        name: String,
-        /// The reason.
-        #[source]
-        source: KernelError,
-    },
-    /// The package has no kernel in it.
-    #[error("the package {0} has no boot/vmlinuz file")]
-    NoKernel(String),
-    /// Its modules can't be used.
-    #[error("cannot use the modules of {name}")]
-    Modules {
-        /// The package.
-        name: String,
-        /// The reason.
-        #[source]
-        source: ModuleError,
-    },
-    /// The initramfs passes the bounds.
-    #[error("cannot put the initramfs together")]
-    Initramfs(#[source] TreeError),
+    /// The kernel can't be used.
+    #[error(transparent)]
+    Kernel(#[from] GuestKernelError),
     /// The store refused.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -143,13 +110,6 @@ struct Inputs {
     agent_hash: ContentHash,
     kernel_file: Option<(Vec<u8>, ContentHash)>,
     lock: PackageLock,
-}
-
-/// A kernel as the image holds it.
-struct Kernel {
-    vmlinux: Vec<u8>,
-    initrd: Option<Vec<u8>>,
-    cmdline: Vec<String>,
 }
 
 impl DefaultImage {
@@ -277,14 +237,15 @@ impl DefaultImage {
     ) -> Result<Image, BuildError> {
         let tree = root_tree(inputs, packages, on)?;
         let kernel = match (&inputs.kernel_file, &packages.kernel) {
-            (Some((bytes, _)), _) => kernel_of_file(bytes)?,
+            (Some((bytes, _)), _) => GuestKernel::of_file(bytes)?,
             (None, Some(package)) => {
                 let name = &packages.resolution.kernel.name;
                 report(on, Step::Unpack, name);
-                kernel_of_package(name, package, &inputs.agent)?
+                GuestKernel::of_package(name, package, &inputs.agent)?
             }
             (None, None) => {
-                return Err(BuildError::NoKernel(packages.resolution.kernel.name.clone()));
+                let name = packages.resolution.kernel.name.clone();
+                return Err(GuestKernelError::NoKernel(name).into());
             }
         };
         report(on, Step::Pack, NAME);
@@ -349,43 +310,6 @@ fn root_tree(
     }
     default_tree::complete(&mut tree, &inputs.agent)?;
     Ok(tree)
-}
-
-fn kernel_of_file(bytes: &[u8]) -> Result<Kernel, BuildError> {
-    let vmlinux = kernel::vmlinux(bytes)
-        .map_err(|source| BuildError::Kernel { name: "file".to_owned(), source })?
-        .into_owned();
-    let cmdline = vec!["rootfstype=squashfs".to_owned(), "init=/sbin/init".to_owned()];
-    Ok(Kernel { vmlinux, initrd: None, cmdline })
-}
-
-fn kernel_of_package(name: &str, path: &Path, agent: &[u8]) -> Result<Kernel, BuildError> {
-    let mut tree = Tree::default();
-    let archive = File::open(path).map_err(file("open", path))?;
-    deb::unpack(BufReader::new(archive), &mut tree, &kernel_placement)
-        .map_err(|source| BuildError::Unpack { package: name.to_owned(), source })?;
-    let image = tree
-        .iter()
-        .find(|(path, _)| path.as_str().starts_with("boot/vmlinuz-"))
-        .and_then(|(path, _)| tree.file(path.as_str()))
-        .ok_or_else(|| BuildError::NoKernel(name.to_owned()))?;
-    let vmlinux = kernel::vmlinux(image)
-        .map_err(|source| BuildError::Kernel { name: name.to_owned(), source })?
-        .into_owned();
-    let modules = modules::in_load_order(&tree, &modules::WANTED)
-        .map_err(|source| BuildError::Modules { name: name.to_owned(), source })?;
-    let initrd = initramfs::build(agent, &modules).map_err(BuildError::Initramfs)?;
-    Ok(Kernel { vmlinux, initrd: Some(initrd), cmdline: Vec::new() })
-}
-
-/// Of a kernel's package: the kernel, the modules and the list of what is built in.
-fn kernel_placement(path: &TreePath) -> Option<TreePath> {
-    let text = path.as_str();
-    let text = text.strip_prefix("usr/").unwrap_or(text);
-    let is_wanted = text.starts_with("boot/vmlinuz-")
-        || text.starts_with("lib/modules/")
-            && (text.contains(".ko") || text.ends_with("/modules.builtin"));
-    if is_wanted { TreePath::new(text).ok() } else { None }
 }
 
 fn write_file(directory: &Path, name: &str, bytes: &[u8]) -> Result<ImageFile, BuildError> {

@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::WithKernel;
 use super::tool::{Run, ToolError, Tools};
 use crate::catalogue::{Arch, LockedPackage, PackageLock, PackageSet};
 
@@ -195,6 +196,7 @@ impl Apt<'_> {
         &self,
         set: &PackageSet,
         lock: &PackageLock,
+        kernel: WithKernel,
     ) -> Result<Resolution, AptError> {
         let mut names: Vec<_> = lock.packages.iter().map(|package| package.name.clone()).collect();
         names.push(lock.kernel.name.clone());
@@ -215,7 +217,7 @@ impl Apt<'_> {
             notes.push(note(wanted, &current));
             packages.push(current);
         }
-        let kernel = if is_known(&lock.kernel) {
+        let kernel = if kernel == WithKernel::No || is_known(&lock.kernel) {
             lock.kernel.clone()
         } else {
             let current = self.current_kernel(lock.arch, &set.kernel)?;
@@ -296,34 +298,4 @@ fn parse_index(text: &str) -> Result<BTreeMap<String, Vec<Record>>, AptError> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(
-        clippy::unwrap_used,
-        clippy::indexing_slicing,
-        reason = "a test stops at the first surprise"
-    )]
-
-    use super::*;
-
-    const HASH: &str = "00be21c0c17f08ddf26e82d3b53fe7a41efa4a288938da6bb69e89c4b25c281d";
-
-    #[test]
-    fn two_versions_of_a_package_are_two_records() {
-        let stanza = |version: &str| {
-            format!(
-                "Package: a\nVersion: {version}\nDepends: b (>= 1), linux-image-6.1 (= 2) | c\n\
-                 Description: x\n SHA256: not this one\nSize: 7\nSHA256: {HASH}\n"
-            )
-        };
-        let found = parse_index(&format!("{}\n{}", stanza("1:2"), stanza("1:1"))).unwrap();
-        let versions: Vec<_> = found["a"].iter().map(|r| r.package.version.as_str()).collect();
-        assert_eq!(versions, ["1:2", "1:1"]);
-        assert_eq!(first_kernel(&found["a"][0].depends), Some("linux-image-6.1"));
-    }
-
-    #[test]
-    fn an_entry_without_a_digest_is_refused() {
-        let error = parse_index("Package: a\nVersion: 1\nSize: 7\nMD5sum: 00\n").unwrap_err();
-        assert!(matches!(error, AptError::NoDigest { .. }));
-    }
-}
+mod tests;

@@ -137,6 +137,7 @@ impl Fetcher {
         }
         let part = self.config.cache.join("parts").join(pinned.sha256.to_string());
         let tick = |done| {
+            let done = pinned.size.min(done);
             on(Progress { step: Step::Fetch, name, done, total: Some(pinned.size) });
         };
         let mut attempts = Attempts::default();

@@ -92,7 +92,7 @@ impl Fetcher {
         let report = |step, name, done, total| on(Progress { step, name, done, total });
         report(Step::Resolve, &set.name, 0, None);
         apt.update(&|done| report(Step::Resolve, "package lists", done, None))?;
-        let resolution = apt.resolve(set, lock)?;
+        let resolution = apt.resolve(set, lock, kernel)?;
         let missing: Vec<LockedPackage> = wanted(&resolution, kernel)
             .filter(|package| !self.cached(package.sha256))
             .cloned()

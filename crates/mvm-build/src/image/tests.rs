@@ -161,7 +161,7 @@ fn a_kernel_package_without_its_modules_leaves_no_image() {
     let world = world();
     let image = DefaultImage { kernel: KernelSource::Debian, ..world.image(1) };
     let error = world.build(&image, &|_| ()).unwrap_err();
-    assert!(matches!(error, BuildError::Modules { .. }), "{error}");
+    assert!(matches!(error, BuildError::Kernel(GuestKernelError::Modules { .. })), "{error}");
     assert!(world.store.list().unwrap().is_empty());
     assert!(world.store.find("default").is_err());
 }
