@@ -346,7 +346,13 @@ impl Pump {
 }
 
 /// Runs one of the image's own hooks as root in the workload's place, silent and without input.
+///
+/// While the workload is frozen it is refused: the child would freeze before it runs, and with
+/// it the thread that starts it.
 pub(crate) fn hook_command(agent: &Agent, program: &str) -> Outcome<Command> {
+    if agent.is_frozen() {
+        return failure(FailureKind::Busy, "the workload is frozen");
+    }
     let root = users::find("0")?;
     let mut command = Command::new(program);
     command.env_clear().env("PATH", DEFAULT_PATH).env("HOME", &root.home).env("USER", "root");

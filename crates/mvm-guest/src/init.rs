@@ -34,7 +34,7 @@ pub(crate) fn set_up() {
     }
     console::open();
     link_devices();
-    make_cgroups();
+    make_cgroups(true);
 }
 
 type SystemMount = (&'static str, &'static str, MountFlags, Option<&'static std::ffi::CStr>);
@@ -89,8 +89,9 @@ fn link_devices() {
     }
 }
 
-/// Makes the two cgroups, turns on what controllers there are, and enters the agent's own.
-pub(crate) fn make_cgroups() {
+/// Makes the two cgroups; as process 1 turns on what controllers there are and enters the agent's
+/// own. Another init keeps track of its services by their cgroups, so there the agent stays.
+pub(crate) fn make_cgroups(is_init: bool) {
     let root = Path::new("/sys/fs/cgroup");
     let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
     for name in ["agent", "workload"] {
@@ -100,6 +101,9 @@ pub(crate) fn make_cgroups() {
             }
             Ok(()) | Err(_) => {}
         }
+    }
+    if !is_init {
+        return;
     }
     if let Some(own) = crate::agent::open_procs(&root.join("agent")) {
         let _ = rustix::io::write(&own, b"0");

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         init::set_up();
     } else {
         console::open();
-        init::make_cgroups();
+        init::make_cgroups(false);
     }
     let agent = Arc::new(Agent::new(Places::of_a_guest(), is_init));
     let made = init::make_run_directory(&agent.places);

@@ -22,8 +22,9 @@ const SESSIONS_MAX: usize = 32;
 /// Bytes read from a connection at once.
 const READ_SIZE: usize = 64 * 1024;
 
-/// Serves one connection to its end.
-pub(crate) fn serve<W>(agent: &Arc<Agent>, mut reader: impl Read, writer: W)
+/// Serves one connection to its end; `hang_up` has to end both directions of it, so that a writer
+/// whose peer stopped reading is not held for ever.
+pub(crate) fn serve<W>(agent: &Arc<Agent>, mut reader: impl Read, writer: W, hang_up: impl FnOnce())
 where
     W: Write + Send + 'static,
 {
@@ -34,6 +35,7 @@ where
         read_requests(agent, &link, &mut reader);
     }
     link.close();
+    hang_up();
     if let Some(writer) = writer {
         let _ = writer.join();
     }
@@ -62,7 +64,9 @@ pub(crate) fn listen(agent: &Arc<Agent>, listener: &VsockListener) {
         sessions.fetch_add(1, Ordering::Relaxed);
         let (agent, counter) = (Arc::clone(agent), Arc::clone(&sessions));
         let spawned = spawn("session", move || {
-            serve(&agent, &stream, writer);
+            serve(&agent, &stream, writer, || {
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            });
             counter.fetch_sub(1, Ordering::Relaxed);
         });
         if spawned.is_none() {

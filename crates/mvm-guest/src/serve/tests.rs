@@ -44,7 +44,12 @@ impl Caller {
         let (socket, theirs) = UnixStream::pair().unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let serving = Arc::clone(&agent);
-        std::thread::spawn(move || serve(&serving, theirs.try_clone().unwrap(), theirs));
+        std::thread::spawn(move || {
+            let writer = theirs.try_clone().unwrap();
+            serve(&serving, &theirs, writer, || {
+                theirs.shutdown(std::net::Shutdown::Both).unwrap_or_default();
+            });
+        });
         let session = Session::caller(hello(&agent));
         let mut caller = Self { socket, session, agent, _directory: directory };
         assert!(matches!(caller.event(), Event::Ready { generation: 1, .. }));
@@ -431,6 +436,22 @@ fn a_guest_without_a_freezer_says_so() {
     let ask = Request::Quiesce { workload: true, filesystems: false, timeout_ms: 100 };
     assert_eq!(caller.ask(ask).unwrap_err().kind, FailureKind::Unsupported);
     assert!(matches!(caller.ask(Request::Thaw {}), Ok(Reply::Ack { success: true, .. })));
+}
+
+#[test]
+fn a_caller_that_breaks_the_rules_without_reading_is_hung_up_on() {
+    let mut caller = Caller::new();
+    let stream = caller.open(sh("head -c 200000 /dev/zero"));
+    caller.wait_started(stream);
+    // More answers than the socket holds, so that the agent's writer is stuck.
+    for _ in 0..4 {
+        caller.open(sh("head -c 200000 /dev/zero"));
+    }
+    let requests = caller.session.take_output();
+    caller.socket.write_all(&requests).unwrap();
+    caller.socket.write_all(&[0, 0, 0, 1]).unwrap();
+    let mut rest = Vec::new();
+    caller.socket.read_to_end(&mut rest).unwrap();
 }
 
 #[test]
