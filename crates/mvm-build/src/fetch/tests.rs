@@ -242,3 +242,18 @@ fn a_release_archive_gives_its_member() {
     assert_eq!(fs::read(&fetched.path).unwrap(), file);
     assert!(server.head(0).starts_with("get /o/r/releases/download/v1/a.tgz "));
 }
+
+#[test]
+fn wrong_bytes_in_a_mirror_directory_or_an_archive_are_refused() {
+    let file = bytes(11);
+    let base = tempfile::tempdir().unwrap();
+    let mirror = base.path().join("mirror");
+    fs::create_dir(&mirror).unwrap();
+    fs::write(mirror.join(pinned(&file).sha256.to_string()), bytes(12)).unwrap();
+    let mut config = FetchConfig::new(base.path().join("cache"));
+    config.mirror = Some(Mirror::Directory(mirror));
+    let fetcher = Fetcher::new(config).unwrap();
+    let error = fetcher.file("f", pinned(&file), &[], &|_| ()).unwrap_err();
+    assert!(error.to_string().contains(&ContentHash::of(&bytes(12)).to_string()), "{error}");
+    assert_eq!(fs::read_dir(base.path().join("cache/blobs")).unwrap().count(), 0);
+}
