@@ -233,7 +233,7 @@ mod tests {
     fn the_borders_between_parts_count() {
         let key = |parts: [&str; 2]| {
             let mut key = Key::new("test");
-            parts.map(|part| key.text(part));
+            parts.iter().for_each(|part| key.text(part));
             key.finish()
         };
         assert_ne!(key(["ab", "c"]), key(["a", "bc"]));
