@@ -231,21 +231,27 @@ mod tests {
 
     #[test]
     fn the_borders_between_parts_count() {
-        let with = |name: &str, version: &str| Recipe {
+        let key = |parts: [&str; 2]| {
+            let mut key = Key::new("test");
+            parts.iter().for_each(|part| key.text(part));
+            key.finish()
+        };
+        assert_ne!(key(["ab", "c"]), key(["a", "bc"]));
+    }
+
+    #[test]
+    fn what_is_no_input_counts_too() {
+        let base = Recipe {
             name: "x".to_owned(),
             arch: Arch::X86_64,
             compression: RootCompression::Stored,
             agent_protocol: 1,
-            inputs: vec![Input {
-                kind: InputKind::Package,
-                name: name.to_owned(),
-                version: Some(version.to_owned()),
-                sha256: ContentHash::of(b""),
-            }],
+            inputs: Vec::new(),
         };
-        assert_ne!(with("ab", "c").key(), with("a", "bc").key());
-        let base = with("a", "b");
         assert_ne!(Recipe { agent_protocol: 2, ..base.clone() }.key(), base.key());
         assert_ne!(Recipe { arch: Arch::Aarch64, ..base.clone() }.key(), base.key());
+        assert_ne!(Recipe { name: "y".to_owned(), ..base.clone() }.key(), base.key());
+        let compression = RootCompression::Zstd(3);
+        assert_ne!(Recipe { compression, ..base.clone() }.key(), base.key());
     }
 }

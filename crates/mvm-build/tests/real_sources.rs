@@ -13,6 +13,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use mvm_build::catalogue::PackageLock;
+use mvm_build::fetch::WithKernel;
 use mvm_build::{
     Arch, Assets, Catalogue, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource,
     RootCompression,
@@ -85,4 +87,25 @@ fn the_default_image_is_built_twice_with_the_same_bytes_and_found_the_third_time
     }
     let mut roots = roots.into_iter();
     assert_eq!(roots.next(), roots.next());
+}
+
+#[test]
+#[ignore = "needs apt with a reachable mirror"]
+fn a_locked_version_that_the_real_index_lacks_is_replaced_and_noted() {
+    let place = place();
+    let fetcher = Fetcher::new(FetchConfig::new(place.directory.join("cache"))).unwrap();
+    let catalogue = Catalogue::built_in().unwrap();
+    let set = catalogue.package_set("default-image", Arch::X86_64).unwrap();
+    let mut lock = PackageLock::built_in().unwrap();
+    lock.packages.retain(|package| package.name == "zlib1g");
+    for package in &mut lock.packages {
+        package.version = "1:0.1-1".to_owned();
+        package.sha256 = mvm_build::ContentHash::of(b"gone");
+    }
+    lock.kernel.name = "linux-image-0.1.0-1-cloud-amd64".to_owned();
+    let start = Instant::now();
+    let files = fetcher.packages(set, &lock, WithKernel::Yes, &|_| ()).unwrap();
+    eprintln!("{:?} {:#?}", start.elapsed(), files.resolution.notes);
+    assert_eq!(files.resolution.notes.len(), 2);
+    assert!(files.kernel.unwrap().is_file());
 }

