@@ -114,7 +114,10 @@ impl Config {
         if self.firecracker.split('.').count() != 3 || !self.firecracker.split('.').all(digits) {
             return Err(Error::new(
                 ErrorKind::Invalid,
-                format!("{:?} is not a Firecracker version: write major.minor.patch", self.firecracker),
+                format!(
+                    "{:?} is not a Firecracker version: write major.minor.patch",
+                    self.firecracker
+                ),
             ));
         }
         Ok(self)
@@ -170,9 +173,11 @@ mod tests {
 
     #[test]
     fn values_that_make_no_sense_are_refused_by_name() {
-        for (name, value) in
-            [("MVM_PRODUCTION", "maybe"), ("MVM_DATA_DIR", "relative"), ("MVM_FC_VERSION", "1.12/..")]
-        {
+        for (name, value) in [
+            ("MVM_PRODUCTION", "maybe"),
+            ("MVM_DATA_DIR", "relative"),
+            ("MVM_FC_VERSION", "1.12/.."),
+        ] {
             assert_eq!(with(&[(name, value)]).unwrap_err().kind, ErrorKind::Invalid, "{name}");
         }
     }
