@@ -314,7 +314,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    fn args<'a>(args: &[&'a str]) -> Vec<&'a OsStr> {
+    fn args<'a>(args: &'a [&'a str]) -> Vec<&'a OsStr> {
         args.iter().map(OsStr::new).collect()
     }
 
