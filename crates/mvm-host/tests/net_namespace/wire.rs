@@ -2,25 +2,25 @@
 
 use std::net::Ipv4Addr;
 
-pub type Mac = [u8; 6];
+pub(crate) type Mac = [u8; 6];
 
-pub const BROADCAST: Mac = [0xff; 6];
+pub(crate) const BROADCAST: Mac = [0xff; 6];
 /// A group whose frames a bridge handles itself (LLDP).
-pub const LINK_LOCAL_GROUP: Mac = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
-pub const IPV4: u16 = 0x0800;
-pub const ARP: u16 = 0x0806;
-pub const VLAN: u16 = 0x8100;
-pub const IPV6: u16 = 0x86dd;
-pub const LLDP: u16 = 0x88cc;
+pub(crate) const LINK_LOCAL_GROUP: Mac = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const ARP: u16 = 0x0806;
+pub(crate) const VLAN: u16 = 0x8100;
+pub(crate) const IPV6: u16 = 0x86dd;
+pub(crate) const LLDP: u16 = 0x88cc;
 
-pub fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = [to.as_slice(), from.as_slice(), &kind.to_be_bytes(), payload].concat();
     frame.resize(frame.len().max(60), 0);
     frame
 }
 
 /// Payload of an ARP message: 1 asks, 2 answers.
-pub fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
+pub(crate) fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
     [
         [0, 1, 8, 0, 6, 4].as_slice(),
         &operation.to_be_bytes(),
@@ -33,7 +33,7 @@ pub fn arp(operation: u16, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> 
 }
 
 /// An IPv4 packet with UDP in it; UDP's checksum is left out, as IPv4 permits.
-pub fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), data: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), data: &[u8]) -> Vec<u8> {
     let length = u16::try_from(8 + data.len()).unwrap();
     let datagram = [
         from.1.to_be_bytes().as_slice(),
@@ -47,7 +47,7 @@ pub fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), data: &[u8]) -> Vec<u8> {
 }
 
 /// An IPv4 packet with a TCP SYN.
-pub fn tcp_syn(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
+pub(crate) fn tcp_syn(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
     let mut segment = [
         from.1.to_be_bytes().as_slice(),
         &to.1.to_be_bytes(),
@@ -61,11 +61,17 @@ pub fn tcp_syn(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
 }
 
 /// An IPv4 packet with an ICMP echo request.
-pub fn ping(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn ping(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     let mut message = vec![8, 0, 0, 0, 0, 1, 0, 1];
     let sum = checksum(&message).to_be_bytes();
     message.splice(2..4, sum);
     ipv4(1, from, to, &message)
+}
+
+/// An IPv6 packet between two link-local addresses, with nothing in it.
+pub(crate) fn empty_ipv6() -> Vec<u8> {
+    let address = |last| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    [[0x60, 0, 0, 0, 0, 0, 59, 64].as_slice(), &address(3), &address(4)].concat()
 }
 
 fn ipv4(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
@@ -91,6 +97,6 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 /// Whether these bytes stand anywhere in the frame.
-pub fn holds(frame: &[u8], data: &[u8]) -> bool {
+pub(crate) fn holds(frame: &[u8], data: &[u8]) -> bool {
     frame.windows(data.len()).any(|window| window == data)
 }

@@ -23,13 +23,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::wire::{self, Mac};
 
 /// How long something that must arrive may take.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// Firecracker's virtio-net header before every frame.
 const VNET_HEADER: usize = 10;
 const TABLES: &str = "inet mvm";
 
 /// Runs a test in a fresh network namespace, on a thread of its own.
-pub fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     let outcome = std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -44,12 +44,12 @@ pub fn in_namespace<T: Send>(test: impl FnOnce() -> T + Send) -> T {
 }
 
 /// Runs a program of the host, which must succeed, and returns what it printed.
-pub fn run<const N: usize>(command: [&str; N]) -> String {
+pub(crate) fn run<const N: usize>(command: [&str; N]) -> String {
     run_all(&command)
 }
 
 /// Runs a program given as one line of words.
-pub fn line(words: &str) -> String {
+pub(crate) fn line(words: &str) -> String {
     run_all(&words.split_whitespace().collect::<Vec<_>>())
 }
 
@@ -62,16 +62,16 @@ fn run_all(command: &[&str]) -> String {
 
 /// Two tenants: `acme` with three guests, `beta` with two; bridges, routes, taps and firewall as
 /// the product makes them.
-pub struct World {
-    pub roots: Roots,
-    pub acme: Network,
-    pub beta: Network,
-    pub intent: Firewall,
+pub(crate) struct World {
+    pub(crate) roots: Roots,
+    pub(crate) acme: Network,
+    pub(crate) beta: Network,
+    pub(crate) intent: Firewall,
     _run: tempfile::TempDir,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let run = tempfile::tempdir().unwrap();
         let path = run.path().to_owned();
         let roots =
@@ -91,13 +91,13 @@ impl World {
     }
 
     /// Everything up, as the engine would do it.
-    pub fn up() -> Self {
+    pub(crate) fn up() -> Self {
         let world = Self::new();
         world.ensure();
         world
     }
 
-    pub fn ensure(&self) {
+    pub(crate) fn ensure(&self) {
         for network in [&self.acme, &self.beta] {
             net::ensure_bridge(network).unwrap();
             net::ensure_routes(network).unwrap();
@@ -109,46 +109,46 @@ impl World {
     }
 
     /// Takes both walls down, so that a test can show that its packets are good ones.
-    pub fn without_walls(&self) {
+    pub(crate) fn without_walls(&self) {
         run(["nft", "flush", "ruleset"]);
         net::remove_routes(self.acme.net).unwrap();
         net::remove_routes(self.beta.net).unwrap();
     }
 
-    pub fn guest(&self, network: &Network, offset: u16) -> Guest {
+    pub(crate) fn guest(&self, network: &Network, offset: u16) -> Guest {
         Guest::plug(port(network, offset))
     }
 
-    pub fn tables(&self) -> String {
+    pub(crate) fn tables(&self) -> String {
         run(["nft", "list", "tables"])
     }
 
-    pub fn has_tables(&self) -> bool {
+    pub(crate) fn has_tables(&self) -> bool {
         self.tables().contains(TABLES)
     }
 }
 
-pub fn port(network: &Network, offset: u16) -> Port {
+pub(crate) fn port(network: &Network, offset: u16) -> Port {
     let offset = Offset(offset);
     let address = network.subnet.address(offset).unwrap();
     Port { net: network.net, offset, mac: mvm_core::net::Mac::of(network.net, offset), address }
 }
 
-pub fn uid(port: &Port) -> Uid {
+pub(crate) fn uid(port: &Port) -> Uid {
     Uid(70_000 + u32::from(port.net.0) * 256 + u32::from(port.offset.0))
 }
 
 /// The MAC of a network's gateway, as documented.
-pub fn gateway_mac(network: &Network) -> Mac {
+pub(crate) fn gateway_mac(network: &Network) -> Mac {
     let [hi, lo] = network.net.0.to_be_bytes();
     [0x02, 0xfd, hi, lo, 0, 1]
 }
 
 /// A guest: the other end of a tap.
-pub struct Guest {
+pub(crate) struct Guest {
     tap: File,
-    pub mac: Mac,
-    pub address: Ipv4Addr,
+    pub(crate) mac: Mac,
+    pub(crate) address: Ipv4Addr,
 }
 
 impl Guest {
@@ -164,19 +164,19 @@ impl Guest {
     }
 
     /// Sends one frame, whatever it is.
-    pub fn send(&self, frame: &[u8]) {
+    pub(crate) fn send(&self, frame: &[u8]) {
         let bytes = [&[0; VNET_HEADER], frame].concat();
         assert_eq!((&self.tap).write(&bytes).unwrap(), bytes.len());
     }
 
     /// Sends an IPv4 packet to a station.
-    pub fn send_ipv4(&self, to: Mac, packet: &[u8]) {
+    pub(crate) fn send_ipv4(&self, to: Mac, packet: &[u8]) {
         self.send(&wire::ethernet(to, self.mac, wire::IPV4, packet));
     }
 
     /// Tells the host where this guest's address is, so that routed packets are not lost to an
     /// ARP question that nobody answers.
-    pub fn announce(&self, network: &Network) {
+    pub(crate) fn announce(&self, network: &Network) {
         let [a, b, c, d, e, f] = self.mac;
         let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
         let bridge = layout::bridge(network.net);
@@ -185,7 +185,7 @@ impl Guest {
     }
 
     /// The frames that arrived before one that holds `sentinel`; it must come.
-    pub fn received_until(&self, sentinel: &[u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn received_until(&self, sentinel: &[u8]) -> Vec<Vec<u8>> {
         let deadline = Instant::now() + PATIENCE;
         let mut frames = Vec::new();
         loop {
