@@ -68,6 +68,12 @@ pub(crate) fn ping(from: Ipv4Addr, to: Ipv4Addr) -> Vec<u8> {
     ipv4(1, from, to, &message)
 }
 
+/// An IPv6 packet between two link-local addresses, with nothing in it.
+pub(crate) fn empty_ipv6() -> Vec<u8> {
+    let address = |last| [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last];
+    [[0x60, 0, 0, 0, 0, 0, 59, 64].as_slice(), &address(3), &address(4)].concat()
+}
+
 fn ipv4(protocol: u8, from: Ipv4Addr, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let length = u16::try_from(20 + payload.len()).unwrap().to_be_bytes();
     let mut packet = vec![0x45, 0, length[0], length[1], 0, 1, 0, 0, 64, protocol, 0, 0];
