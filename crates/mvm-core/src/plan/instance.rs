@@ -167,6 +167,12 @@ fn warm(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Ste
             }),
             warmed,
         ],
+        // A wake that was given up, or a sleep that had to resume: what it was told is told again
+        // at the next wake.
+        (Phase::Running, State::Warm) => vec![Step::Do(Effect::PauseVmm {
+            instance: record.instance.instance.clone(),
+            purpose: PausedFor::Warm,
+        })],
         (Phase::Running | Phase::Empty | Phase::Paused(_), _) => run(record, seen, vmm),
     }
 }
