@@ -4,6 +4,10 @@
 //! - [`world`] — what the machine is: kernel objects, processes, guests, a disk that forgets.
 //! - [`host`], [`guest`] — the ports over it, with the semantics that each effect documents.
 //! - [`clock`], [`locks`] — time that is told, and locks that die with their process.
+//! - [`process`] — one simulated `mvm`: every port call passes its gate, where it may die.
+//! - [`turns`] — several of them, one at a time, in an order from a seed.
+//! - [`fault`] — what goes wrong and at which call.
+//! - [`invariant`] — what must hold after every port call, and at rest.
 //! - [`conformance`] — one suite for every implementation of the host, real or not.
 //!
 //! It never ships and nothing normal-depends on it. It knows no plan: what should be done next is
@@ -13,7 +17,11 @@ pub mod chance;
 pub mod clock;
 pub mod conformance;
 pub mod disk;
+pub mod fault;
 pub mod guest;
 pub mod host;
+pub mod invariant;
 pub mod locks;
+pub mod process;
+pub mod turns;
 pub mod world;

@@ -55,6 +55,12 @@ impl SimLocks {
         self.table().held.contains_key(subject)
     }
 
+    /// Whether this process holds it.
+    #[must_use]
+    pub fn is_held_by(&self, subject: &Subject, process: u64) -> bool {
+        self.table().held.get(subject).is_some_and(|holder| holder.process == process)
+    }
+
     /// What a process holds is free: it died.
     pub fn release_all(&self, process: u64) {
         self.table().held.retain(|_, holder| holder.process != process);
