@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mvm::{
-    Counts, Drain, InstanceRef, NetId, PoolRef, Quotas, Role, Subnet, TenantId,
+    Drain, InstanceRef, NetId, PoolRef, Quotas, Role, Subnet, TenantId,
     units::{Gib, Mib, Vcpus},
 };
 
@@ -36,6 +36,9 @@ pub(crate) struct Global {
     /// Print results in this form
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
+    /// Show what would be done, and change nothing
+    #[arg(long, global = true)]
+    pub(crate) dry_run: bool,
     /// Print results as JSON; the same as --format json
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -347,9 +350,4 @@ pub(crate) enum NetCommand {
 /// The drain that `--force` asks for.
 pub(crate) const fn drain(force: bool) -> Drain {
     if force { Drain::Skip } else { Drain::Ask }
-}
-
-/// Counts as a sentence.
-pub(crate) fn counts(counts: Counts) -> String {
-    format!("{} running, {} warm, {} sleeping", counts.running, counts.warm, counts.sleeping)
 }

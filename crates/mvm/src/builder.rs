@@ -19,8 +19,6 @@ use crate::config::Config;
 
 /// The name of the image that is made here when it is missing.
 const DEFAULT: &str = "default";
-/// Compression of the root file system: little is gained above, and unpacking costs the same.
-const ROOT_ZSTD: u32 = 3;
 /// The guest protocol generation of the agent that ships beside this program.
 const AGENT_PROTOCOL: u32 = 1;
 
@@ -84,7 +82,7 @@ impl LocalBuilder {
             agent_protocol: AGENT_PROTOCOL,
             kernel: KernelSource::Debian,
             arch: arch()?,
-            compression: RootCompression::Zstd(ROOT_ZSTD),
+            compression: RootCompression::Stored,
         };
         let built = image
             .build(&self.fetcher()?, store, &|step| progress.report(&report(step)))
