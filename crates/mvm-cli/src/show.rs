@@ -67,15 +67,24 @@ pub(crate) fn tenant(one: &Tenant) -> String {
     let (used, most) = (&one.usage, &one.quotas);
     facts(vec![
         ("Tenant", one.tenant_id.clone()),
-        ("Network", format!("{} (net-id {}), gateway {}", one.network.subnet, one.network.net, one.gateway)),
+        (
+            "Network",
+            format!("{} (net-id {}), gateway {}", one.network.subnet, one.network.net, one.gateway),
+        ),
         ("vCPUs", format!("{} of {}", used.vcpus, most.max_vcpus)),
         ("Memory", format!("{} of {}", used.mem_mib, most.max_mem_mib)),
         ("Running", format!("{} of {}", used.running, most.max_running)),
         ("Warm", format!("{} of {}", used.warm, most.max_warm)),
         ("Pools", format!("{} of {}", one.pools, most.max_pools)),
-        ("Instances", format!("{} (at most {} per pool)", one.instances, most.max_instances_per_pool)),
+        (
+            "Instances",
+            format!("{} (at most {} per pool)", one.instances, most.max_instances_per_pool),
+        ),
         ("Disk", format!("{} MiB of {}", used.disk_mib, most.max_disk_gib)),
-        ("Key", if one.keyed { "yes" } else { "none: snapshots are stored in the clear" }.to_owned()),
+        (
+            "Key",
+            if one.keyed { "yes" } else { "none: snapshots are stored in the clear" }.to_owned(),
+        ),
     ])
 }
 
@@ -122,7 +131,8 @@ impl Pool {
     }
 
     fn instances(&self) -> String {
-        let all: Vec<_> = self.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        let all: Vec<_> =
+            self.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
         if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     }
 }
@@ -142,10 +152,7 @@ pub(crate) fn pools(all: &[Pool]) -> String {
             one.instances(),
         ]
     };
-    table(
-        ["POOL", "ROLE", "SIZE", "BUILD", "DESIRED", "INSTANCES"],
-        all.iter().map(row).collect(),
-    )
+    table(["POOL", "ROLE", "SIZE", "BUILD", "DESIRED", "INSTANCES"], all.iter().map(row).collect())
 }
 
 pub(crate) fn pool(one: &Pool) -> String {
@@ -322,7 +329,13 @@ pub(crate) fn node(node: &Node) -> String {
         ("Firecracker", if versions.is_empty() { "none".to_owned() } else { versions.join(", ") }),
         ("Jailer", yes(facts_of.jailer)),
         ("Bridges", node.bridges.to_string()),
-        ("Guests", format!("{} running, {} warm, {} MiB", node.usage.running, node.usage.warm, node.usage.mem_mib)),
+        (
+            "Guests",
+            format!(
+                "{} running, {} warm, {} MiB",
+                node.usage.running, node.usage.warm, node.usage.mem_mib
+            ),
+        ),
     ])
 }
 

@@ -314,8 +314,8 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    fn args<'a>(args: &'a [&'a str]) -> Vec<&'a OsStr> {
-        args.iter().map(OsStr::new).collect()
+    fn args<'a>(args: &[&'a str]) -> Vec<&'a OsStr> {
+        args.iter().copied().map(OsStr::new).collect()
     }
 
     #[test]
@@ -329,7 +329,7 @@ mod tests {
     fn the_environment_holds_nothing_of_ours() {
         let output = run(&find("env").unwrap(), &[], b"", LONG).unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(text, format!("PATH={PATH}\nLC_ALL=C\n"));
+        assert_eq!(text, format!("LC_ALL=C\nPATH={PATH}\n"));
     }
 
     #[test]

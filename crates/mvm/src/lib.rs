@@ -21,8 +21,7 @@ mod wiring;
 
 pub use config::{Config, Overrides};
 pub use mvm_core::{
-    Error, ErrorKind,
-    error, units,
+    Error, ErrorKind, error,
     event::{Actor, Event, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId},
     instance::{Drain, Failure, Instance, ParkedBy, Want},
@@ -38,6 +37,7 @@ pub use mvm_core::{
     quota::{Quotas, Usage},
     state::{Move, State},
     tenant::Tenant,
+    units,
 };
 pub use mvm_engine::{
     Cancel, Change, Context, Made, Outcome, Preview, is_cancelled,

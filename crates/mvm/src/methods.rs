@@ -90,7 +90,12 @@ impl Mvm {
     }
 
     /// Removes a pool with its instances.
-    pub fn pool_destroy(&self, cx: &Context, pool: &PoolRef, force: bool) -> Result<Outcome, Error> {
+    pub fn pool_destroy(
+        &self,
+        cx: &Context,
+        pool: &PoolRef,
+        force: bool,
+    ) -> Result<Outcome, Error> {
         self.operate(cx, &Operation::PoolDestroy { pool: pool.clone(), force })
     }
 

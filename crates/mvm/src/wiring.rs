@@ -37,10 +37,12 @@ impl Mvm {
                 .hint("run it with sudo"));
         }
         for dir in [&config.data_dir, &config.run_dir] {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
-                Error::new(ErrorKind::Failed, format!("cannot make {}", dir.display()))
-                    .because(&error)
-            })?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(
+                |error| {
+                    Error::new(ErrorKind::Failed, format!("cannot make {}", dir.display()))
+                        .because(&error)
+                },
+            )?;
         }
         let roots = Roots {
             data: config.data_dir.clone(),
