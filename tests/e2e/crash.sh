@@ -2,6 +2,7 @@
 # minutes: 12
 # kill -9 of CLI, shim and VMM at random moments of start, sleep, wake, stop and destroy: the next
 # command finds the truth and converges. MOMENTS says how many; SEED makes a run repeatable.
+source /usr/local/lib/mvm-e2e/prelude.sh
 
 mvm --quiet tenant create acme
 mvm --quiet pool create acme/workers --image default --cpus 1 --mem 128

@@ -1,6 +1,7 @@
 # tier: ci
 # minutes: 5
 # A guest that eats memory and forks without end is held by its cgroup; neighbours do not notice.
+source /usr/local/lib/mvm-e2e/prelude.sh
 
 quietone=$(one_instance calm workers)
 mvm --quiet instance start "$quietone"

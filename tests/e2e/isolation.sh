@@ -1,6 +1,7 @@
 # tier: ci
 # minutes: 6
 # Between tenants nothing passes, proven by packets; within one everything works.
+source /usr/local/lib/mvm-e2e/prelude.sh
 
 say 'two tenants, three guests, and a world outside'
 ip netns add world

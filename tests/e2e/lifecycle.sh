@@ -1,6 +1,7 @@
 # tier: ci
 # minutes: 6
 # An instance boots, sleeps and wakes; what it was doing goes on.
+source /usr/local/lib/mvm-e2e/prelude.sh
 
 say 'tenant, pool, build, instance'
 mvm tenant create acme --net-id 3 --subnet 10.240.3.0/24 --max-vcpus 16 --max-mem 32768 --max-running 8

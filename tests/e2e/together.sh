@@ -2,6 +2,7 @@
 # minutes: 12
 # Eight CLIs on one pool at once, random commands: no deadlock, no double VM, invariants hold.
 # COMMANDS says how many in all (300 in the long run); SEED makes the choice repeatable.
+source /usr/local/lib/mvm-e2e/prelude.sh
 
 mvm --quiet tenant create acme --max-vcpus 64 --max-running 6 --max-warm 4
 mvm --quiet pool create acme/workers --image default --cpus 1 --mem 128

@@ -150,6 +150,7 @@ pub fn run(
     }
     let end = Instant::now() + deadline;
     let failed = |source| Error::Run { program: program.to_owned(), source };
+    #[expect(clippy::disallowed_methods, reason = "R4: this is the one spawner")]
     let mut child = Command::new(program)
         .args(args)
         .env_clear()

@@ -1,4 +1,4 @@
-# Put before every end-to-end script by `cargo xtask e2e`. Runs as root in a pristine test host.
+# Sourced by every end-to-end script; `cargo xtask e2e` puts it into the test host.
 set -euo pipefail
 
 say() { printf '\n== %s\n' "$*"; }
