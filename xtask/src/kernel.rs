@@ -22,8 +22,6 @@ const RECIPE: &str = "1";
 pub(crate) struct Kernel {
     /// The file.
     pub(crate) path: PathBuf,
-    /// Its SHA-256 in hexadecimal.
-    pub(crate) sha256: String,
 }
 
 /// The guest kernel of the present configuration and source package, built when it is missing.
@@ -35,9 +33,7 @@ pub(crate) fn ensure(cache: &Cache) -> Result<Kernel> {
         compile(&source, &config)?;
         publish(&source, work)
     })?;
-    let sha256 =
-        fs::read_to_string(dir.join("sha256")).act(|| "read the kernel's digest".into())?;
-    Ok(Kernel { path: dir.join("vmlinux"), sha256: sha256.trim().to_owned() })
+    Ok(Kernel { path: dir.join("vmlinux") })
 }
 
 /// The key of the artefact `guest-kernel`.
