@@ -137,9 +137,11 @@ pub fn remove_routes(net: NetId) -> Result<(), Error> {
     route::remove(&mut netlink, net).map_err(refused)
 }
 
-/// Whether the network's policy routes are there. While the bridge exists, the kernel is asked
-/// where it would send a guest's packet, at a cost that does not grow with the number of networks;
-/// otherwise the rules are listed.
+/// Whether the network's policy routes are there, all of them.
+///
+/// While the wall works, one question to the kernel tells (where would it send a guest's packet?),
+/// at a cost that does not grow with the number of networks. Otherwise the rules are listed: that
+/// somebody else's rule stands before ours is for [`verify`] to say, not a reason to make them.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -149,11 +151,11 @@ pub fn routes_are_there(net: NetId) -> Result<bool, Error> {
     };
     let mut netlink = Netlink::route().map_err(refused)?;
     if let Some(index) = bridge_index(&mut netlink, net)?
-        && let Some(in_force) = route::in_force(&mut netlink, index).map_err(refused)?
+        && route::in_force(&mut netlink, index).map_err(refused)?
     {
-        return Ok(in_force);
+        return Ok(true);
     }
-    Ok(route::list(&mut netlink).map_err(refused)?.iter().any(|rule| rule.net == net))
+    Ok(route::are_complete(&route::list(&mut netlink).map_err(refused)?, net))
 }
 
 /// Makes the guest's tap: persistent, for this user and group alone, with the virtio-net header,

@@ -175,6 +175,16 @@ impl Request {
     }
 }
 
+#[cfg(test)]
+impl Request {
+    /// What follows netlink's header, as in a listing of what this request makes.
+    pub(super) fn body(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(0, 0, &mut out);
+        out.split_off(HEADER)
+    }
+}
+
 /// One message of an answer, without netlink's header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {

@@ -133,6 +133,13 @@ fn verify_names_what_is_wrong_and_nothing_else() {
         expect("tap: tap tn3i3 is on br-tenant-4", &ensure);
         net::remove_routes(world.beta.net).unwrap();
         expect("routes: 3 of the 3 policy routes are missing", &ensure);
+        line("ip rule add pref 9 iif br-tenant-3 lookup main");
+        line("ip route add 10.240.0.0/12 dev lo");
+        assert!(net::routes_are_there(world.acme.net).unwrap());
+        expect("stands before the policy routes", &|| {
+            line("ip rule del pref 9");
+            line("ip route del 10.240.0.0/12");
+        });
         run(["nft", "add rule inet mvm forward accept"]);
         expect("table: the tables were altered", &ensure);
         line("ip link set br-tenant-4 down");
