@@ -6,7 +6,7 @@
 //! - [`ensure_bridge`] … [`remove_tap`] act by netlink; the tap is the one on the wake path.
 //! - [`replace_firewall`] and [`firewall_generation`] replace the tables and tell whether they
 //!   still stand.
-//! - [`list`] and [`verify`] show what bears our names, and what is wrong with it.
+//! - [`list`] and [`verify()`] show what bears our names, and what is wrong with it.
 //!
 //! It refuses to know instances, states and policies. Everything acts on the network namespace of
 //! the calling thread.
@@ -20,6 +20,7 @@
 mod address;
 mod foreign;
 mod link;
+mod message;
 mod netlink;
 mod nft;
 mod route;
@@ -141,7 +142,7 @@ pub fn remove_routes(net: NetId) -> Result<(), Error> {
 ///
 /// While the wall works, one question to the kernel tells (where would it send a guest's packet?),
 /// at a cost that does not grow with the number of networks. Otherwise the rules are listed: that
-/// somebody else's rule stands before ours is for [`verify`] to say, not a reason to make them.
+/// somebody else's rule stands before ours is for [`verify()`] to say, not a reason to make them.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -214,7 +215,7 @@ pub fn remove_tap(net: NetId, offset: Offset) -> Result<(), Error> {
 }
 
 /// Whether the guest's tap is there. One that is there was complete when it was made
-/// ([`ensure_tap`]); whether it still is, [`verify`] tells.
+/// ([`ensure_tap`]); whether it still is, [`verify()`] tells.
 ///
 /// # Errors
 /// When the kernel cannot be asked.

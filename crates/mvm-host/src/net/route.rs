@@ -21,8 +21,9 @@ use mvm_core::{
     net::{CLUSTER_BASE, CLUSTER_PREFIX, NetId, Network},
 };
 
-use super::netlink::{
-    Answer, Attributes, CREATE, EXCLUSIVE, Message, Netlink, NetlinkError, Reader, Request, absent,
+use super::{
+    message::{Attributes, CREATE, EXCLUSIVE, Message, Reader, Request},
+    netlink::{Answer, Netlink, NetlinkError, absent},
 };
 
 const RTM_NEWRULE: u16 = 32;
