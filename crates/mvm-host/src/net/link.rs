@@ -8,8 +8,9 @@ use mvm_core::{
     net::{Mac, NetId, Offset},
 };
 
-use super::netlink::{
-    Attributes, CREATE, EXCLUSIVE, Message, Netlink, NetlinkError, Reader, Request, absent,
+use super::{
+    message::{Attributes, CREATE, EXCLUSIVE, Message, Reader, Request},
+    netlink::{Netlink, NetlinkError, absent},
 };
 
 const RTM_NEWLINK: u16 = 16;

@@ -21,7 +21,7 @@
 //! All lookups are hashes or interval trees over concatenated keys, so that a frame costs the same
 //! with one port and with thousands. The ports' table names no bridge (`meta ibrname` needs a
 //! kernel module that not every kernel has): that a tap is on its own bridge is what
-//! [`super::verify`] compares.
+//! [`mod@super::verify`] compares.
 
 use std::fmt::Write;
 

@@ -327,6 +327,18 @@ fn a_tap_with_another_owner_is_made_anew_and_one_off_its_bridge_is_put_back() {
 
 #[test]
 #[ignore = "needs root: run by cargo xtask ci"]
+fn a_tap_opens_for_its_owner_and_for_no_other_instance() {
+    in_namespace(|| {
+        let world = World::up();
+        let (own, other) = (world::uid(&world.intent.ports[0]), world::uid(&world.intent.ports[1]));
+        assert!(world::may_open(own, "tn3i3"));
+        assert!(!world::may_open(other, "tn3i3"));
+        assert!(!world::may_open(own, "tn3i4"));
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by cargo xtask ci"]
 fn a_bridge_with_a_stale_address_gets_its_gateway_back() {
     in_namespace(|| {
         let world = World::up();

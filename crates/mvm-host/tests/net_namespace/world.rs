@@ -210,8 +210,42 @@ impl Guest {
     }
 }
 
+/// Whether a process of this user and group, without capabilities, may open the tap.
+pub(crate) fn may_open(uid: Uid, name: &str) -> bool {
+    let tun = open_tun();
+    std::thread::scope(|scope| {
+        let attempt = scope.spawn(|| {
+            let id = uid.0;
+            // SAFETY: as bare system calls these change the credentials of this thread only, which
+            // ends right after; they take numbers and touch no memory.
+            let dropped = unsafe {
+                libc::syscall(libc::SYS_setgroups, 0, 0) == 0
+                    && libc::syscall(libc::SYS_setresgid, id, id, id) == 0
+                    && libc::syscall(libc::SYS_setresuid, id, id, id) == 0
+            };
+            assert!(dropped, "run this as root");
+            match attach(&tun, name) {
+                Ok(()) => true,
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => false,
+                Err(error) => unreachable!("cannot open {name}: {error}"),
+            }
+        });
+        attempt.join().unwrap()
+    })
+}
+
 fn open_tap(name: &str) -> File {
-    let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
+    let tun = open_tun();
+    attach(&tun, name).unwrap();
+    tun
+}
+
+fn open_tun() -> File {
+    OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap()
+}
+
+/// What Firecracker does with the name of a tap.
+fn attach(tun: &File, name: &str) -> std::io::Result<()> {
     let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     let mut ifr_name = [0; libc::IFNAMSIZ];
     for (to, from) in ifr_name.iter_mut().zip(name.bytes()) {
@@ -220,7 +254,6 @@ fn open_tap(name: &str) -> File {
     let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: flags.try_into().unwrap() };
     let mut request = libc::ifreq { ifr_name, ifr_ifru };
     // SAFETY: TUNSETIFF reads and writes one `struct ifreq`, which `request` is.
-    let result = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    assert_eq!(result, 0, "cannot open {name}: {}", std::io::Error::last_os_error());
-    tap
+    let result = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
