@@ -112,7 +112,10 @@ fn a_removed_tenant_leaves_its_audit_log_and_nothing_else() {
         ground.write(layout::data::volume(&ground.instance), "volume");
         ground.write(layout::data::snapshots(&ground.instance).join("3").join("keys"), "keys");
         assert_eq!(pools(&ground.roots).unwrap().len(), 1);
-        assert_eq!(instances(&ground.roots, &ground.pool()).unwrap(), [ground.instance.clone()]);
+        assert_eq!(
+            instances(&ground.roots, &ground.pool()).unwrap(),
+            vec![ground.instance.clone()]
+        );
 
         remove_tenant(&ground.roots, tenant).unwrap();
         remove_tenant(&ground.roots, tenant).unwrap();
