@@ -63,6 +63,9 @@ pub struct GuestConfig {
     /// The pool's runtime policy, for workloads that plan by it.
     #[serde(default)]
     pub min_runtime_policy: MinRuntimePolicy,
+    /// The epoch of the secrets on the secrets drive, 0 when there are none.
+    #[serde(default)]
+    pub secrets_epoch: u64,
     /// The integrations whose state is kept under `/data/integrations`.
     #[serde(default)]
     pub integrations: Vec<Integration>,

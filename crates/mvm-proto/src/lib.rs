@@ -19,6 +19,7 @@
 //! Read next: [`frame`], then [`message`], then [`session`].
 
 pub mod config;
+mod event;
 pub mod frame;
 pub mod generation;
 pub mod message;

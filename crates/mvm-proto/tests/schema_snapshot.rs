@@ -53,6 +53,7 @@ fn config() -> GuestConfig {
         vcpus: 2,
         mem_mib: 1024,
         min_runtime_policy: MinRuntimePolicy::default(),
+        secrets_epoch: 3,
         integrations: integrations(),
         ssh_authorized_keys: vec!["ssh-ed25519 AAAA person".to_owned()],
     }
