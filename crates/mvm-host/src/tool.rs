@@ -315,7 +315,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     fn args<'a>(args: &[&'a str]) -> Vec<&'a OsStr> {
-        args.iter().map(OsStr::new).collect()
+        args.iter().map(|arg| OsStr::new(*arg)).collect()
     }
 
     #[test]

@@ -27,10 +27,8 @@ pub fn open() -> io::Result<Console> {
     let outer = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&outer)?;
     unlockpt(&outer)?;
-    let inner = ioctl_tiocgptpeer(
-        &outer,
-        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
-    )?;
+    let inner =
+        ioctl_tiocgptpeer(&outer, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     let mut settings = tcgetattr(&inner)?;
     settings.make_raw();
     tcsetattr(&inner, OptionalActions::Now, &settings)?;

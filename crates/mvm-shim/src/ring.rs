@@ -34,14 +34,8 @@ impl RingLog {
     /// A log `name` in `directory`, continued if it is there.
     #[must_use]
     pub fn open(directory: OwnedFd, name: &'static str) -> Self {
-        let mut log = Self {
-            directory,
-            name,
-            file: None,
-            size: 0,
-            tail: VecDeque::new(),
-            line: Vec::new(),
-        };
+        let mut log =
+            Self { directory, name, file: None, size: 0, tail: VecDeque::new(), line: Vec::new() };
         log.reopen();
         log
     }

@@ -116,17 +116,8 @@ fn bring_up(spec: &Spec) -> Result<Shim, StartError> {
     let process = process.ok_or_else(|| StartError::Ended(streams.last_words()))?;
     let instance = spec.instance.clone();
     let connections = Vec::new();
-    let mut shim = Shim {
-        id,
-        vmm,
-        process,
-        streams,
-        listener,
-        connections,
-        out,
-        memory_events,
-        instance,
-    };
+    let mut shim =
+        Shim { id, vmm, process, streams, listener, connections, out, memory_events, instance };
     match await_api(&mut shim, &inotify, &run, deadline) {
         Ok(()) => Ok(shim),
         Err(error) => {
@@ -196,8 +187,7 @@ fn await_api(
             return Err(StartError::Silent(START_TIMEOUT.as_secs()));
         }
         let wait = if refused { CONNECT_INTERVAL.min(left) } else { left };
-        let extra =
-            [(shim.process.fd().as_fd(), PollFlags::IN), (inotify.as_fd(), PollFlags::IN)];
+        let extra = [(shim.process.fd().as_fd(), PollFlags::IN), (inotify.as_fd(), PollFlags::IN)];
         if shim.streams.wait(&extra, Some(wait)).first() == Some(&true) {
             shim.streams.drain();
             return Err(StartError::Ended(shim.streams.last_words()));
@@ -281,7 +271,8 @@ impl Shim {
                 (self.listener.as_fd(), PollFlags::IN),
             ];
             extra.extend(self.connections.iter().map(|connection| {
-                let sending = if connection.is_sending() { PollFlags::OUT } else { PollFlags::empty() };
+                let sending =
+                    if connection.is_sending() { PollFlags::OUT } else { PollFlags::empty() };
                 (connection.stream().as_fd(), PollFlags::IN | sending)
             }));
             let ready = self.streams.wait(&extra, None);

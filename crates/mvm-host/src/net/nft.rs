@@ -145,14 +145,11 @@ fn remove(netlink: &mut Netlink, stamp: &Path) -> Result<(), Error> {
 
 fn run_nft(script: &str) -> Result<(), Error> {
     let arguments = [OsStr::new("-f"), OsStr::new("-")];
-    let output = tool::run(Path::new(NFT), &arguments, script.as_bytes(), DEADLINE)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let mut error = Error::new(ErrorKind::Failed, "cannot replace the nftables tables");
-    error.causes.push(said.trim().to_owned());
-    Err(error.hint("see whether the kernel has nf_tables, nft_ct and nft_masq: `nft list ruleset`"))
+    tool::run(Path::new(NFT), &arguments, script.as_bytes(), DEADLINE).map(drop).map_err(|error| {
+        Error::from(crate::disk::Error::from(error))
+            .context("cannot replace the nftables tables")
+            .hint("see whether the kernel has nf_tables, nft_ct and nft_masq: `nft list ruleset`")
+    })
 }
 
 /// The kernel leaves 0 out when the id wraps (`nf_tables_commit`).

@@ -163,15 +163,13 @@ fn table(roots: &Roots, intent: &Firewall) -> Result<Option<Finding>, Error> {
 
 fn foreign_rules() -> Result<Vec<Finding>, Error> {
     let arguments = ["-j", "list", "ruleset"].map(OsStr::new);
-    let output = tool::run(Path::new(nft::NFT), &arguments, &[], nft::DEADLINE)?;
-    match serde_json::from_slice(&output.stdout) {
-        Ok(ruleset) if output.status.success() => Ok(foreign::findings(&ruleset)),
-        _ => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let problem = format!("other rules cannot be listed: {}", said.trim());
-            Ok(vec![of_host("foreign_rule", problem)])
-        }
-    }
+    let listed = tool::run(Path::new(nft::NFT), &arguments, &[], nft::DEADLINE);
+    let problem = match listed.map(|output| serde_json::from_slice(&output.stdout)) {
+        Ok(Ok(ruleset)) => return Ok(foreign::findings(&ruleset)),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Ok(vec![of_host("foreign_rule", format!("other rules cannot be listed: {problem}"))])
 }
 
 fn found(intent: &Firewall, net: NetId, problem: String) -> Finding {

@@ -268,7 +268,9 @@ mod tests {
     use super::*;
 
     /// Serves one connection with these answers, and returns the requests.
-    fn serve(answers: &'static [&'static str]) -> (tempfile::TempDir, Place, thread::JoinHandle<Vec<String>>) {
+    fn serve(
+        answers: &'static [&'static str],
+    ) -> (tempfile::TempDir, Place, thread::JoinHandle<Vec<String>>) {
         let base = tempfile::tempdir().unwrap();
         let root = base.path().join("x".repeat(120)).join("root");
         fs::create_dir_all(root.join("run")).unwrap();

@@ -80,11 +80,8 @@ fn controllers(root: &Path) -> Result<String, Error> {
     let missing: Vec<&str> =
         NEEDED.iter().copied().filter(|controller| !have.contains(controller)).collect();
     if !missing.is_empty() {
-        let message = format!(
-            "the host has no cgroup v2 with {} at {}",
-            missing.join(", "),
-            root.display()
-        );
+        let message =
+            format!("the host has no cgroup v2 with {} at {}", missing.join(", "), root.display());
         return Err(Error::new(ErrorKind::Unavailable, message)
             .hint("boot the host with systemd.unified_cgroup_hierarchy=1"));
     }

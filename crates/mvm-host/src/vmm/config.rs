@@ -1,6 +1,10 @@
 //! What a guest is told by its config drive (SPEC §5): `config.json` from a jail's identity.
 
-use mvm_core::{Error, ErrorKind, effect::Jail, net::{Mac, Network, Offset}};
+use mvm_core::{
+    Error, ErrorKind,
+    effect::Jail,
+    net::{Mac, Network, Offset},
+};
 use mvm_proto::{GuestConfig, MacAddress, MinRuntimePolicy, NetworkIdentity, config::DEFAULT_MTU};
 
 /// The config drive's only file.
@@ -30,6 +34,7 @@ pub fn of(jail: &Jail) -> Result<GuestConfig, Error> {
         vcpus: jail.resources.vcpus.0,
         mem_mib: jail.resources.mem_mib.0,
         min_runtime_policy: MinRuntimePolicy::default(),
+        secrets_epoch: 0,
         integrations: Vec::new(),
         ssh_authorized_keys: Vec::new(),
     })

@@ -81,7 +81,9 @@ pub fn kvm(device: &Path) -> (bool, String) {
     match kvm_version(fd.as_raw_fd()) {
         KVM_API_VERSION => (
             true,
-            format!("{name} opens and speaks API version {KVM_API_VERSION}; no guest was booted to try it"),
+            format!(
+                "{name} opens and speaks API version {KVM_API_VERSION}; no guest was booted to try it"
+            ),
         ),
         other => (false, format!("{name} opens, but is not KVM (API version {other})")),
     }

@@ -73,7 +73,12 @@ fn parse(directory: &Path, text: &[u8]) -> Option<Files> {
     };
     let words = kernel.cmdline.iter().all(|word| !word.contains(char::is_whitespace));
     words.then_some(())?;
-    Some(Files { kernel: join(&kernel.file)?, initrd, root: join(&root.file)?, cmdline: kernel.cmdline })
+    Some(Files {
+        kernel: join(&kernel.file)?,
+        initrd,
+        root: join(&root.file)?,
+        cmdline: kernel.cmdline,
+    })
 }
 
 fn is_plain(name: &str) -> bool {
@@ -88,7 +93,9 @@ mod tests {
     #[test]
     fn a_manifest_names_files_of_its_own_directory_only() {
         let text = |root: &str| {
-            format!(r#"{{"kernel":{{"file":"vmlinux","cmdline":["a=b"]}},"root":{{"file":"{root}"}}}}"#)
+            format!(
+                r#"{{"kernel":{{"file":"vmlinux","cmdline":["a=b"]}},"root":{{"file":"{root}"}}}}"#
+            )
         };
         let files = parse(Path::new("/d"), text("rootfs.squashfs").as_bytes()).unwrap();
         assert_eq!(files.root, Path::new("/d/rootfs.squashfs"));

@@ -12,6 +12,7 @@
 //! - [`spawn`] — from nothing to a VMM whose API answers, and back.
 //! - [`http`], [`api`] — Firecracker's API; [`boot`], [`snapshot`] — what is asked of it.
 //! - [`image`] — the files of an image; [`version`] — the Firecracker that is used.
+//! - [`logs`] — what the shim kept of console and VMM.
 //! - [`observe`] — the truth about it; [`facts`] — the truth about the host.
 //! - [`socket`] — Unix sockets below long paths, with deadlines; [`fault`] — I/O errors with the act.
 //!
@@ -27,6 +28,7 @@ pub mod fault;
 pub mod http;
 pub mod image;
 pub mod jail;
+pub mod logs;
 pub mod mounts;
 pub mod observe;
 pub mod place;

@@ -63,7 +63,8 @@ mod tests {
 
     #[test]
     fn mount_points_with_spaces_are_read_back() {
-        let text = b"1 0 0:1 / /a\\040b\\134 rw - tmpfs t rw\n2 1 0:2 / /a\\040b\\134/c rw - tmpfs t rw\n";
+        let text =
+            b"1 0 0:1 / /a\\040b\\134 rw - tmpfs t rw\n2 1 0:2 / /a\\040b\\134/c rw - tmpfs t rw\n";
         assert_eq!(parse(text), [PathBuf::from("/a b\\"), PathBuf::from("/a b\\/c")]);
     }
 

@@ -47,7 +47,9 @@ pub fn ensure(roots: &Roots, place: &Place, uid: u32) -> Result<(), Error> {
 /// When the kernel refuses.
 pub fn remove(roots: &Roots, place: &Place) -> Result<(), Error> {
     let base = roots.run.join(run::RAM);
-    if absent(fs::symlink_metadata(&base)).act(format_args!("look at {}", base.display()))?.is_none()
+    if absent(fs::symlink_metadata(&base))
+        .act(format_args!("look at {}", base.display()))?
+        .is_none()
     {
         return Ok(());
     }

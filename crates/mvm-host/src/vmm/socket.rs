@@ -69,11 +69,7 @@ impl Deadline {
 ///
 /// # Errors
 /// `NotFound` or `ConnectionRefused` when nobody listens, `TimedOut` at the deadline.
-pub fn connect(
-    directory: impl AsFd,
-    name: &str,
-    deadline: Deadline,
-) -> io::Result<UnixStream> {
+pub fn connect(directory: impl AsFd, name: &str, deadline: Deadline) -> io::Result<UnixStream> {
     let path = format!("/proc/self/fd/{}/{name}", directory.as_fd().as_raw_fd());
     let address = SocketAddrUnix::new(path)?;
     loop {

@@ -1,9 +1,6 @@
 //! Which Firecracker is used, and where it is: `<data>/binaries/firecracker-<v>/`.
 
-use std::{
-    fs,
-    path::PathBuf,
-};
+use std::{fs, path::PathBuf};
 
 use mvm_core::{Error, ErrorKind, layout::data};
 
@@ -41,7 +38,9 @@ pub fn installed(roots: &Roots) -> Result<Vec<String>, Error> {
     for entry in entries {
         let name = entry.act(what)?.file_name();
         let version = name.to_str().and_then(|name| name.strip_prefix("firecracker-"));
-        found.extend(version.filter(|version| firecracker(roots, version).exists()).map(str::to_owned));
+        found.extend(
+            version.filter(|version| firecracker(roots, version).exists()).map(str::to_owned),
+        );
     }
     found.sort();
     Ok(found)
