@@ -4,11 +4,17 @@
 //! - [`disk`] — drives, volumes, keys, sealed snapshots, the documented directories.
 //! - [`vmm`] — cgroup, jail, shim, Firecracker's API.
 //! - [`tool`] — the one place that spawns a helper program.
+//! - [`local`] — the `Host` port: one arm per effect; [`guest`] — the `Guest` port over vsock;
+//!   [`lock`], [`clock`] — the `Locks` and `Clock` ports.
 //!
 //! It knows no policy, never retries, and decides nothing: `core::plan` chose every name and
 //! number before it got here.
 
+pub mod clock;
 pub mod disk;
+pub mod guest;
+pub mod local;
+pub mod lock;
 pub mod net;
 pub mod roots;
 pub mod tool;

@@ -1,0 +1,221 @@
+//! The agent in a guest, over the Unix socket of Firecracker's vsock device.
+//!
+//! One connection per act: `CONNECT 5252`, hello, one request. Every wait ends at the act's bound
+//! or at once when the VMM dies. It refuses to know why something is asked, and never asks twice.
+//!
+//! - `link` — a session over a socket, with a deadline and an eye on the VMM.
+//! - `exec` — a command with its streams.
+
+mod exec;
+mod link;
+
+use std::time::Duration;
+
+use mvm_core::{
+    Error, ErrorKind,
+    id::InstanceRef,
+    net::{Network, Offset},
+    port::{ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer},
+    units::Seconds,
+};
+use mvm_proto::{Entropy, Event, Failure, FailureKind, Reply, Request, StreamId, message::Wake};
+
+use self::link::{Link, Lost};
+use crate::{
+    roots::Roots,
+    vmm::{config, fault::Act, place::Place, socket::Deadline},
+};
+
+/// How long the processes and file systems of a guest may take to freeze.
+const FREEZE: Duration = Duration::from_secs(5);
+/// How long a request may take that needs no waiting inside the guest.
+const PROMPT: Duration = Duration::from_secs(15);
+/// What the guest's own bound is exceeded by before it counts as silent.
+const MARGIN: Duration = Duration::from_secs(3);
+
+/// The guests of this host.
+#[derive(Debug, Clone)]
+pub struct VsockGuest {
+    roots: Roots,
+}
+
+impl VsockGuest {
+    /// The guests of the host with these roots.
+    #[must_use]
+    pub const fn new(roots: Roots) -> Self {
+        Self { roots }
+    }
+
+    fn request(
+        &self,
+        instance: &InstanceRef,
+        request: Request,
+        bound: Duration,
+    ) -> Result<GuestAnswer, Error> {
+        let place = Place::of(&self.roots, &instance.instance);
+        let deadline = Deadline::after(bound);
+        let answer = Link::open(&place, deadline).and_then(|mut link| ask(&mut link, request));
+        settle(instance, answer)
+    }
+}
+
+impl Guest for VsockGuest {
+    fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
+        match act {
+            GuestAct::Await { timeout } => {
+                let place = Place::of(&self.roots, &instance.instance);
+                let link = Link::open(&place, Deadline::after(timeout.duration()));
+                settle(instance, link.map(|_| GuestAnswer::Done))
+            }
+            GuestAct::Drain { timeout } => {
+                let request = Request::SleepPrep { drain_timeout_secs: timeout.0 };
+                self.request(instance, request, timeout.duration() + MARGIN)
+            }
+            GuestAct::Quiesce => {
+                let timeout_ms = u32::try_from(FREEZE.as_millis()).unwrap_or(u32::MAX);
+                let request = Request::Quiesce { workload: true, filesystems: true, timeout_ms };
+                self.request(instance, request, FREEZE + MARGIN)
+            }
+            GuestAct::Wake { network, offset, generation } => {
+                let request = Request::Wake(wake(network, *offset, *generation)?);
+                self.request(instance, request, PROMPT)
+            }
+            GuestAct::Thaw => self.request(instance, Request::Thaw {}, PROMPT),
+            GuestAct::Shutdown { grace } => self.shut_down(instance, *grace),
+        }
+    }
+
+    fn exec(
+        &self,
+        instance: &InstanceRef,
+        request: &ExecRequest,
+        streams: ExecStreams,
+    ) -> Result<ExecStatus, Error> {
+        let place = Place::of(&self.roots, &instance.instance);
+        let link = Link::open(&place, Deadline::after(PROMPT))
+            .map_err(|lost| lost.error(&instance.to_string(), "no agent answers in it"))?;
+        exec::run(link, &instance.to_string(), request, streams)
+    }
+}
+
+impl VsockGuest {
+    /// Done when the VMM is gone, however it went: that is what was asked for.
+    fn shut_down(&self, instance: &InstanceRef, grace: Seconds) -> Result<GuestAnswer, Error> {
+        let place = Place::of(&self.roots, &instance.instance);
+        let deadline = Deadline::after(grace.duration() + MARGIN);
+        let mut link = match Link::open(&place, deadline) {
+            Ok(link) => link,
+            Err(Lost::Vmm) => return Ok(GuestAnswer::Done),
+            Err(lost) => return settle(instance, Err(lost)),
+        };
+        match ask(&mut link, Request::Shutdown { grace_secs: grace.0 }) {
+            Ok(GuestAnswer::Refused(reason)) => Ok(GuestAnswer::Refused(reason)),
+            // The connection may break before the answer is through.
+            Ok(_) | Err(Lost::HungUp(_)) => match link.await_end() {
+                Lost::Vmm => Ok(GuestAnswer::Done),
+                lost => settle(instance, Err(lost)),
+            },
+            Err(Lost::Vmm) => Ok(GuestAnswer::Done),
+            Err(lost) => settle(instance, Err(lost)),
+        }
+    }
+}
+
+fn ask(link: &mut Link, request: Request) -> Result<GuestAnswer, Lost> {
+    let stream = link.begin(request)?;
+    loop {
+        if let Some(answer) = answer(link.next_event()?, stream) {
+            return Ok(answer);
+        }
+    }
+}
+
+/// What an event says about a request that has one answer.
+fn answer(event: Event, stream: StreamId) -> Option<GuestAnswer> {
+    match event {
+        Event::Reply { stream: of, reply } if of == stream => match reply {
+            Reply::Ack { success: false, detail } => Some(GuestAnswer::Refused(detail)),
+            Reply::Ack { .. }
+            | Reply::Pong {}
+            | Reply::Status(_)
+            | Reply::Integrations { .. }
+            | Reply::IntegrationStatus { .. }
+            | Reply::Started { .. }
+            | Reply::Exit(_)
+            | Reply::Copied { .. }
+            | Reply::Probe { .. }
+            | Reply::Metrics(_) => Some(GuestAnswer::Done),
+        },
+        Event::Failed { stream: of, failure } if of == stream => Some(failed(failure)),
+        Event::Ended { stream: of } if of == stream => {
+            Some(GuestAnswer::Refused("the agent ended the request without an answer".to_owned()))
+        }
+        Event::Ready { .. }
+        | Event::Opened { .. }
+        | Event::Input { .. }
+        | Event::Cancelled { .. }
+        | Event::Reply { .. }
+        | Event::Failed { .. }
+        | Event::Ended { .. }
+        | Event::Data { .. }
+        | Event::Credit { .. } => None,
+    }
+}
+
+/// A guest whose own bound was too short has not answered; any other failure is a refusal.
+fn failed(failure: Failure) -> GuestAnswer {
+    match failure.kind {
+        FailureKind::Timeout => GuestAnswer::Silent,
+        FailureKind::Unsupported
+        | FailureKind::Invalid
+        | FailureKind::NotFound
+        | FailureKind::NotExecutable
+        | FailureKind::Denied
+        | FailureKind::Busy
+        | FailureKind::Failed
+        | FailureKind::Unknown => GuestAnswer::Refused(failure.message),
+    }
+}
+
+fn settle(instance: &InstanceRef, answer: Result<GuestAnswer, Lost>) -> Result<GuestAnswer, Error> {
+    match answer {
+        Err(Lost::Silent) => Ok(GuestAnswer::Silent),
+        answer => answer.map_err(|lost| lost.error(&instance.to_string(), "its agent is lost")),
+    }
+}
+
+fn wake(network: &Network, offset: Offset, generation: u64) -> Result<Wake, Error> {
+    let mut entropy = Entropy([0; Entropy::LENGTH]);
+    getrandom::fill(&mut entropy.0)
+        .map_err(|error| std::io::Error::other(error.to_string()))
+        .act("draw entropy for a guest")?;
+    let network = config::network(network, offset)?;
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let clock = since.map_err(|error| {
+        Error::new(ErrorKind::Failed, "this host's clock stands before 1970").because(&error)
+    })?;
+    Ok(Wake {
+        wall_clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
+        entropy,
+        network: Some(network),
+        secrets_epoch: 0,
+        generation,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_carries_the_guests_reason_and_its_timeout_is_silence() {
+        let reply = |reply| answer(Event::Reply { stream: 1, reply }, 1);
+        let refused = Reply::Ack { success: false, detail: "db is busy".to_owned() };
+        assert_eq!(reply(refused), Some(GuestAnswer::Refused("db is busy".to_owned())));
+        let done = Reply::Ack { success: true, detail: String::new() };
+        assert_eq!(reply(done.clone()), Some(GuestAnswer::Done));
+        assert_eq!(answer(Event::Reply { stream: 3, reply: done }, 1), None);
+        let failure = Failure::new(FailureKind::Timeout, "late");
+        assert_eq!(answer(Event::Failed { stream: 1, failure }, 1), Some(GuestAnswer::Silent));
+    }
+}

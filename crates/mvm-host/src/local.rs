@@ -1,0 +1,158 @@
+//! The real host: one arm per effect, and the kernel's truth.
+//!
+//! Every arm is one call; what it does, in which order, and how it is undone is written there.
+//! [`LocalHost`] has no opinion, no memory and no lock of its own: who calls holds the lock on the
+//! subject.
+
+use mvm_core::{
+    Error,
+    effect::{Effect, Firewall},
+    id::{InstanceRef, PoolRef},
+    instance::Instance,
+    net::Network,
+    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
+    port::{Finding, Host, Logs},
+};
+use mvm_shim::record::{CONSOLE_LOG, VMM_LOG};
+
+use crate::{
+    disk::{files, key, listing, snapshot as disk_snapshot, volume},
+    net,
+    roots::Roots,
+    vmm::{boot, cgroup, facts, jail, observe, place::Place, records::Records, snapshot, spawn},
+};
+
+/// The machine that this process runs on.
+#[derive(Debug, Clone)]
+pub struct LocalHost {
+    roots: Roots,
+}
+
+impl LocalHost {
+    /// The host with these roots. Nothing is touched before the first effect.
+    #[must_use]
+    pub const fn new(roots: Roots) -> Self {
+        Self { roots }
+    }
+
+    /// Where it keeps things.
+    #[must_use]
+    pub const fn roots(&self) -> &Roots {
+        &self.roots
+    }
+}
+
+impl Host for LocalHost {
+    fn execute(&self, effect: &Effect) -> Result<(), Error> {
+        let roots = &self.roots;
+        let done = match effect {
+            Effect::EnsureBridge(network) => net::ensure_bridge(network),
+            Effect::RemoveBridge(id) => net::remove_bridge(*id),
+            Effect::EnsureRoutes(network) => net::ensure_routes(network),
+            Effect::RemoveRoutes(id) => net::remove_routes(*id),
+            Effect::ReplaceFirewall(intent) => net::replace_firewall(roots, intent),
+            Effect::EnsureTenantKey(tenant) => key::ensure(roots, tenant),
+            Effect::RemoveTenantFiles(tenant) => files::remove_tenant(roots, tenant),
+            Effect::EnsureRevision { pool, image } => files::ensure_revision(roots, pool, image),
+            Effect::RemovePoolFiles(pool) => files::remove_pool(roots, pool),
+            Effect::EnsureVolume { instance, uid, size } => {
+                volume::ensure(roots, instance, *uid, *size)
+            }
+            Effect::RemoveInstanceFiles(instance) => files::remove_instance(roots, instance),
+            Effect::EnsureTap { net, offset, uid } => net::ensure_tap(*net, *offset, *uid),
+            Effect::RemoveTap { net, offset } => net::remove_tap(*net, *offset),
+            Effect::EnsureCgroup { instance, limits } => cgroup::ensure(roots, instance, *limits),
+            Effect::RemoveCgroup(instance) => cgroup::remove(roots, instance),
+            Effect::EnsureJail(jail) => jail::ensure(roots, jail),
+            Effect::RemoveJail(instance) => jail::remove(roots, instance),
+            Effect::SpawnVmm { instance, uid } => spawn::ensure(roots, instance, *uid),
+            Effect::RemoveVmm(instance) => spawn::remove(roots, instance),
+            Effect::BootVmm(jail) => boot::boot(roots, jail),
+            Effect::LoadSnapshot { instance, epoch } => snapshot::load(roots, instance, *epoch),
+            Effect::PauseVmm { instance, purpose } => boot::pause(roots, instance, *purpose),
+            Effect::ResumeVmm(instance) => boot::resume(roots, instance),
+            Effect::WriteSnapshot { instance, epoch, memory, keyed } => {
+                snapshot::write(roots, instance, *epoch, *memory, *keyed)
+            }
+            Effect::PublishSnapshot { instance, epoch } => {
+                disk_snapshot::publish(roots, instance, *epoch)
+            }
+            Effect::RetireSnapshot { instance, epoch } => {
+                disk_snapshot::retire(roots, instance, *epoch)
+            }
+            Effect::RemoveSnapshot { instance, epoch } => {
+                disk_snapshot::remove(roots, instance, *epoch)
+            }
+        };
+        tracing::debug!(effect = effect.name(), done = done.is_ok());
+        done
+    }
+
+    fn observe_instance(&self, instance: &Instance) -> Result<ObservedInstance, Error> {
+        let roots = &self.roots;
+        let id = &instance.instance;
+        let place = Place::of(roots, &id.instance);
+        let vmm = observe::vmm(&place)?;
+        Ok(ObservedInstance {
+            shim: observe::shim(&place, vmm.as_ref())?,
+            vmm,
+            exit: Records::at(&place).exit()?,
+            bridge: net::bridge_is_up(&instance.network)?,
+            routes: net::routes_are_there(instance.network.net)?,
+            tap: net::tap_is_there(instance.network.net, instance.offset)?,
+            cgroup: cgroup::is_there(&place)?,
+            jail: jail::is_there(&place)?,
+            snapshots: disk_snapshot::phases(roots, id)?,
+            volume: volume::size(roots, id)?,
+            files: listing::instance_is_there(roots, id)?,
+            firewall: net::firewall_generation(roots)?,
+        })
+    }
+
+    fn observe_tenant(&self, network: &Network) -> Result<ObservedTenant, Error> {
+        let roots = &self.roots;
+        Ok(ObservedTenant {
+            bridge: net::bridge_is_up(network)?,
+            routes: net::routes_are_there(network.net)?,
+            key: key::exists(roots, &network.tenant)?,
+            files: listing::tenant_is_there(roots, &network.tenant)?,
+            firewall: net::firewall_generation(roots)?,
+        })
+    }
+
+    fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error> {
+        listing::observe_pool(&self.roots, pool)
+    }
+
+    fn observe_node(&self) -> Result<ObservedNode, Error> {
+        let roots = &self.roots;
+        let net::NetListing { bridges, routes, taps } = net::list()?;
+        Ok(ObservedNode {
+            bridges,
+            routes,
+            taps,
+            cgroups: cgroup::list(roots)?,
+            jails: jail::list(roots)?,
+            runs: spawn::list(roots)?,
+            processes: spawn::list_alive(roots)?,
+            tenants: listing::tenants(roots)?,
+            pools: listing::pools(roots)?,
+            firewall: net::firewall_generation(roots)?,
+            facts: facts::node(roots)?,
+        })
+    }
+
+    fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
+        net::verify(&self.roots, intent)
+    }
+
+    fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {
+        let read = |name| crate::vmm::logs::read(&self.roots, instance, name, lines);
+        match (read(CONSOLE_LOG)?, read(VMM_LOG)?) {
+            (None, None) => Err(crate::vmm::logs::never_ran(instance)),
+            (console, vmm) => {
+                Ok(Logs { console: console.unwrap_or_default(), vmm: vmm.unwrap_or_default() })
+            }
+        }
+    }
+}

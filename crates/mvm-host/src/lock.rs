@@ -1,0 +1,177 @@
+//! Locks on subjects: `flock` on a file below `<run>/locks`, released by the kernel at death.
+//!
+//! The file says who holds it, for people; that text is never believed by a program.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, UNIX_EPOCH},
+};
+
+use mvm_core::{
+    Error, ErrorKind,
+    id::Subject,
+    layout::run,
+    port::{Lock, Locks},
+};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::vmm::{fault::Act, place::ensure_dir, socket::Deadline};
+
+/// A lock that somebody holds is tried again at this interval.
+const INTERVAL: Duration = Duration::from_millis(10);
+
+/// The locks of this host.
+#[derive(Debug, Clone)]
+pub struct FileLocks {
+    run: PathBuf,
+}
+
+/// Who holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    pid: u32,
+    program: String,
+    since: u64,
+}
+
+struct Held {
+    file: File,
+    path: PathBuf,
+}
+
+impl FileLocks {
+    /// Locks below this runtime directory.
+    pub fn new(run: impl Into<PathBuf>) -> Self {
+        Self { run: run.into() }
+    }
+}
+
+impl Locks for FileLocks {
+    fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
+        let path = self.run.join(run::lock(subject));
+        ensure_dir(path.parent().unwrap_or(&self.run), 0o700)?;
+        let deadline = Deadline::after(wait);
+        loop {
+            if let Some(held) = take(&path)? {
+                return Ok(Box::new(held));
+            }
+            let Ok(left) = deadline.left() else { return Err(busy(subject, &path, wait)) };
+            std::thread::sleep(INTERVAL.min(left));
+        }
+    }
+}
+
+impl Lock for Held {
+    fn retire(self: Box<Self>) {
+        // Whoever waits for this file finds that it has no name any more, and makes the next.
+        let _ = fs::remove_file(&self.path);
+        drop(self.file);
+    }
+}
+
+/// Takes the lock, `None` while somebody else has it.
+fn take(path: &Path) -> Result<Option<Held>, Error> {
+    let what = || format!("lock {}", path.display());
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .act(what())?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+        Err(error) => return Err(error).act(what()),
+    }
+    let own = file.metadata().act(what())?;
+    let named = fs::symlink_metadata(path).ok();
+    if !named.is_some_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
+        return Ok(None);
+    }
+    let text = serde_json::to_vec(&holder()).unwrap_or_default();
+    file.set_len(0).and_then(|()| file.write_all(&text)).act(what())?;
+    Ok(Some(Held { file, path: path.to_owned() }))
+}
+
+fn holder() -> Holder {
+    let program = std::env::current_exe().ok();
+    let program = program.as_deref().and_then(Path::file_name).unwrap_or_default();
+    let since = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Holder {
+        pid: std::process::id(),
+        program: program.to_string_lossy().into_owned(),
+        since: since.as_secs(),
+    }
+}
+
+fn busy(subject: &Subject, path: &Path, wait: Duration) -> Error {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(4096).read_to_string(&mut text));
+    let holder = read.ok().and_then(|_| serde_json::from_str::<Holder>(&text).ok());
+    let now = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let who = holder.map_or_else(
+        || "another process".to_owned(),
+        |Holder { pid, program, since }| {
+            format!("{program} with pid {pid} since {} s", now.as_secs().saturating_sub(since))
+        },
+    );
+    let message =
+        format!("{subject} is being worked on by {who}; waited {:.1} s", wait.as_secs_f64());
+    Error::new(ErrorKind::Unavailable, message).hint("wait for it to finish, then try again")
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn subject() -> Subject {
+        Subject::Tenant("acme".parse().unwrap())
+    }
+
+    #[test]
+    fn a_held_lock_is_refused_with_its_holder_and_free_after_its_release() {
+        let base = tempfile::tempdir().unwrap();
+        let locks = FileLocks::new(base.path());
+        let held = locks.lock(&subject(), Duration::ZERO).unwrap();
+        let error = locks.lock(&subject(), Duration::from_millis(30)).err().unwrap();
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        let pid = format!("with pid {} since", std::process::id());
+        assert!(error.message.contains(&pid), "{error}");
+        assert!(locks.lock(&Subject::Firewall, Duration::ZERO).is_ok());
+        drop(held);
+        assert!(locks.lock(&subject(), Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn a_retired_lock_leaves_no_file_and_can_be_taken_again() {
+        let base = tempfile::tempdir().unwrap();
+        let locks = FileLocks::new(base.path());
+        locks.lock(&subject(), Duration::ZERO).unwrap().retire();
+        assert_eq!(fs::read_dir(base.path().join(run::LOCKS)).unwrap().count(), 0);
+        drop(locks.lock(&subject(), Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn the_death_of_another_process_releases_its_lock() {
+        let base = tempfile::tempdir().unwrap();
+        let locks = FileLocks::new(base.path());
+        drop(locks.lock(&subject(), Duration::ZERO).unwrap());
+        let path = base.path().join(run::lock(&subject()));
+        let file = File::open(&path).unwrap();
+        flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        let mut child =
+            Command::new("/bin/sleep").arg("60").stdin(Stdio::from(file)).spawn().unwrap();
+        assert!(locks.lock(&subject(), Duration::ZERO).is_err());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(locks.lock(&subject(), Duration::from_secs(10)).is_ok());
+    }
+}

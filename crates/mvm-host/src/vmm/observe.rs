@@ -1,0 +1,80 @@
+//! The truth about one VM: a few small files and one question to Firecracker.
+
+use std::{fs, time::Duration};
+
+use mvm_core::{
+    Error, ErrorKind,
+    observed::{ObservedVmm, PausedFor, Phase},
+};
+use mvm_shim::ProcessId;
+
+use super::{
+    api::{Api, GuestState},
+    cgroup,
+    fault::Act,
+    place::Place,
+    records::Records,
+    socket::Deadline,
+};
+
+/// How long Firecracker may take to say what its guest does.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// The live VMM of an instance; `None` when there is none.
+///
+/// A VMM whose API is silent is Empty only while no guest was started in it; afterwards silence
+/// says nothing about the guest, and is an error.
+///
+/// # Errors
+/// `Unavailable` when a VMM with a guest does not answer.
+pub fn vmm(place: &Place) -> Result<Option<ObservedVmm>, Error> {
+    let records = Records::at(place);
+    let Some(id) = records.vmm()? else { return Ok(None) };
+    if !id.is_alive().act("look at the VMM")? {
+        return Ok(None);
+    }
+    let phase = match phase(place, records) {
+        Ok(phase) => phase,
+        // What died while it was asked did not fall silent.
+        Err(_) if !id.is_alive().act("look at the VMM")? => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(ObservedVmm {
+        origin: records.origin()?,
+        phase,
+        pid: id.pid,
+        resident_kib: resident_kib(id),
+    }))
+}
+
+fn phase(place: &Place, records: Records<'_>) -> Result<Phase, Error> {
+    let deadline = Deadline::after(ANSWER);
+    match Api::connect(place, deadline).and_then(|mut api| api.state(deadline)) {
+        Ok(GuestState::NotStarted) => Ok(Phase::Empty),
+        Ok(GuestState::Running) => Ok(Phase::Running),
+        Ok(GuestState::Paused) => {
+            Ok(Phase::Paused(records.paused_for()?.unwrap_or(PausedFor::Warm)))
+        }
+        Err(error) if error.kind == ErrorKind::Unavailable && !records.started()? => {
+            Ok(Phase::Empty)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether something of a VM lives that is no known VMM: a shim, or a process in its cgroup.
+///
+/// # Errors
+/// I/O errors.
+pub fn shim(place: &Place, vmm: Option<&ObservedVmm>) -> Result<bool, Error> {
+    let records = Records::at(place);
+    Ok(records.is_shim_alive()? || vmm.is_none() && cgroup::is_populated(&place.cgroup)?)
+}
+
+/// 0 when it cannot be read: the process may just have ended.
+fn resident_kib(id: ProcessId) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/statm", id.pid)).unwrap_or_default();
+    let pages: u64 =
+        text.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    pages * (rustix::param::page_size() as u64 / 1024)
+}

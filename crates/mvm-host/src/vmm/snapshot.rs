@@ -1,0 +1,221 @@
+//! A guest to disk and back: Firecracker's own files on the tmpfs, sealed from there by
+//! [`crate::disk::snapshot`].
+//!
+//! ```text
+//!  write: room? ─► limit raised ─► Firecracker writes ram/ ─► stored, synced ─► ram/ empty ─► limit
+//!  load:  fits this host? ─► opened into the jail ─► loaded paused ─► names gone, mapping stays
+//! ```
+//! The memory file's pages are charged to the VMM's own cgroup, which has room for one copy of
+//! its guest only: hence the raised limit, for the time of the write.
+
+use std::{fs, time::Duration};
+
+use mvm_core::{
+    Error, ErrorKind,
+    id::InstanceRef,
+    observed::{Origin, PausedFor},
+    units::{Generation, Mib, Timestamp},
+};
+
+use super::{
+    api::{self, Api, CALL, CreateSnapshot, GuestState, MemoryBackend},
+    cgroup,
+    fault::Act,
+    jail,
+    place::{Place, remove_file},
+    ram,
+    records::Records,
+    socket::Deadline,
+    version,
+};
+use crate::{
+    disk::{
+        self, key, snapshot,
+        snapshot::{Header, Present},
+    },
+    roots::Roots,
+};
+
+const VMSTATE: &str = "vmstate";
+const MEM: &str = "mem";
+
+/// How long Firecracker may take per MiB of memory, besides [`CALL`]: 1 s for 64 MiB was measured
+/// on a software CPU.
+const PER_MIB: Duration = Duration::from_millis(100);
+/// Device state and tables that are stored besides the memory, in bytes.
+const STATE_MAX: u64 = 4 << 20;
+
+/// Writes a paused guest as a partial snapshot.
+///
+/// # Errors
+/// `Refused` when it does not fit (nothing was written), `Conflict` when the guest is not paused
+/// for sleep, `Failed` with Firecracker's reason.
+pub fn write(
+    roots: &Roots,
+    instance: &InstanceRef,
+    epoch: Generation,
+    memory: Mib,
+    keyed: bool,
+) -> Result<(), Error> {
+    let place = Place::of(roots, &instance.instance);
+    let records = Records::at(&place);
+    if records.paused_for()? != Some(PausedFor::Sleep) {
+        let message = format!("{} is not paused for sleep", instance.instance);
+        return Err(Error::new(ErrorKind::Conflict, message));
+    }
+    let key = keyed.then(|| key::load(roots, &instance.tenant)).transpose()?;
+    let header =
+        Header { taken_on: present()?, image: jail::image_of(&place)?, memory, created_at: now() };
+    remove_plain(&place)?;
+    ram::admit(roots, memory)?;
+    disk::space::admit(&roots.data, memory.bytes() + STATE_MAX)?;
+    raise_limit(&place, records, memory)?;
+    let written = create(&place, memory)
+        .and_then(|()| snapshot::store(roots, instance, epoch, &place.ram, key.as_ref(), header));
+    remove_plain(&place)?;
+    lower_limit(&place, records)?;
+    written
+}
+
+fn create(place: &Place, memory: Mib) -> Result<(), Error> {
+    let mut api = Api::connect(place, Deadline::after(CALL))?;
+    let request = CreateSnapshot {
+        snapshot_type: "Full",
+        snapshot_path: "ram/vmstate",
+        mem_file_path: "ram/mem",
+    };
+    api.put_within("snapshot/create", &request, Deadline::after(CALL + PER_MIB * memory.0))
+}
+
+fn raise_limit(place: &Place, records: Records<'_>, memory: Mib) -> Result<(), Error> {
+    let Some(limit) = cgroup::memory_max(place)? else { return Ok(()) };
+    if records.memory_max()?.is_none() {
+        records.set_memory_max(Some(limit))?;
+        cgroup::set_memory_max(place, limit + memory.bytes() + STATE_MAX)?;
+    }
+    Ok(())
+}
+
+fn lower_limit(place: &Place, records: Records<'_>) -> Result<(), Error> {
+    if let Some(limit) = records.memory_max()? {
+        cgroup::set_memory_max(place, limit)?;
+        records.set_memory_max(None)?;
+    }
+    Ok(())
+}
+
+/// Plain memory never stays in a file: not after it was sealed, and not after a failure.
+fn remove_plain(place: &Place) -> Result<(), Error> {
+    for directory in [&place.ram, &place.root] {
+        for name in [MEM, VMSTATE] {
+            remove_file(&directory.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Loads a published snapshot; the vCPUs stay paused.
+///
+/// # Errors
+/// `Conflict` when it was taken on something else than this host is now, `Integrity` when it is
+/// not what was written, `Refused` when it does not fit; `Failed` with Firecracker's reason, and
+/// the VMM is of no use then.
+pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<(), Error> {
+    let place = Place::of(roots, &instance.instance);
+    let records = Records::at(&place);
+    let deadline = Deadline::after(CALL);
+    let mut api = Api::connect(&place, deadline)?;
+    let is_loaded = records.origin()? == Origin::Snapshot(epoch);
+    if api.state(deadline)? != GuestState::NotStarted {
+        let message = format!("{} has a guest already", instance.instance);
+        return if is_loaded { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, message)) };
+    }
+    let header = snapshot::header(roots, instance, epoch)?;
+    check(&place, &header)?;
+    remove_plain(&place)?;
+    let key = match key::exists(roots, &instance.tenant)? {
+        true => Some(key::load(roots, &instance.tenant)?),
+        false => None,
+    };
+    if key.is_some() {
+        ram::admit(roots, header.memory)?;
+    }
+    let into = place.mount();
+    let opened = snapshot::open(roots, instance, epoch, key.as_ref(), &into, &place.root)?;
+    records.set_paused_for(Some(PausedFor::Warm))?;
+    records.set_origin(Origin::Snapshot(epoch))?;
+    let request = api::LoadSnapshot {
+        snapshot_path: &opened.vmstate.to_string_lossy(),
+        mem_backend: MemoryBackend {
+            backend_type: "File",
+            backend_path: &opened.mem.to_string_lossy(),
+        },
+        enable_diff_snapshots: false,
+        resume_vm: false,
+        network_overrides: &[],
+    };
+    let within = Deadline::after(CALL + PER_MIB * header.memory.0);
+    let loaded = api.put_within("snapshot/load", &request, within);
+    remove_plain(&place)?;
+    loaded
+}
+
+fn check(place: &Place, header: &Header) -> Result<(), Error> {
+    header.compatible(&present()?).map_err(|mismatch| {
+        Error::new(ErrorKind::Conflict, mismatch.to_string())
+            .hint("stop the instance, which discards the snapshot, and start it again")
+    })?;
+    let image = jail::image_of(place)?;
+    if image == header.image {
+        return Ok(());
+    }
+    let message = format!(
+        "the snapshot was taken with image {} and the jail has {}",
+        header.image.short(),
+        image.short()
+    );
+    Err(Error::new(ErrorKind::Conflict, message))
+}
+
+/// What snapshots of this host depend on.
+///
+/// # Errors
+/// When `/proc/cpuinfo` cannot be read.
+pub fn present() -> Result<Present, Error> {
+    let text = fs::read_to_string("/proc/cpuinfo").act("read /proc/cpuinfo")?;
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    Ok(Present {
+        firecracker: version::CURRENT.to_owned(),
+        cpu: cpu(&text),
+        kernel: release.split('.').take(2).collect::<Vec<_>>().join("."),
+    })
+}
+
+/// Vendor, model and stepping of the first processor, as `/proc/cpuinfo` has them.
+fn cpu(text: &str) -> String {
+    let field = |name: &str| {
+        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned())
+    };
+    let words: Vec<String> = ["vendor_id", "cpu family", "model", "stepping", "model name"]
+        .into_iter()
+        .filter_map(field)
+        .collect();
+    words.join(" ")
+}
+
+fn now() -> Timestamp {
+    use crate::clock::SystemClock;
+    mvm_core::port::Clock::now(&SystemClock)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_is_named_by_more_than_its_marketing_name() {
+        let text = "processor\t: 0\nvendor_id\t: V\ncpu family\t: 23\nmodel\t\t: 1\nmodel name\t: N\nstepping\t: 2\n\nprocessor\t: 1\nvendor_id\t: W\n";
+        assert_eq!(cpu(text), "V 23 1 2 N");
+    }
+}

@@ -1,0 +1,388 @@
+//! The life of a shim: start, become nobody, serve, and write down how the VMM ended.
+//!
+//! ```text
+//!  launch ─► jailer gone, VMM known ─► privileges dropped ─► API accepts ─► report
+//!         ─► console, log, guest's calls … ─► VMM gone ─► exit record ─► end
+//! ```
+//! One thread, one `poll`; nothing in here waits for anything else.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    time::{Duration, Instant},
+};
+
+use mvm_core::observed::{Ending, ExitRecord};
+use mvm_proto::WorkerState;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags, openat, renameat},
+    io::Errno,
+    process::{Pid, PidfdFlags, WaitOptions, WaitStatus, pidfd_open, waitpid},
+};
+
+use crate::{
+    identity::{Process, ProcessId},
+    listener::{self, CONNECTIONS_MAX, Connection, Served},
+    record::{self, API_SOCKET, EXIT, Report, Spec, WORKER},
+    ring::RingLog,
+    start::{self, Launched, StartError},
+};
+
+/// How long jailer and VMM may take until the API accepts a connection.
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between bind and listen of the API socket a connection is refused; tried again at this interval.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(2);
+/// How many reads in a row one stream gets before the others have their turn.
+const READS_PER_TURN: usize = 16;
+
+/// Runs the shim to its end.
+///
+/// # Errors
+/// Why there is no VMM; it was told to the launcher as well.
+pub fn run(spec: &Spec, mut report: File) -> Result<(), StartError> {
+    let result = bring_up(spec);
+    let word = match &result {
+        Ok(shim) => Report::Ready { shim: shim.id, vmm: shim.vmm },
+        Err(error) => Report::Failed(chain(error)),
+    };
+    let mut line = serde_json::to_vec(&word).unwrap_or_default();
+    line.push(b'\n');
+    // A launcher that died meanwhile changes nothing: whoever comes next finds the VMM.
+    let _ = report.write_all(&line);
+    drop(report);
+    result?.serve();
+    Ok(())
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text = format!("{text}: {source}");
+        next = source.source();
+    }
+    text
+}
+
+#[derive(Debug)]
+struct Streams {
+    console: Option<OwnedFd>,
+    console_log: RingLog,
+    fifo: OwnedFd,
+    vmm_log: RingLog,
+}
+
+struct Shim {
+    id: ProcessId,
+    vmm: ProcessId,
+    process: Process,
+    streams: Streams,
+    listener: std::os::unix::net::UnixListener,
+    connections: Vec<Connection>,
+    out: OwnedFd,
+    memory_events: File,
+    instance: String,
+}
+
+fn bring_up(spec: &Spec) -> Result<Shim, StartError> {
+    let deadline = Instant::now() + START_TIMEOUT;
+    let Launched {
+        mut jailer,
+        console,
+        console_log,
+        fifo,
+        vmm_log,
+        listener,
+        inotify,
+        run,
+        out,
+        memory_events,
+    } = start::launch(spec)?;
+    let own = |act| move |source| StartError::Own { act, source };
+    let id = ProcessId::own().map_err(own("find out its own start time"))?;
+    let mut streams = Streams { console: Some(console), console_log, fifo, vmm_log };
+    let vmm = await_jailer(spec, &mut jailer, &mut streams, deadline)?;
+    let at = spec.records.join(record::VMM);
+    let written = record::write(&at, &vmm);
+    let path = at.display().to_string();
+    written.map_err(|source| StartError::File { act: "write", path, source })?;
+    let process = vmm.open().map_err(own("hold the VMM"))?;
+    start::drop_privileges(spec.uid)?;
+    let process = process.ok_or_else(|| StartError::Ended(streams.last_words()))?;
+    let instance = spec.instance.clone();
+    let connections = Vec::new();
+    let mut shim =
+        Shim { id, vmm, process, streams, listener, connections, out, memory_events, instance };
+    match await_api(&mut shim, &inotify, &run, deadline) {
+        Ok(()) => Ok(shim),
+        Err(error) => {
+            let _ = shim.process.kill();
+            shim.bury();
+            Err(error)
+        }
+    }
+}
+
+/// Waits for the jailer's end, which is when the VMM is this process's child.
+fn await_jailer(
+    spec: &Spec,
+    jailer: &mut std::process::Child,
+    streams: &mut Streams,
+    deadline: Instant,
+) -> Result<ProcessId, StartError> {
+    let own = |act| move |source| StartError::Own { act, source };
+    let pid = Pid::from_child(jailer);
+    let handle = pidfd_open(pid, PidfdFlags::empty())
+        .map_err(|errno| own("hold the jailer")(errno.into()))?;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let _ = jailer.kill();
+            let _ = jailer.wait();
+            return Err(StartError::Silent(START_TIMEOUT.as_secs()));
+        }
+        if streams.wait(&[(handle.as_fd(), PollFlags::IN)], Some(left)).first() == Some(&true) {
+            break;
+        }
+    }
+    let status = jailer.wait().map_err(own("wait for the jailer"))?;
+    streams.drain();
+    if !status.success() {
+        return Err(StartError::Jailer {
+            status: status.to_string(),
+            output: streams.last_words(),
+        });
+    }
+    find_vmm(spec).ok_or_else(|| StartError::Ended(streams.last_words()))
+}
+
+/// The process in the VMM's leaf whose parent is this one.
+fn find_vmm(spec: &Spec) -> Option<ProcessId> {
+    let text = std::fs::read_to_string(spec.cgroup.join("vmm/cgroup.procs")).ok()?;
+    text.lines().filter_map(|line| ProcessId::of(line.parse().ok()?).ok()?).find(|id| {
+        id.is_child_of(std::process::id()).unwrap_or(false) && id.is_alive().unwrap_or(false)
+    })
+}
+
+fn await_api(
+    shim: &mut Shim,
+    inotify: &OwnedFd,
+    run: &OwnedFd,
+    deadline: Instant,
+) -> Result<(), StartError> {
+    let name = API_SOCKET.rsplit('/').next().unwrap_or(API_SOCKET);
+    let path = format!("/proc/self/fd/{}/{name}", run.as_raw_fd());
+    loop {
+        let refused = match UnixStream::connect(&path) {
+            Ok(_) => return Ok(()),
+            Err(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(StartError::Silent(START_TIMEOUT.as_secs()));
+        }
+        let wait = if refused { CONNECT_INTERVAL.min(left) } else { left };
+        let extra = [(shim.process.fd().as_fd(), PollFlags::IN), (inotify.as_fd(), PollFlags::IN)];
+        if shim.streams.wait(&extra, Some(wait)).first() == Some(&true) {
+            shim.streams.drain();
+            return Err(StartError::Ended(shim.streams.last_words()));
+        }
+        let mut discard = [0u8; 1024];
+        while rustix::io::read(inotify, &mut discard).is_ok_and(|count| count > 0) {}
+    }
+}
+
+impl Streams {
+    /// Waits for any of its own streams, which are served at once, or the `extra` ones, for which
+    /// it says whether they are ready.
+    fn wait(
+        &mut self,
+        extra: &[(BorrowedFd<'_>, PollFlags)],
+        timeout: Option<Duration>,
+    ) -> Vec<bool> {
+        let mut fds: Vec<PollFd<'_>> =
+            extra.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+        fds.push(PollFd::new(&self.fifo, PollFlags::IN));
+        if let Some(console) = &self.console {
+            fds.push(PollFd::new(console, PollFlags::IN));
+        }
+        let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
+        if poll(&mut fds, timeout.as_ref()).is_err() {
+            return vec![false; extra.len()];
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        self.pump();
+        ready.into_iter().take(extra.len()).collect()
+    }
+
+    fn pump(&mut self) {
+        let mut buffer = [0u8; 16 * 1024];
+        for _ in 0..READS_PER_TURN {
+            match rustix::io::read(&self.fifo, &mut buffer) {
+                Ok(count) if count > 0 => {
+                    self.vmm_log.append(buffer.get(..count).unwrap_or_default());
+                }
+                Ok(_) | Err(_) => break,
+            }
+        }
+        let Some(console) = &self.console else { return };
+        for _ in 0..READS_PER_TURN {
+            match rustix::io::read(console, &mut buffer) {
+                Ok(count) if count > 0 => {
+                    self.console_log.append(buffer.get(..count).unwrap_or_default());
+                }
+                Err(Errno::AGAIN | Errno::INTR) => break,
+                // The inner end is closed; waiting on it would return at once for ever.
+                Ok(_) | Err(_) => {
+                    self.console = None;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Takes what is still in the pipes; a VMM that is gone writes nothing more.
+    fn drain(&mut self) {
+        for _ in 0..READS_PER_TURN {
+            self.pump();
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let mut lines = self.vmm_log.tail();
+        lines.extend(self.console_log.tail());
+        lines.retain(|line| !line.trim().is_empty());
+        let from = lines.len().saturating_sub(5);
+        lines.split_off(from).join(" | ")
+    }
+}
+
+impl Shim {
+    fn serve(mut self) {
+        loop {
+            let mut extra = vec![
+                (self.process.fd().as_fd(), PollFlags::IN),
+                (self.listener.as_fd(), PollFlags::IN),
+            ];
+            extra.extend(self.connections.iter().map(|connection| {
+                let sending =
+                    if connection.is_sending() { PollFlags::OUT } else { PollFlags::empty() };
+                (connection.stream().as_fd(), PollFlags::IN | sending)
+            }));
+            let ready = self.streams.wait(&extra, None);
+            if ready.first() == Some(&true) {
+                break;
+            }
+            self.serve_guest(ready.get(2..).unwrap_or_default());
+            if ready.get(1) == Some(&true)
+                && let Some(connection) = listener::accept(&self.listener, &self.instance)
+                && self.connections.len() < CONNECTIONS_MAX
+            {
+                self.connections.push(connection);
+                self.serve_guest(&[]);
+            }
+        }
+        self.bury();
+    }
+
+    fn serve_guest(&mut self, ready: &[bool]) {
+        let mut told = None;
+        let mut index = 0;
+        self.connections.retain_mut(|connection| {
+            let is_ready = ready.get(index).copied().unwrap_or(ready.is_empty());
+            index += 1;
+            !is_ready || connection.serve(&mut |worker| told = Some(worker)) == Served::Open
+        });
+        if let Some(worker) = told {
+            self.note_worker(worker);
+        }
+    }
+
+    fn note_worker(&self, worker: WorkerState) {
+        if let Ok(word) = serde_json::to_string(&worker) {
+            let _ = put(&self.out, WORKER, word.trim_matches('"').as_bytes());
+        }
+    }
+
+    /// Writes down how the VMM ended.
+    fn bury(&mut self) {
+        let pid = i32::try_from(self.vmm.pid).ok().and_then(Pid::from_raw);
+        let status = waitpid(pid, WaitOptions::empty()).ok().flatten();
+        self.streams.drain();
+        let record = ExitRecord {
+            ending: status.map_or(Ending::Unseen, |(_, status)| ending(status)),
+            oom_kills: self.oom_kills(),
+            console_tail: self.streams.console_log.tail(),
+        };
+        if let Ok(text) = serde_json::to_vec(&record) {
+            let _ = put(&self.out, EXIT, &text);
+        }
+    }
+
+    fn oom_kills(&mut self) -> u64 {
+        let mut text = String::new();
+        let read = self
+            .memory_events
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.memory_events.read_to_string(&mut text));
+        read.map_or(0, |_| oom_kills(&text))
+    }
+}
+
+fn ending(status: WaitStatus) -> Ending {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Ending::Exited(code),
+        (None, Some(signal)) => Ending::Signaled(signal),
+        (None, None) => Ending::Unseen,
+    }
+}
+
+/// `oom_kill` of a cgroup's `memory.events`.
+fn oom_kills(text: &str) -> u64 {
+    let mut values = text.lines().filter_map(|line| line.strip_prefix("oom_kill "));
+    values.next().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+fn put(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let partial = format!("{name}.partial");
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(directory, &partial, flags, Mode::from_raw_mode(0o640))?;
+    File::from(file).write_all(bytes)?;
+    renameat(directory, &partial, directory, name)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use super::*;
+
+    #[test]
+    fn oom_kills_are_counted_apart_from_group_kills() {
+        let text = "low 0\nhigh 0\nmax 31\noom 1\noom_kill 2\noom_group_kill 1\n";
+        assert_eq!(oom_kills(text), 2);
+        assert_eq!(oom_kills(""), 0);
+    }
+
+    #[test]
+    fn an_exit_record_appears_in_one_piece() {
+        let directory = tempfile::tempdir().unwrap();
+        let out = OwnedFd::from(File::open(directory.path()).unwrap());
+        let record = ExitRecord {
+            ending: Ending::Signaled(9),
+            oom_kills: 1,
+            console_tail: vec!["last".to_owned()],
+        };
+        put(&out, EXIT, &serde_json::to_vec(&record).unwrap()).unwrap();
+        let path = directory.path().join(EXIT);
+        assert_eq!(record::read::<ExitRecord>(&path).unwrap(), Some(record));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+}
