@@ -47,10 +47,12 @@ pub(crate) enum FirewallAfter {
 }
 
 impl Engine {
-    /// Brings the instance to what its record wants. `seen` is what was observed under the lock.
+    /// Brings the instance to what its record wants. `seen` is what was observed under the lock,
+    /// `origin` the record before the wish: where a failed warm or sleep goes back to.
     pub(crate) fn converge(
         &self,
         cx: &Context,
+        origin: Instance,
         record: Instance,
         seen: Option<ObservedInstance>,
         firewall: FirewallAfter,
@@ -58,7 +60,7 @@ impl Engine {
         let course = Course {
             engine: self,
             cx,
-            origin: record.clone(),
+            origin,
             record,
             seen,
             firewall,
@@ -249,10 +251,14 @@ impl Course<'_> {
 
     fn act(&self, effect: &Effect) -> Result<(), Fault> {
         tracing::debug!(instance = %self.record.instance, effect = effect.name(), "effect");
-        self.engine.ports.host.execute(effect).map_err(|error| {
-            let act = effect.name().replace('_', " ");
-            Fault::from(error.context(format!("cannot {act} for {}", self.record.instance)))
-        })
+        let Err(error) = self.engine.ports.host.execute(effect) else { return Ok(()) };
+        // A guest that cannot be resumed is not asked to shut down; it is stopped all the same.
+        if matches!(effect, Effect::ResumeVmm(_)) && self.record.want == Want::Stopped {
+            tracing::warn!(instance = %self.record.instance, %error, "cannot resume to shut down");
+            return Ok(());
+        }
+        let act = effect.name().replace('_', " ");
+        Err(error.context(format!("cannot {act} for {}", self.record.instance)).into())
     }
 
     fn ask(&mut self, act: &GuestAct) -> Result<(), Fault> {

@@ -13,7 +13,7 @@ use std::{
 use mvm_core::{
     effect::{Effect, Firewall},
     error::{Error, ErrorKind},
-    event::{Actor, EventKind},
+    event::{Actor, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
     instance::{Drain, Instance},
     net::{NetId, Network, Offset},
@@ -52,8 +52,11 @@ pub(crate) struct Content {
     pub(crate) failing: BTreeMap<&'static str, (u32, ErrorKind)>,
     /// Acts that guests answer otherwise than with Done.
     pub(crate) answers: BTreeMap<&'static str, GuestAnswer>,
-    /// Effects after which the process dies: the effect happens, its caller never hears.
+    /// After how many more acts and commits the process dies: the last one happens, and its caller
+    /// never hears of it.
     pub(crate) crash_after: Option<u32>,
+    /// The effect at which the VMM of the instance dies while it fails.
+    pub(crate) dying_at: Option<&'static str>,
 }
 
 #[derive(Clone, Default)]
@@ -68,6 +71,20 @@ impl World {
 
     pub(crate) fn fail(&self, effect: &'static str, times: u32, kind: ErrorKind) {
         self.look().failing.insert(effect, (times, kind));
+    }
+
+    /// One act or commit happened; the process may be told to die right after it.
+    fn tick(&self) {
+        let mut content = self.look();
+        match content.crash_after.as_mut() {
+            Some(0) => {
+                content.crash_after = None;
+                drop(content);
+                std::panic::resume_unwind(Box::new("crash"));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
     }
 
     pub(crate) fn kill(&self, id: &InstanceRef) {
@@ -87,19 +104,19 @@ impl Host for World {
             && *left > 0
         {
             *left -= 1;
-            return Err(Error::new(*kind, format!("{name} was told to fail")));
+            let kind = *kind;
+            if content.dying_at == Some(name)
+                && let Effect::BootVmm(jail) = effect
+            {
+                drop(content);
+                self.kill(&jail.instance);
+            }
+            return Err(Error::new(kind, format!("{name} was told to fail")));
         }
         content.done.push(name);
         content.apply(effect)?;
-        match content.crash_after.as_mut() {
-            Some(0) => {
-                content.crash_after = None;
-                drop(content);
-                std::panic::panic_any("crash");
-            }
-            Some(left) => *left -= 1,
-            None => {}
-        }
+        drop(content);
+        self.tick();
         Ok(())
     }
 
@@ -161,6 +178,17 @@ fn refuse(what: &str) -> Result<(), Error> {
 }
 
 impl Content {
+    /// Whether nothing of any instance is left.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.taps.is_empty()
+            && self.cgroups.is_empty()
+            && self.jails.is_empty()
+            && self.vmms.is_empty()
+            && self.exits.is_empty()
+            && self.volumes.is_empty()
+            && self.snapshots.values().all(BTreeMap::is_empty)
+    }
+
     fn apply(&mut self, effect: &Effect) -> Result<(), Error> {
         match effect {
             Effect::EnsureBridge(n) => drop(self.bridges.insert(n.net)),
@@ -242,7 +270,7 @@ impl Content {
             }
             Effect::PauseVmm { instance, purpose } => (instance, None, Phase::Paused(*purpose)),
             Effect::ResumeVmm(id) => (id, None, Phase::Running),
-            other => return refuse(other.name()),
+            _ => return refuse(effect.name()),
         };
         let Some(vmm) = self.vmms.get_mut(id) else { return refuse("there is no VMM") };
         vmm.origin = origin.unwrap_or(vmm.origin);
@@ -327,6 +355,24 @@ impl Clock for Ticks {
     }
 }
 
+/// The store of a process that may be told to die after a commit.
+struct Dying(MemoryStore, World);
+
+impl Store for Dying {
+    fn transact(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Transaction) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.0.transact(work)?;
+        self.1.tick();
+        Ok(())
+    }
+
+    fn events(&self, id: &TenantId, after: u64, limit: usize) -> Result<Vec<LoggedEvent>, Error> {
+        self.0.events(id, after, limit)
+    }
+}
+
 /// An engine over a world; cloning the parts makes a second engine over the same world.
 pub(crate) struct Rig {
     pub(crate) engine: Engine,
@@ -345,7 +391,7 @@ impl Rig {
         let ports = Ports {
             host: Arc::new(world.clone()),
             guest: Arc::new(world.clone()),
-            store: Arc::new(store.clone()),
+            store: Arc::new(Dying(store.clone(), world.clone())),
             builder: Arc::new(world.clone()),
             clock: clock.clone(),
             locks: Arc::new(world.clone()),

@@ -246,8 +246,9 @@ impl Engine {
             Underway::Done(record) => return Ok(change(record.state)),
             Underway::Resting(record, seen) => (*record, seen),
         };
+        let origin = record.clone();
         let record = self.record_wish(cx, record, wish)?;
-        match self.converge(cx, record, seen, wish.firewall)? {
+        match self.converge(cx, origin, record, seen, wish.firewall)? {
             Rest::There(record) => Ok(change(record.state)),
             Rest::Gone => {
                 lock.retire();
@@ -283,7 +284,7 @@ impl Engine {
             return Ok(Underway::Resting(Box::new(record), Some(seen)));
         }
         let was_same = record.want == wish.want;
-        match self.converge(cx, record, Some(seen), wish.firewall)? {
+        match self.converge(cx, record.clone(), record, Some(seen), wish.firewall)? {
             Rest::There(record) if was_same => Ok(Underway::Done(record)),
             Rest::There(record) => {
                 legal(&record, wish)?;
