@@ -351,3 +351,6 @@ fn jail_of(record: &Instance, image: ImageHash) -> Jail {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;
