@@ -396,10 +396,18 @@ impl Rig {
             clock: clock.clone(),
             locks: Arc::new(world.clone()),
         };
-        let config =
-            Config { parallel: 2, lock_wait: Duration::from_secs(20), ..Config::default() };
         let cx = Context::silent(Actor::Uid(1000));
-        Self { engine: Engine::new(ports, config), world, store, clock, cx }
+        let engine = Engine::new(ports, Self::config());
+        Self { engine, world, store, clock, cx }
+    }
+
+    /// An engine over the same world and another store.
+    pub(crate) fn engine_over(&self, store: Arc<dyn Store>) -> Engine {
+        Engine::new(Ports { store, ..self.engine.ports.clone() }, Self::config())
+    }
+
+    fn config() -> Config {
+        Config { parallel: 2, lock_wait: Duration::from_secs(20), ..Config::default() }
     }
 
     /// A new process over what is left of the world.

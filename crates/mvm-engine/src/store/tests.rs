@@ -21,6 +21,8 @@ use mvm_core::{
     units::Timestamp,
 };
 
+use proptest::prelude::*;
+
 use super::{
     chain,
     memory::MemoryStore,
@@ -292,4 +294,68 @@ fn the_files_of_a_removed_tenant_do_not_come_back() {
     fs::remove_dir_all(data.join("tenants/acme")).unwrap();
     within(&store, |tx| tx.delete(Table::Tenants, "acme")).unwrap();
     assert!(!data.join("tenants/acme").exists());
+}
+
+/// What a test does to a store, drawn at random.
+#[derive(Debug, Clone)]
+enum Act {
+    Put(u8, u8),
+    Delete(u8),
+    Claim(u8, u8),
+    Append,
+    Fail(Box<Act>),
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let simple = prop_oneof![
+        (0..6u8, any::<u8>()).prop_map(|(key, value)| Act::Put(key, value)),
+        (0..6u8).prop_map(Act::Delete),
+        (0..4u8, 0..6u8).prop_map(|(name, owner)| Act::Claim(name, owner)),
+        Just(Act::Append),
+    ];
+    let act = prop_oneof![
+        4 => simple.clone(),
+        1 => simple.prop_map(|act| Act::Fail(Box::new(act))),
+    ];
+    proptest::collection::vec(act, 1..25)
+}
+
+fn key(number: u8) -> &'static str {
+    ["a", "a/b", "a/b/c", "ab", "ab/c", "acme"][usize::from(number)]
+}
+
+fn act(tx: &mut dyn Transaction, what: &Act) -> Result<(), Error> {
+    match what {
+        Act::Put(place, value) => tx.put(Table::Tenants, key(*place), &value.to_string()),
+        Act::Delete(place) => tx.delete(Table::Tenants, key(*place)),
+        Act::Claim(name, owner) => tx.claim(&format!("uid/{name}"), key(*owner)),
+        Act::Append => tx.append(&event("drawn")),
+        Act::Fail(inner) => {
+            act(tx, inner)?;
+            Err(Error::new(ErrorKind::Failed, "drawn"))
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn both_stores_always_agree(acts in acts()) {
+        let directory = tempfile::tempdir().unwrap();
+        let durable = SqliteStore::open(&directory.path().join("state.db"), None).unwrap();
+        let memory = MemoryStore::new();
+        for what in &acts {
+            let one = within(&durable, |tx| act(tx, what)).map_err(|e| e.kind);
+            let two = within(&memory, |tx| act(tx, what)).map_err(|e| e.kind);
+            prop_assert_eq!(one, two);
+            for prefix in ["", "a", "a/b", "ab"] {
+                let list = |store: &dyn Store| within(store, |tx| tx.list(Table::Tenants, prefix));
+                prop_assert_eq!(list(&durable).unwrap(), list(&memory).unwrap());
+            }
+            let claims = |store: &dyn Store| within(store, |tx| tx.claimed("uid")).unwrap();
+            prop_assert_eq!(claims(&durable), claims(&memory));
+            let log = |store: &dyn Store| store.events(&acme(), 0, 100).unwrap();
+            prop_assert_eq!(log(&durable), log(&memory));
+        }
+    }
 }

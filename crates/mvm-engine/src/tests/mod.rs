@@ -7,6 +7,7 @@
 
 mod bench;
 mod crashes;
+mod durable;
 mod faults;
 mod races;
 mod tenants;
@@ -200,4 +201,16 @@ fn what_is_missing_is_named_with_the_way_to_see_what_there_is() {
     assert!(error.hints[0].contains("mvm tenant list"));
     assert_eq!(missing("acme/db/i-00000001").message, "there is no pool acme/db");
     assert!(missing("acme/web/i-0000abcd").hints[0].contains("mvm instance list acme/web"));
+}
+
+#[test]
+fn a_destruction_that_was_cut_off_cannot_be_turned_into_a_stop() {
+    let rig = Rig::with_pool(Quotas::default());
+    let id = rig.instance_in(State::Running);
+    rig.world.fail("remove_instance_files", 9, ErrorKind::Permission);
+    rig.go(&id, Move::Destroy).unwrap_err();
+    assert_eq!(rig.record(&id).want, Want::Destroyed);
+    rig.world.look().failing.clear();
+    assert_eq!(rig.go(&id, Move::Stop).unwrap_err().kind, ErrorKind::NotFound);
+    assert!(rig.world.look().is_bare());
 }
