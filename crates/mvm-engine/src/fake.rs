@@ -55,6 +55,10 @@ pub(crate) struct Content {
     /// After how many more acts and commits the process dies: the last one happens, and its caller
     /// never hears of it.
     pub(crate) crash_after: Option<u32>,
+    /// After how many more acts every VMM dies.
+    pub(crate) vmms_die_after: Option<u32>,
+    /// Lock files that were made and not retired.
+    pub(crate) lock_files: BTreeSet<Subject>,
     /// The effect at which the VMM of the instance dies while it fails.
     pub(crate) dying_at: Option<&'static str>,
 }
@@ -76,6 +80,17 @@ impl World {
     /// One act or commit happened; the process may be told to die right after it.
     fn tick(&self) {
         let mut content = self.look();
+        match content.vmms_die_after.as_mut() {
+            Some(0) => {
+                content.vmms_die_after = None;
+                let died: Vec<InstanceId> = content.vmms.keys().cloned().collect();
+                for id in died {
+                    content.die(&id);
+                }
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
         match content.crash_after.as_mut() {
             Some(0) => {
                 content.crash_after = None;
@@ -88,11 +103,7 @@ impl World {
     }
 
     pub(crate) fn kill(&self, id: &InstanceRef) {
-        let mut content = self.look();
-        assert!(content.vmms.remove(&id.instance).is_some(), "{id} has no VMM to kill");
-        let ending = Ending::Signaled(9);
-        let record = ExitRecord { ending, oom_kills: 0, console_tail: Vec::new() };
-        content.exits.insert(id.instance.clone(), record);
+        self.look().die(&id.instance);
     }
 }
 
@@ -178,6 +189,13 @@ fn refuse(what: &str) -> Result<(), Error> {
 }
 
 impl Content {
+    fn die(&mut self, id: &InstanceId) {
+        assert!(self.vmms.remove(id).is_some(), "{id} has no VMM to kill");
+        let ending = Ending::Signaled(9);
+        let record = ExitRecord { ending, oom_kills: 0, console_tail: Vec::new() };
+        self.exits.insert(id.clone(), record);
+    }
+
     /// Whether nothing of any instance is left.
     pub(crate) fn is_bare(&self) -> bool {
         self.taps.is_empty()
@@ -281,6 +299,18 @@ impl Content {
 
 impl Guest for World {
     fn ask(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
+        let answer = self.answer(id, act);
+        self.tick();
+        answer
+    }
+
+    fn exec(&self, _: &InstanceRef, _: &ExecRequest, _: ExecStreams) -> Result<ExecStatus, Error> {
+        Ok(ExecStatus::Code(0))
+    }
+}
+
+impl World {
+    fn answer(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         let mut content = self.look();
         content.asked.push(act.clone());
         let name = match act {
@@ -296,10 +326,6 @@ impl Guest for World {
         }
         Ok(content.answers.get(name).cloned().unwrap_or(GuestAnswer::Done))
     }
-
-    fn exec(&self, _: &InstanceRef, _: &ExecRequest, _: ExecStreams) -> Result<ExecStatus, Error> {
-        Ok(ExecStatus::Code(0))
-    }
 }
 
 impl Builder for World {
@@ -311,7 +337,9 @@ impl Builder for World {
 struct Held(World, Subject);
 
 impl Lock for Held {
-    fn retire(self: Box<Self>) {}
+    fn retire(self: Box<Self>) {
+        self.0.look().lock_files.remove(&self.1);
+    }
 }
 
 impl Drop for Held {
@@ -330,6 +358,7 @@ impl Locks for World {
             return Err(Error::new(ErrorKind::Unavailable, format!("{subject} is locked")));
         }
         held.insert(subject.clone());
+        self.look().lock_files.insert(subject.clone());
         Ok(Box::new(Held(self.clone(), subject.clone())))
     }
 }

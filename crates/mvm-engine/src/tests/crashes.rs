@@ -170,6 +170,43 @@ fn a_scaled_pool_is_whole_after_the_scaling_died_anywhere() {
     assert!(points > 40, "only {points} points were tried");
 }
 
+#[test]
+fn a_vmm_that_dies_anywhere_leaves_an_instance_that_rests_and_comes_back() {
+    for (from, wish) in [
+        (State::Ready, Move::Start),
+        (State::Running, Move::Warm),
+        (State::Running, Move::Sleep),
+        (State::Warm, Move::Sleep),
+        (State::Warm, Move::Wake),
+        (State::Sleeping, Move::Wake),
+        (State::Running, Move::Stop),
+        (State::Warm, Move::Stop),
+    ] {
+        for acts in 0.. {
+            let rig = Rig::with_pool(Quotas::default());
+            let id = rig.instance_in(from);
+            rig.world.look().vmms_die_after = Some(acts);
+            let result = rig.go(&id, wish);
+            let has_died = rig.world.look().vmms_die_after.take().is_none();
+            let what = format!("{wish} from {from}, VMM dead after {acts}: {result:?}");
+            let record = rig.record(&id);
+            assert!(!record.in_flight(), "{what}: {record:?}");
+            let has_vmm = rig.world.look().vmms.contains_key(&id.instance);
+            assert_eq!(has_vmm, record.state.has_process(), "{what}");
+            match record.state {
+                State::Sleeping | State::Warm => rig.go(&id, Move::Wake).map(drop),
+                State::Ready | State::Stopped => rig.go(&id, Move::Start).map(drop),
+                State::Created | State::Running | State::Destroyed => Ok(()),
+            }
+            .unwrap();
+            assert_eq!(rig.record(&id).state, State::Running, "{what}");
+            if !has_died {
+                break;
+            }
+        }
+    }
+}
+
 fn only(rig: &Rig) -> mvm_core::id::InstanceRef {
     rig.engine.look(&pool("acme/web")).unwrap()[0].instance.clone()
 }

@@ -79,9 +79,11 @@ fn a_tenant_with_pools_is_destroyed_by_force_only_and_leaves_nothing() {
     let content = rig.world.look();
     assert!(content.is_bare() && content.bridges.is_empty() && content.routes.is_empty());
     assert!(content.keys.is_empty() && content.firewall.is_none());
+    assert!(content.lock_files.is_empty(), "{:?}", content.lock_files);
     drop(content);
     assert!(rig.engine.tenants().unwrap().is_empty());
     assert_eq!(destroy(&rig, "acme", true), Err(ErrorKind::NotFound));
+    assert!(rig.world.look().lock_files.is_empty());
 }
 
 #[test]
