@@ -16,7 +16,10 @@ use mvm_core::{
     state::State,
 };
 
-use super::instance::{Granted, Wish, living};
+use super::{
+    instance::{Granted, Wish},
+    living,
+};
 use crate::{
     converge::FirewallAfter,
     engine::{Context, Engine, Telling},

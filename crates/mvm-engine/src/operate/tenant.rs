@@ -20,7 +20,7 @@ use mvm_core::{
     units::{Generation, Timestamp},
 };
 
-use super::instance::refuse_destroying;
+use super::refuse_destroying;
 use crate::{
     converge::FirewallAfter,
     engine::{Context, Engine},
@@ -207,7 +207,7 @@ pub(crate) fn valid(ask: &NewTenant) -> Result<(), Error> {
 }
 
 /// Marks a tenant as going, and names its pools.
-fn begin(
+pub(crate) fn begin(
     tx: &mut dyn Transaction,
     id: &TenantId,
     force: bool,

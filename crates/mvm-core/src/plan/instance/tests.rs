@@ -161,3 +161,10 @@ fn a_launch_repairs_firewall_bridge_and_routes_first() {
     before(&steps, "ensure_cgroup", "spawn_vmm");
     before(&steps, "ensure_volume", "ensure_jail");
 }
+
+#[test]
+fn a_warm_instance_whose_guest_was_resumed_is_paused_again_without_asking_the_guest() {
+    let record = wanting(State::Warm, Want::Warm);
+    let there = seen(vmm(Origin::Boot, Phase::Running));
+    assert_eq!(names(&plan(&record, &there, FIREWALL)), ["pause_vmm"]);
+}
