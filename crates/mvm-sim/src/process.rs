@@ -251,6 +251,9 @@ impl Process {
         if fault == Some(Fault::DieDuring) && !call.name.ends_with("write_snapshot") {
             fault = Some(Fault::DieBefore);
         }
+        if fault.is_some() {
+            course.monitor.is_troubled = true;
+        }
         if let (Some(lines), Some(fault)) = (&mut course.transcript, fault) {
             lines.push(format!("      !! {fault:?}"));
         }
@@ -320,13 +323,12 @@ impl Process {
         let partial: Vec<(Path, Content)> = world
             .disk
             .iter()
-            .filter_map(|(path, content)| match content {
-                Content::Snapshot(snapshot) if snapshot.phase == SnapshotPhase::Partial => {
-                    let mut torn = snapshot.clone();
-                    torn.complete = false;
-                    Some((path.clone(), Content::Snapshot(torn)))
-                }
-                _ => None,
+            .filter_map(|(path, content)| {
+                let Content::Snapshot(snapshot) = content else { return None };
+                let mut torn = snapshot.clone();
+                torn.complete = false;
+                let is_partial = torn.phase == SnapshotPhase::Partial;
+                is_partial.then(|| (path.clone(), Content::Snapshot(torn)))
             })
             .collect();
         for (path, content) in partial {

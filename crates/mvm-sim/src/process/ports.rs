@@ -64,9 +64,10 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
 impl Process {
     fn check_lock(&self, effect: &Effect) {
         let mut course = self.sim.course();
-        let needed = match effect {
-            Effect::ReplaceFirewall(_) => Some(Subject::Firewall),
-            other => concerned(other).and_then(|id| course.monitor.subject_of(id)),
+        let needed = if matches!(effect, Effect::ReplaceFirewall(_)) {
+            Some(Subject::Firewall)
+        } else {
+            concerned(effect).and_then(|id| course.monitor.subject_of(id))
         };
         if let Some(subject) = needed
             && !self.sim.locks.is_held_by(&subject, self.id)
