@@ -161,7 +161,8 @@ pub enum Effect {
     /// Jail directory with the drives, the image and a private tmpfs → `jail`. Inverse:
     /// [`Effect::RemoveJail`].
     EnsureJail(Box<Jail>),
-    /// Jail, its mount and its tmpfs gone.
+    /// Jail, its mount and its tmpfs gone; durably, for a jail that came back with the power would
+    /// hold a link to the volume of an instance that may be destroyed by then.
     RemoveJail(InstanceId),
     /// Shim, jailer and a VMM whose API answers → `vmm` with phase Empty, `shim`. An earlier exit
     /// record is gone. Inverse: [`Effect::RemoveVmm`].
