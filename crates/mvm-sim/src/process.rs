@@ -108,8 +108,13 @@ impl Simulation {
 
     /// Nothing goes wrong any more, and what lasts is put right: room on the disk, answers.
     pub fn heal(&self) {
+        self.course().plan = Plan::none();
+        self.heal_lasting();
+    }
+
+    /// What lasts is put right, and more may go wrong.
+    pub fn heal_lasting(&self) {
         let mut course = self.course();
-        course.plan = Plan::none();
         course.broken.clear();
         let mut world = self.machine.world();
         world.disk.full = false;
@@ -192,6 +197,12 @@ impl Process {
     pub fn seated(mut self, seat: u64, turns: Arc<Turns>) -> Self {
         self.seat = Some((seat, turns));
         self
+    }
+
+    /// Its number, from 0.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
     }
 
     /// Whether it died.

@@ -240,6 +240,9 @@ impl Locks for Process {
             if error.kind != WAITING || self.is_dead() {
                 break;
             }
+            if wait.is_zero() {
+                break;
+            }
             if self.seat.is_none() || self.sim.clock.elapsed() >= deadline {
                 let what = format!("waited in vain: {error}");
                 self.sim.course().monitor.violations.push(what);

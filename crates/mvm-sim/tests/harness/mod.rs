@@ -20,30 +20,30 @@ use mvm_core::{
 use mvm_engine::{Config, Context, Engine, Outcome, Ports, query::Filter, store::memory::MemoryStore};
 use mvm_sim::process::{Process, Simulation};
 
-pub fn image() -> ImageHash {
+pub(crate) fn image() -> ImageHash {
     "a".repeat(64).parse().unwrap()
 }
 
-pub fn simulation(seed: u64) -> Arc<Simulation> {
+pub(crate) fn simulation(seed: u64) -> Arc<Simulation> {
     Simulation::new(seed, Arc::new(MemoryStore::new()), image())
 }
 
-pub fn tenant(name: &str) -> TenantId {
+pub(crate) fn tenant(name: &str) -> TenantId {
     name.parse().unwrap()
 }
 
-pub fn pool(tenant: &str, name: &str) -> PoolRef {
+pub(crate) fn pool(tenant: &str, name: &str) -> PoolRef {
     format!("{tenant}/{name}").parse().unwrap()
 }
 
 /// An engine in its own process.
-pub struct Mvm {
-    pub process: Process,
-    pub engine: Engine,
+pub(crate) struct Mvm {
+    pub(crate) process: Process,
+    pub(crate) engine: Engine,
 }
 
 impl Mvm {
-    pub fn over(process: Process) -> Self {
+    pub(crate) fn over(process: Process) -> Self {
         let port = process.shared();
         let ports = Ports {
             host: port.clone(),
@@ -61,11 +61,11 @@ impl Mvm {
         Self { process, engine: Engine::new(ports, config) }
     }
 
-    pub fn start(sim: &Arc<Simulation>) -> Self {
+    pub(crate) fn start(sim: &Arc<Simulation>) -> Self {
         Self::over(Process::start(sim))
     }
 
-    pub fn operate(&self, operation: &Operation) -> Result<Outcome, Error> {
+    pub(crate) fn operate(&self, operation: &Operation) -> Result<Outcome, Error> {
         let outcome = self.engine.operate(&Context::silent(Actor::Uid(0)), operation)?;
         match outcome.error() {
             Some(error) => Err(error),
@@ -74,11 +74,11 @@ impl Mvm {
     }
 }
 
-pub fn create_tenant(name: &str, quotas: Quotas) -> Operation {
+pub(crate) fn create_tenant(name: &str, quotas: Quotas) -> Operation {
     Operation::TenantCreate { tenant: tenant(name), net: None, subnet: None, quotas, keyed: true }
 }
 
-pub fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
+pub(crate) fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
     Operation::PoolCreate {
         pool,
         source: Source::Image("default".to_owned()),
@@ -92,7 +92,7 @@ pub fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
     }
 }
 
-pub fn scale(pool: PoolRef, running: u32, warm: u32, sleeping: u32) -> Operation {
+pub(crate) fn scale(pool: PoolRef, running: u32, warm: u32, sleeping: u32) -> Operation {
     Operation::PoolScale {
         pool,
         running: Some(running),
@@ -102,23 +102,23 @@ pub fn scale(pool: PoolRef, running: u32, warm: u32, sleeping: u32) -> Operation
     }
 }
 
-pub fn step(instance: &InstanceRef, wish: Move) -> Operation {
+pub(crate) fn step(instance: &InstanceRef, wish: Move) -> Operation {
     Operation::InstanceMove { instance: instance.clone(), wish, drain: Drain::Ask }
 }
 
-pub fn quotas() -> Quotas {
+pub(crate) fn quotas() -> Quotas {
     Quotas { max_disk_gib: Gib(100), ..Quotas::default() }
 }
 
-pub fn instances(store: &dyn Store) -> Vec<Instance> {
+pub(crate) fn instances(store: &dyn Store) -> Vec<Instance> {
     list(store, Table::Instances)
 }
 
-pub fn tenants(store: &dyn Store) -> Vec<Tenant> {
+pub(crate) fn tenants(store: &dyn Store) -> Vec<Tenant> {
     list(store, Table::Tenants)
 }
 
-pub fn pools(store: &dyn Store) -> Vec<mvm_core::pool::Pool> {
+pub(crate) fn pools(store: &dyn Store) -> Vec<mvm_core::pool::Pool> {
     list(store, Table::Pools)
 }
 
@@ -161,7 +161,7 @@ fn round_trip(state: State) -> [Move; 2] {
 
 /// Puts right what was broken, and does what a person does after a mishap: looks, and asks again.
 /// A command that fails on a whole machine is a violation, except where it found a death.
-pub fn settle(sim: &Arc<Simulation>) -> Result<(), String> {
+pub(crate) fn settle(sim: &Arc<Simulation>) -> Result<(), String> {
     sim.heal();
     sim.note(|| "settle".to_owned());
     let mvm = Mvm::start(sim);
@@ -218,7 +218,7 @@ fn settle_one(sim: &Arc<Simulation>, mvm: &Mvm, first: Instance) -> Result<(), S
 }
 
 /// Destroys every tenant by force and checks that nothing is left but the archives.
-pub fn destroy_all(sim: &Arc<Simulation>) -> Result<(), String> {
+pub(crate) fn destroy_all(sim: &Arc<Simulation>) -> Result<(), String> {
     let mvm = Mvm::start(sim);
     for record in tenants(&*sim.store) {
         let operation = Operation::TenantDestroy { tenant: record.tenant_id, force: true };
