@@ -193,7 +193,9 @@ pub enum Effect {
     /// vCPUs run → phase.
     ResumeVmm(InstanceId),
     /// A partial snapshot written, sealed with the tenant's key if `keyed`, and synced →
-    /// `snapshots` Partial. What does not fit is refused before anything is written.
+    /// `snapshots` Partial. What does not fit is refused before anything is written. The data volume
+    /// is synced too: a guest that was put to sleep by force did not do it, and after a power cut
+    /// its memory would wake over an older disk. An epoch that was published or retired is refused.
     WriteSnapshot {
         /// Whose it is.
         instance: InstanceRef,

@@ -203,6 +203,7 @@ impl World {
         let path = Path::Snapshot(instance.clone(), epoch);
         self.disk.put(path.clone(), Content::Snapshot(Box::new(snapshot)));
         self.disk.sync(&path);
+        self.disk.sync(&Path::Volume(instance.clone()));
         Ok(())
     }
 

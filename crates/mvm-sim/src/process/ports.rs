@@ -21,7 +21,7 @@ use mvm_core::{
 use super::{Call, Process};
 
 /// How much time passes between two looks at a lock that is held.
-const LOCK_POLL: Duration = Duration::from_millis(100);
+const LOCK_POLL: Duration = Duration::from_millis(2);
 
 impl Call {
     fn of(name: impl Into<String>, instance: Option<&InstanceId>) -> Self {

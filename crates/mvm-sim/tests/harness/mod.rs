@@ -211,7 +211,15 @@ fn settle_one(sim: &Arc<Simulation>, mvm: &Mvm, first: Instance) -> Result<(), S
             return Ok(());
         }
         for wish in round_trip(record.state) {
-            mvm.operate(&step(&id, wish)).map_err(|error| format!("{wish} {id}: {error}"))?;
+            match mvm.operate(&step(&id, wish)) {
+                Ok(_) => {}
+                // Others hold its place: then it cannot be brought there, and must go.
+                Err(error) if error.kind == ErrorKind::Refused => {
+                    let gone = mvm.operate(&step(&id, Move::Destroy));
+                    return gone.map(drop).map_err(|error| format!("destroy {id}: {error}"));
+                }
+                Err(error) => return Err(format!("{wish} {id}: {error}")),
+            }
         }
     }
     Err(format!("{id} does not settle: {:?}", now()))
