@@ -37,6 +37,9 @@ struct Life {
 pub struct Monitor {
     /// Everything that was broken, oldest first.
     pub violations: Vec<String>,
+    /// Whether anything went wrong so far. Then places may be exceeded: a guest whose sleep failed
+    /// is never refused its old place, whoever took it meanwhile.
+    pub is_troubled: bool,
     instances: BTreeMap<InstanceId, Instance>,
     pools: Vec<Pool>,
     tenants: BTreeMap<TenantId, Tenant>,
@@ -165,7 +168,11 @@ impl Monitor {
         let mut exceeded = Vec::new();
         for (id, tenant) in &self.tenants {
             let own = self.instances.values().filter(|one| one.instance.tenant == *id);
-            if let Err(error) = tenant.quotas.admit(&Usage::of(own)) {
+            let mut usage = Usage::of(own);
+            if self.is_troubled {
+                (usage.running, usage.warm) = (0, 0);
+            }
+            if let Err(error) = tenant.quotas.admit(&usage) {
                 exceeded.push(format!("the quota of {id} is exceeded: {error}"));
             }
             let pools: Vec<&Pool> =

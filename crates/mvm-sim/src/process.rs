@@ -108,8 +108,13 @@ impl Simulation {
 
     /// Nothing goes wrong any more, and what lasts is put right: room on the disk, answers.
     pub fn heal(&self) {
+        self.course().plan = Plan::none();
+        self.heal_lasting();
+    }
+
+    /// What lasts is put right, and more may go wrong.
+    pub fn heal_lasting(&self) {
         let mut course = self.course();
-        course.plan = Plan::none();
         course.broken.clear();
         let mut world = self.machine.world();
         world.disk.full = false;
@@ -194,6 +199,12 @@ impl Process {
         self
     }
 
+    /// Its number, from 0.
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Whether it died.
     #[must_use]
     pub fn is_dead(&self) -> bool {
@@ -250,6 +261,9 @@ impl Process {
         // Only a snapshot can be left half-done; for all else dying in the act is dying before it.
         if fault == Some(Fault::DieDuring) && !call.name.ends_with("write_snapshot") {
             fault = Some(Fault::DieBefore);
+        }
+        if fault.is_some() {
+            course.monitor.is_troubled = true;
         }
         if let (Some(lines), Some(fault)) = (&mut course.transcript, fault) {
             lines.push(format!("      !! {fault:?}"));
@@ -320,13 +334,12 @@ impl Process {
         let partial: Vec<(Path, Content)> = world
             .disk
             .iter()
-            .filter_map(|(path, content)| match content {
-                Content::Snapshot(snapshot) if snapshot.phase == SnapshotPhase::Partial => {
-                    let mut torn = snapshot.clone();
-                    torn.complete = false;
-                    Some((path.clone(), Content::Snapshot(torn)))
-                }
-                _ => None,
+            .filter_map(|(path, content)| {
+                let Content::Snapshot(snapshot) = content else { return None };
+                let mut torn = snapshot.clone();
+                torn.complete = false;
+                let is_partial = torn.phase == SnapshotPhase::Partial;
+                is_partial.then(|| (path.clone(), Content::Snapshot(torn)))
             })
             .collect();
         for (path, content) in partial {

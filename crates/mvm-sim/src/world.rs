@@ -38,6 +38,9 @@ pub struct Memory {
     pub generation: u64,
     /// Whether its agent answers.
     pub agent_answers: bool,
+    /// Whether it was put to sleep by force, unfrozen because its agent did not answer: then
+    /// nobody can keep its workload still until it is told that it was restored.
+    pub is_forced: bool,
     /// Whether it refuses to drain, and why.
     pub refuses_drain: Option<String>,
 }
@@ -175,6 +178,7 @@ impl World {
             is_unaware: false,
             generation: 0,
             agent_answers: true,
+            is_forced: false,
             refuses_drain: None,
         }
     }
@@ -236,7 +240,7 @@ impl World {
     fn work(&mut self, id: &InstanceId) {
         let Some(vmm) = self.vmms.get_mut(id) else { return };
         let Some(guest) = vmm.guest.as_mut().filter(|guest| !guest.is_frozen) else { return };
-        if guest.is_unaware {
+        if guest.is_unaware && !guest.is_forced {
             self.violations.push(format!(
                 "the workload of {id} ran after a restore that its guest was not told of"
             ));

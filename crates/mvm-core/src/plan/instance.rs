@@ -274,14 +274,14 @@ fn stop(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
             Step::Ask(GuestAct::Shutdown { grace: record.policy.graceful_shutdown_seconds });
         match vmm.phase {
             Phase::Running => steps.push(shutdown),
-            Phase::Paused(_) if record.state == State::Sleeping => {}
-            Phase::Paused(_) => {
+            Phase::Paused(_) if record.state.has_process() => {
                 steps.extend(drop_snapshots(record, seen));
                 steps.push(Step::Do(Effect::ResumeVmm(id.clone())));
                 steps.push(Step::Ask(GuestAct::Thaw));
                 steps.push(shutdown);
             }
-            Phase::Empty => {}
+            // A guest that was loaded and never told so must not run.
+            Phase::Paused(_) | Phase::Empty => {}
         }
     }
     steps.extend(clear(record, seen));

@@ -2,7 +2,7 @@
 
 use mvm_core::{
     effect::Effect,
-    observed::{Origin, PausedFor, Phase, SnapshotPhase},
+    observed::{Ending, Origin, PausedFor, Phase, SnapshotPhase},
     port::{GuestAct, GuestAnswer},
     units::Seconds,
 };
@@ -183,6 +183,11 @@ pub(super) fn deaths(bench: &mut Bench<'_>) -> Result<(), String> {
         return Err(format!("the death of a shim does not show, or took its VMM: {seen:?}"));
     }
     bench.wait_for_guest()?;
+    rig.kill_vmm(&id).map_err(|error| format!("cannot kill the VMM: {error}"))?;
+    let seen = bench.see()?.instance;
+    if seen.vmm.is_some() || seen.exit.as_ref().map(|exit| &exit.ending) != Some(&Ending::Unseen) {
+        return Err(format!("a death that nobody saw does not show as such: {seen:?}"));
+    }
     bench.tries(&Effect::RemoveVmm(id), |seen| {
         seen.instance.vmm.is_none() && seen.instance.exit.is_none()
     })

@@ -120,7 +120,6 @@ impl World {
             return Err(conflict(format!("the jail of {instance} is in use")));
         }
         self.mounts.remove(instance);
-        self.disk.remove(&Path::Jail(instance.clone()));
-        Ok(())
+        self.remove_files(&Path::Jail(instance.clone()))
     }
 }

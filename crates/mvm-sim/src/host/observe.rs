@@ -8,7 +8,7 @@ use mvm_core::{
     instance::Instance,
     net::Network,
     observed::{
-        NodeFacts, ObservedInstance, ObservedNode, ObservedPool, ObservedTenant, ObservedVmm,
+        Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool, ObservedTenant, ObservedVmm,
     },
     port::Finding,
     units::Generation,
@@ -44,7 +44,7 @@ impl World {
                 resident_kib: 1024,
             }),
             shim: self.shims.contains(id),
-            exit: self.runs.get(id).and_then(|run| run.exit.clone()),
+            exit: self.exit(id),
             bridge: self.bridges.get(&net) == Some(&instance.network),
             routes: self.routes.get(&net) == Some(&instance.network),
             tap: self.taps.contains_key(&(net, instance.offset)),
@@ -59,6 +59,20 @@ impl World {
             files: self.disk.has_any(&path),
             firewall: self.firewall_generation(),
         }
+    }
+
+    /// How the last VMM ended. Records without an exit record, a VMM and a shim are those of a
+    /// death that nobody saw.
+    fn exit(&self, id: &InstanceId) -> Option<ExitRecord> {
+        let run = self.runs.get(id)?;
+        let is_unseen = !self.vmms.contains_key(id) && !self.shims.contains(id);
+        run.exit.clone().or_else(|| {
+            is_unseen.then(|| ExitRecord {
+                ending: Ending::Unseen,
+                oom_kills: 0,
+                console_tail: Vec::new(),
+            })
+        })
     }
 
     /// What there is of one tenant.

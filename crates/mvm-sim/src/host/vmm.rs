@@ -171,7 +171,7 @@ impl World {
         keyed: bool,
     ) -> Result<(), Error> {
         let id = &instance.instance;
-        let memory = match self.vmm(id)? {
+        let mut memory = match self.vmm(id)? {
             Vmm { phase: Phase::Paused(PausedFor::Sleep), guest: Some(guest), .. } => guest.clone(),
             Vmm { .. } => return Err(conflict(format!("{id} is not paused for sleep"))),
         };
@@ -190,6 +190,7 @@ impl World {
             }
         };
         self.admit_write("a snapshot")?;
+        memory.is_forced = !memory.is_frozen && !memory.agent_answers;
         let snapshot = Snapshot {
             serial: self.serial(),
             phase: SnapshotPhase::Partial,
@@ -202,6 +203,7 @@ impl World {
         let path = Path::Snapshot(instance.clone(), epoch);
         self.disk.put(path.clone(), Content::Snapshot(Box::new(snapshot)));
         self.disk.sync(&path);
+        self.disk.sync(&Path::Volume(instance.clone()));
         Ok(())
     }
 

@@ -150,14 +150,16 @@ fn rests(record: &Instance, seen: &ObservedInstance) -> Result<(), String> {
         && !(seen.shim || seen.tap || seen.cgroup || seen.jail)
         && seen.exit.is_none();
     let phase = seen.vmm.map(|vmm| vmm.phase);
+    let only_retired = seen.snapshots.values().all(|phase| *phase == SnapshotPhase::Retired);
     let no_snapshot = seen.snapshots.is_empty();
     let is_true = match record.state {
         State::Created | State::Ready | State::Stopped => is_empty && no_snapshot,
-        State::Running => phase == Some(Phase::Running) && parts && no_snapshot,
+        // SPEC §8: the files of a retired snapshot stay until the next sleep or stop.
+        State::Running => phase == Some(Phase::Running) && parts && only_retired,
         State::Warm => {
             matches!(phase, Some(Phase::Paused(_)))
                 && parts
-                && seen.snapshots.keys().all(|epoch| *epoch == record.epoch)
+                && (only_retired || seen.snapshots.keys().all(|epoch| *epoch == record.epoch))
         }
         State::Sleeping => {
             is_empty

@@ -21,7 +21,7 @@ use mvm_core::{
 use super::{Call, Process};
 
 /// How much time passes between two looks at a lock that is held.
-const LOCK_POLL: Duration = Duration::from_millis(100);
+const LOCK_POLL: Duration = Duration::from_millis(2);
 
 impl Call {
     fn of(name: impl Into<String>, instance: Option<&InstanceId>) -> Self {
@@ -64,9 +64,10 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
 impl Process {
     fn check_lock(&self, effect: &Effect) {
         let mut course = self.sim.course();
-        let needed = match effect {
-            Effect::ReplaceFirewall(_) => Some(Subject::Firewall),
-            other => concerned(other).and_then(|id| course.monitor.subject_of(id)),
+        let needed = if matches!(effect, Effect::ReplaceFirewall(_)) {
+            Some(Subject::Firewall)
+        } else {
+            concerned(effect).and_then(|id| course.monitor.subject_of(id))
         };
         if let Some(subject) = needed
             && !self.sim.locks.is_held_by(&subject, self.id)
@@ -237,6 +238,9 @@ impl Locks for Process {
         let mut taken = self.through(&call, || self.sim.locks.take(self.id, subject));
         while let Err(error) = &taken {
             if error.kind != WAITING || self.is_dead() {
+                break;
+            }
+            if wait.is_zero() {
                 break;
             }
             if self.seat.is_none() || self.sim.clock.elapsed() >= deadline {
