@@ -2,6 +2,7 @@
 # The test host itself: what every other script takes for granted.
 # tier: ci
 # minutes: 3
+source /usr/local/lib/mvm-e2e/prelude.sh
 set -euo pipefail
 
 test -c /dev/kvm

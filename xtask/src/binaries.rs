@@ -30,7 +30,7 @@ struct Program {
 
 const PROGRAMS: &[Program] = &[
     Program { package: "mvm-cli", name: "mvm", linking: Linking::Dynamic },
-    Program { package: "mvm-host", name: "mvm-shim", linking: Linking::Static },
+    Program { package: "mvm-shim", name: "mvm-shim", linking: Linking::Static },
     Program { package: "mvm-guest", name: "mvm-guest", linking: Linking::Static },
 ];
 

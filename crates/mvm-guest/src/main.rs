@@ -1,2 +1,105 @@
-//! TBD
-fn main() {}
+//! The agent inside a VM: one static binary, process 1 or started by another init.
+//!
+//! ```text
+//!  init ──► serve (vsock 5252) ──► dispatch ──► exec files health wake quiesce drives net …
+//!    └────► identity (config drive) ──► workload      hooks ──► notify the host
+//! ```
+//!
+//! It knows this guest and the protocol, and refuses to know hosts, tenants' rights and policy.
+//! It listens before it looks for drives, so that the host hears from it as early as possible.
+
+mod agent;
+mod console;
+mod dispatch;
+mod drives;
+mod exec;
+mod failure;
+mod files;
+mod health;
+mod hooks;
+mod identity;
+mod init;
+mod integrations;
+mod kernel;
+mod link;
+mod net;
+mod netlink;
+mod probe;
+mod process;
+mod quiesce;
+mod serve;
+mod users;
+mod wake;
+mod workload;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use vsock::{VMADDR_CID_ANY, VsockListener};
+
+use crate::agent::{Agent, Places};
+use crate::console::say;
+use crate::serve::spawn;
+
+fn main() -> ExitCode {
+    let is_init = std::process::id() == 1;
+    init::set_last_resort(is_init);
+    if is_init {
+        init::set_up();
+    } else {
+        console::open();
+        init::make_cgroups(false);
+    }
+    let agent = Arc::new(Agent::new(Places::of_a_guest(), is_init));
+    let made = init::make_run_directory(&agent.places);
+    if let Err(error) = made.and_then(|()| wake::raise_generation(&agent, 0)) {
+        say(&error.message);
+    }
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, mvm_proto::GUEST_PORT);
+    match listener {
+        Ok(listener) => {
+            say("listening");
+            let agent = Arc::clone(&agent);
+            spawn("listener", move || serve::listen(&agent, &listener));
+        }
+        Err(error) => say(&format!("cannot listen on vsock: {error}")),
+    }
+    if let Err(error) = net::loopback_up() {
+        say(&error.message);
+    }
+    watch_hooks(&agent);
+    identity::boot(&agent);
+    wait_for_the_end(&agent)
+}
+
+fn watch_hooks(agent: &Arc<Agent>) {
+    let agent = Arc::clone(agent);
+    spawn("hooks", move || {
+        let watched = agent.hooks.watch(|state| serve::notify_host(&agent, state));
+        if let Err(error) = watched {
+            say(&format!("cannot watch the worker hooks: {error}"));
+        }
+    });
+}
+
+/// Process 1 never returns: a signal is the order to go down, and so is its own failure.
+fn wait_for_the_end(agent: &Arc<Agent>) -> ExitCode {
+    let grace = |agent: &Agent| {
+        let policy = agent.config().map(|config| config.min_runtime_policy);
+        policy.unwrap_or_default().graceful_shutdown_seconds
+    };
+    match Signals::new([SIGINT, SIGTERM]) {
+        Ok(mut signals) => {
+            if signals.forever().next().is_some() && agent.is_init {
+                workload::shut_down(agent, grace(agent), || {});
+            }
+        }
+        Err(error) => say(&format!("cannot wait for signals: {error}")),
+    }
+    if agent.is_init {
+        workload::restart();
+    }
+    ExitCode::SUCCESS
+}

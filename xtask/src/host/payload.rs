@@ -7,9 +7,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use mvm_build::{
+    Arch, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource, RootCompression,
+};
+
 use super::machine::PAYLOAD_BYTES;
 use super::rundir::RunDir;
-use crate::binaries::{self, Profile};
+use crate::binaries::{self, Built, Profile};
 use crate::cache::Cache;
 use crate::error::{Act, Error, Result};
 use crate::kernel;
@@ -51,17 +55,13 @@ pub(crate) struct Payload {
 impl Payload {
     /// Builds everything and writes it down.
     pub(crate) fn build(cache: &Cache, profile: Profile, extra: &[Put]) -> Result<Self> {
-        let mut puts: Vec<Put> = binaries::build(profile)?
+        let programs = binaries::build(profile)?;
+        let image = default_image(cache, &programs)?;
+        let mut puts: Vec<Put> = programs
             .into_iter()
             .map(|built| Put { from: built.path, to: format!("/usr/local/bin/{}", built.name) })
             .collect();
-        let kernel = kernel::ensure(cache)?;
-        let to = format!("/var/lib/mvm/kernels/{}/vmlinux", kernel.sha256);
-        puts.push(Put { from: kernel.path, to });
-        if let Some(image) = default_image(cache)? {
-            let name = image.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            puts.push(Put { from: image, to: format!("/var/lib/mvm/images/{name}") });
-        }
+        puts.extend(image);
         puts.extend_from_slice(extra);
         let dir = RunDir::create(cache)?;
         let payload = Self { dir };
@@ -75,21 +75,39 @@ impl Payload {
     }
 }
 
-/// The directory `<cache>/images/<hash>/` of the default guest image, when one was made.
-///
-/// The newest one counts. `mvm-build` is to make it here once it can.
-fn default_image(cache: &Cache) -> Result<Option<PathBuf>> {
-    let dir = cache.root().join("images");
-    let mut newest = None;
-    for entry in fs::read_dir(&dir).act(|| format!("read {}", dir.display()))? {
-        let entry = entry.act(|| "read the image directory".into())?;
-        let metadata = entry.metadata().act(|| "look at an image".into())?;
-        if metadata.is_dir() {
-            let modified = metadata.modified().act(|| "date an image".into())?;
-            newest = newest.max(Some((modified, entry.path())));
-        }
-    }
-    Ok(newest.map(|(_, path)| path))
+/// The default image with the present agent and our guest kernel, made by the product's own builder
+/// when it is missing, and the name `default` for it.
+fn default_image(cache: &Cache, programs: &[Built]) -> Result<[Put; 2]> {
+    let agent = programs
+        .iter()
+        .find(|built| built.name == "mvm-guest")
+        .ok_or_else(|| Error::refused("there is no guest agent to put into the image"))?;
+    let made = |error: &dyn std::error::Error| {
+        Error::refused(format!("the default image cannot be made: {}", chain(error)))
+    };
+    let images = cache.root().join("images");
+    let store = ImageStore::open(&images).map_err(|error| made(&error))?;
+    let settings = FetchConfig::new(cache.root().join("downloads"));
+    let fetcher = Fetcher::new(settings).map_err(|error| made(&error))?;
+    let image = DefaultImage {
+        agent: agent.path.clone(),
+        agent_protocol: 1,
+        kernel: KernelSource::File(kernel::ensure(cache)?.path),
+        arch: Arch::X86_64,
+        compression: RootCompression::Stored,
+    };
+    let built = image.build(&fetcher, &store, &|_| {}).map_err(|error| made(&error))?;
+    let hash = built.manifest.hash.to_string();
+    let there = "/var/lib/mvm/images";
+    Ok([
+        Put { from: built.directory, to: format!("{there}/{hash}") },
+        Put { from: images.join("refs/default"), to: format!("{there}/refs/default") },
+    ])
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A payload disk with nothing on it, for the freeze.

@@ -1,0 +1,263 @@
+//! Everything `mvm` may do to a machine, as data.
+//!
+//! Every effect is level-triggered and idempotent: doing it twice is doing it once, and what it
+//! makes is visible in [`crate::observed`]. An effect carries ids and numbers, never a path, an
+//! argument vector or a secret; the host derives names through [`crate::layout`].
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId},
+    net::{Mac, NetId, Network, Offset},
+    observed::PausedFor,
+    pool::{Resources, Role},
+    units::{Generation, Mib, Uid},
+};
+
+/// A guest's port on its tenant's bridge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Port {
+    /// The network.
+    pub net: NetId,
+    /// The place in it.
+    pub offset: Offset,
+    /// The only source MAC let in.
+    pub mac: Mac,
+    /// The only source address let in.
+    pub address: Ipv4Addr,
+}
+
+/// Everything the two nftables tables hold; replaced as a whole (SPEC §9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Firewall {
+    /// The store's count of changes that this intent reflects.
+    pub generation: Generation,
+    /// All tenants' networks.
+    pub networks: Vec<Network>,
+    /// All guests' ports, whether the guest runs or not.
+    pub ports: Vec<Port>,
+}
+
+/// What a guest is told about itself through its config drive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its network.
+    pub network: Network,
+    /// Its place in it.
+    pub offset: Offset,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// What is needed to lay out a jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Jail {
+    /// Whose it is.
+    pub instance: InstanceRef,
+    /// The user and group that own it.
+    pub uid: Uid,
+    /// The image whose root is linked in, read-only.
+    pub image: ImageHash,
+    /// Its size.
+    pub resources: Resources,
+    /// What the config drive says.
+    pub identity: Identity,
+}
+
+/// Limits of an instance's cgroup (SPEC §9), all read back after writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// `memory.max`: guest memory and the VMM's overhead.
+    pub memory: Mib,
+    /// `cpu.max` in whole CPUs.
+    pub cpus: u32,
+    /// `pids.max`.
+    pub pids: u32,
+}
+
+impl Limits {
+    /// What a VMM needs besides its guest's memory. Firecracker's own overhead is at most 5 MiB
+    /// (its SPECIFICATION.md); page tables, vhost buffers and the snapshot's tmpfs pages that the
+    /// VMM touches are charged to the same cgroup.
+    pub const OVERHEAD: Mib = Mib(64);
+
+    /// The limits of an instance of this size: threads are one per vCPU, the API and the VMM
+    /// thread, and room for none besides.
+    #[must_use]
+    pub const fn of(resources: Resources) -> Self {
+        Self {
+            memory: Mib(resources.mem_mib.0 + Self::OVERHEAD.0),
+            cpus: resources.vcpus.0,
+            pids: resources.vcpus.0 + 16,
+        }
+    }
+}
+
+/// One act on the machine. The doc of each names the field of the observation that shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Bridge up with the gateway address, IPv6 off → `bridge`. Inverse: [`Effect::RemoveBridge`].
+    EnsureBridge(Network),
+    /// No such bridge.
+    RemoveBridge(NetId),
+    /// The second wall: policy routes → `routes`. Inverse: [`Effect::RemoveRoutes`].
+    EnsureRoutes(Network),
+    /// No such policy routes.
+    RemoveRoutes(NetId),
+    /// Both tables in one transaction → `firewall`. An intent without networks removes the tables.
+    ReplaceFirewall(Firewall),
+    /// A 32-byte key from the OS unless one is there → `key`. Inverse: [`Effect::RemoveTenantFiles`].
+    EnsureTenantKey(TenantId),
+    /// Key and directory gone, the audit log archived → `files`, `key`.
+    RemoveTenantFiles(TenantId),
+    /// The image linked into the pool's artifacts and `current` naming it → `revisions`, `current`.
+    EnsureRevision {
+        /// The pool.
+        pool: PoolRef,
+        /// The image.
+        image: ImageHash,
+    },
+    /// The pool's directory gone → `files`.
+    RemovePoolFiles(PoolRef),
+    /// An empty data volume of this size unless one is there → `volume`, `files`.
+    EnsureVolume {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// The owner of the file.
+        uid: Uid,
+        /// Its size; never 0.
+        size: Mib,
+    },
+    /// The instance's directory gone: volumes, snapshots, logs → `files`, `volume`, `snapshots`.
+    RemoveInstanceFiles(InstanceRef),
+    /// Tap owned by the uid, on the bridge, up → `tap`. Inverse: [`Effect::RemoveTap`].
+    EnsureTap {
+        /// The network.
+        net: NetId,
+        /// The place in it.
+        offset: Offset,
+        /// The owner.
+        uid: Uid,
+    },
+    /// No such tap.
+    RemoveTap {
+        /// The network.
+        net: NetId,
+        /// The place in it.
+        offset: Offset,
+    },
+    /// Cgroup with its limits read back → `cgroup`. Inverse: [`Effect::RemoveCgroup`].
+    EnsureCgroup {
+        /// Whose it is.
+        instance: InstanceId,
+        /// The limits.
+        limits: Limits,
+    },
+    /// No such cgroup; it must be empty.
+    RemoveCgroup(InstanceId),
+    /// Jail directory with the drives, the image and a private tmpfs → `jail`. Inverse:
+    /// [`Effect::RemoveJail`].
+    EnsureJail(Box<Jail>),
+    /// Jail, its mount and its tmpfs gone.
+    RemoveJail(InstanceId),
+    /// Shim, jailer and a VMM whose API answers → `vmm` with phase Empty, `shim`. An earlier exit
+    /// record is gone. Inverse: [`Effect::RemoveVmm`].
+    SpawnVmm {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// The user and group of VMM and shim.
+        uid: Uid,
+    },
+    /// VMM and shim killed and gone, runtime records too → `vmm`, `shim`, `exit`.
+    RemoveVmm(InstanceId),
+    /// The guest configured and started → phase Running, origin Boot.
+    BootVmm(Box<Jail>),
+    /// The snapshot loaded, vCPUs paused → phase Paused(Warm), origin Snapshot.
+    LoadSnapshot {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// Which.
+        epoch: Generation,
+    },
+    /// vCPUs paused, for this purpose → phase.
+    PauseVmm {
+        /// Whose they are.
+        instance: InstanceId,
+        /// What for.
+        purpose: PausedFor,
+    },
+    /// vCPUs run → phase.
+    ResumeVmm(InstanceId),
+    /// A partial snapshot written, sealed with the tenant's key if `keyed`, and synced →
+    /// `snapshots` Partial. What does not fit is refused before anything is written.
+    WriteSnapshot {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// Which.
+        epoch: Generation,
+        /// The guest's memory.
+        memory: Mib,
+        /// Whether it is sealed.
+        keyed: bool,
+    },
+    /// The partial snapshot renamed, directory synced → Published.
+    PublishSnapshot {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// Which.
+        epoch: Generation,
+    },
+    /// The published snapshot made unresumable, durably → Retired.
+    RetireSnapshot {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// Which.
+        epoch: Generation,
+    },
+    /// The snapshot's files gone, whatever its phase.
+    RemoveSnapshot {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// Which.
+        epoch: Generation,
+    },
+}
+
+impl Effect {
+    /// The name of the effect, as in serialised plans, logs and crash points.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::EnsureBridge(_) => "ensure_bridge",
+            Self::RemoveBridge(_) => "remove_bridge",
+            Self::EnsureRoutes(_) => "ensure_routes",
+            Self::RemoveRoutes(_) => "remove_routes",
+            Self::ReplaceFirewall(_) => "replace_firewall",
+            Self::EnsureTenantKey(_) => "ensure_tenant_key",
+            Self::RemoveTenantFiles(_) => "remove_tenant_files",
+            Self::EnsureRevision { .. } => "ensure_revision",
+            Self::RemovePoolFiles(_) => "remove_pool_files",
+            Self::EnsureVolume { .. } => "ensure_volume",
+            Self::RemoveInstanceFiles(_) => "remove_instance_files",
+            Self::EnsureTap { .. } => "ensure_tap",
+            Self::RemoveTap { .. } => "remove_tap",
+            Self::EnsureCgroup { .. } => "ensure_cgroup",
+            Self::RemoveCgroup(_) => "remove_cgroup",
+            Self::EnsureJail(_) => "ensure_jail",
+            Self::RemoveJail(_) => "remove_jail",
+            Self::SpawnVmm { .. } => "spawn_vmm",
+            Self::RemoveVmm(_) => "remove_vmm",
+            Self::BootVmm(_) => "boot_vmm",
+            Self::LoadSnapshot { .. } => "load_snapshot",
+            Self::PauseVmm { .. } => "pause_vmm",
+            Self::ResumeVmm(_) => "resume_vmm",
+            Self::WriteSnapshot { .. } => "write_snapshot",
+            Self::PublishSnapshot { .. } => "publish_snapshot",
+            Self::RetireSnapshot { .. } => "retire_snapshot",
+            Self::RemoveSnapshot { .. } => "remove_snapshot",
+        }
+    }
+}

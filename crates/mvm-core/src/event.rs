@@ -1,0 +1,123 @@
+//! What happened, for the audit log; one closed list (SPEC §5).
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{InstanceId, PoolId, TenantId},
+    units::Timestamp,
+};
+
+/// What kind of thing happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum EventKind {
+    /// A tenant exists.
+    TenantCreated,
+    /// A tenant is gone.
+    TenantDestroyed,
+    /// A pool exists.
+    PoolCreated,
+    /// A pool has a new current build.
+    PoolBuilt,
+    /// A pool's counts were set.
+    PoolScaled,
+    /// A pool is gone.
+    PoolDestroyed,
+    /// An instance exists.
+    InstanceCreated,
+    /// An instance cold-booted and its agent answers.
+    InstanceStarted,
+    /// An instance's vCPUs are paused.
+    InstanceWarmed,
+    /// An instance is on disk.
+    InstanceSlept,
+    /// An instance runs again, from Warm or Sleeping.
+    InstanceWoken,
+    /// An instance was stopped.
+    InstanceStopped,
+    /// An instance died by itself; the reason says how.
+    InstanceFailed,
+    /// An instance is gone.
+    InstanceDestroyed,
+    /// A snapshot was published.
+    SnapshotPublished,
+    /// A snapshot was discarded unresumed.
+    SnapshotDiscarded,
+    /// A guest did not answer the drain in time and was put to sleep all the same.
+    DrainForced,
+    /// A quota refused something.
+    QuotaExceeded,
+    /// A shim was found dead while its VMM lives.
+    ShimLost,
+    /// The firewall was found altered and put back.
+    FirewallRepaired,
+}
+
+impl fmt::Display for EventKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Who made it happen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Actor {
+    /// A local user's command.
+    Uid(u32),
+    /// Nobody's command: the truth was noticed.
+    Engine,
+    /// The sleep policy or the counts.
+    Policy,
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+            Self::Engine => f.write_str("mvm"),
+            Self::Policy => f.write_str("policy"),
+        }
+    }
+}
+
+/// One entry of a tenant's audit log, before the store gives it a number and a hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// When.
+    pub time: Timestamp,
+    /// Whose log.
+    pub tenant: TenantId,
+    /// Which pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolId>,
+    /// Which instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// What.
+    pub event: EventKind,
+    /// By whom.
+    pub actor: Actor,
+    /// Why, for people; empty when the event says it all.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Figures and names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
+}
+
+/// An event in its place in the log's hash chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedEvent {
+    /// Position in the tenant's log, from 1.
+    pub seq: u64,
+    /// The event.
+    #[serde(flatten)]
+    pub event: Event,
+    /// Hash of the entry before; 64 zeros at the start.
+    pub previous: String,
+    /// SHA-256 over `previous` and this entry without its hash, hexadecimal.
+    pub hash: String,
+}

@@ -1,0 +1,310 @@
+//! Names of tenants, pools, instances and images; parsing is validation.
+//!
+//! Paths, device names and cgroups are only ever derived from these types ([`crate::layout`]), so
+//! nothing that reaches them can hold a slash, a dot or a space.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Why a text is not an id.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidId {
+    /// Tenant and pool ids: 1–63 of a–z, 0–9 and hyphen, no hyphen at either end (SPEC §2).
+    #[error(
+        "{0:?} is not an id: use 1 to 63 lower-case letters, digits and hyphens, no hyphen at either end"
+    )]
+    Name(String),
+    /// Instance ids are generated.
+    #[error("{0:?} is not an instance id: it is `i-` and 8 hexadecimal digits")]
+    Instance(String),
+    /// Image hashes are SHA-256.
+    #[error("{0:?} is not an image hash: it is 64 hexadecimal digits")]
+    Image(String),
+    /// Addresses have up to three parts.
+    #[error("{given:?} is not the address of {what}: write {form}")]
+    Address {
+        /// What was given.
+        given: String,
+        /// What it should name.
+        what: &'static str,
+        /// The form it has.
+        form: &'static str,
+    },
+    /// `local`, `node` and `templates` are not for tenants of one's own (SPEC §2).
+    #[error("the id {0:?} is reserved")]
+    Reserved(String),
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+fn is_lower_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| matches!(b, b'a'..=b'f' | b'0'..=b'9'))
+}
+
+macro_rules! text_id {
+    ($(#[$doc:meta])* $name:ident, $check:expr, $error:path) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The text of the id.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+            fn from_str(text: &str) -> Result<Self, InvalidId> {
+                if $check(text) { Ok(Self(text.to_owned())) } else { Err($error(text.to_owned())) }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text_id!(
+    /// The id of a tenant.
+    TenantId, is_name, InvalidId::Name
+);
+text_id!(
+    /// The id of a pool within its tenant.
+    PoolId, is_name, InvalidId::Name
+);
+text_id!(
+    /// The id of an instance, `i-` and 8 hexadecimal digits, unique on the host.
+    InstanceId,
+    |text: &str| text.strip_prefix("i-").is_some_and(|rest| is_lower_hex(rest, 8)),
+    InvalidId::Instance
+);
+text_id!(
+    /// The SHA-256 over everything that went into an image, 64 hexadecimal digits.
+    ImageHash,
+    |text: &str| is_lower_hex(text, 64),
+    InvalidId::Image
+);
+
+impl TenantId {
+    /// The built-in tenant of named VMs and dev mode.
+    pub const LOCAL: &'static str = "local";
+    const RESERVED: [&'static str; 3] = [Self::LOCAL, "node", "templates"];
+
+    /// Parses the id of a tenant that a person may create.
+    ///
+    /// # Errors
+    /// Malformed or reserved ids.
+    pub fn parse_new(text: &str) -> Result<Self, InvalidId> {
+        if Self::RESERVED.contains(&text) {
+            return Err(InvalidId::Reserved(text.to_owned()));
+        }
+        text.parse()
+    }
+}
+
+impl InstanceId {
+    /// The id with the 32 random bits `draw`.
+    #[must_use]
+    pub fn from_random(draw: u32) -> Self {
+        Self(format!("i-{draw:08x}"))
+    }
+}
+
+impl ImageHash {
+    /// The first 12 digits, for people.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.get(..12).unwrap_or(&self.0)
+    }
+}
+
+/// A pool and its tenant, written `tenant/pool`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PoolRef {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The pool.
+    pub pool: PoolId,
+}
+
+/// An instance with its pool and tenant, written `tenant/pool/instance`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct InstanceRef {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The pool.
+    pub pool: PoolId,
+    /// The instance.
+    pub instance: InstanceId,
+}
+
+impl InstanceRef {
+    /// The pool of this instance.
+    #[must_use]
+    pub fn pool_ref(&self) -> PoolRef {
+        PoolRef { tenant: self.tenant.clone(), pool: self.pool.clone() }
+    }
+}
+
+impl fmt::Display for PoolRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.tenant, self.pool)
+    }
+}
+
+impl fmt::Display for InstanceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.tenant, self.pool, self.instance)
+    }
+}
+
+impl FromStr for PoolRef {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [tenant, pool] = parts.as_slice() else {
+            return Err(InvalidId::Address {
+                given: text.to_owned(),
+                what: "a pool",
+                form: "<tenant>/<pool>",
+            });
+        };
+        Ok(Self { tenant: tenant.parse()?, pool: pool.parse()? })
+    }
+}
+
+impl FromStr for InstanceRef {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let [tenant, pool, instance] = parts.as_slice() else {
+            return Err(InvalidId::Address {
+                given: text.to_owned(),
+                what: "an instance",
+                form: "<tenant>/<pool>/<instance>",
+            });
+        };
+        Ok(Self { tenant: tenant.parse()?, pool: pool.parse()?, instance: instance.parse()? })
+    }
+}
+
+macro_rules! via_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+            fn try_from(text: String) -> Result<Self, InvalidId> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    };
+}
+via_text!(PoolRef);
+via_text!(InstanceRef);
+
+/// What an operation works on, and what a lock protects.
+///
+/// Locks are taken downwards only: tenant, pool, instance, then the firewall, which is a leaf.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A whole tenant.
+    Tenant(TenantId),
+    /// One pool.
+    Pool(PoolRef),
+    /// One instance.
+    Instance(InstanceRef),
+    /// The two nftables tables of this host.
+    Firewall,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(id) => write!(f, "tenant {id}"),
+            Self::Pool(id) => write!(f, "pool {id}"),
+            Self::Instance(id) => write!(f, "instance {id}"),
+            Self::Firewall => f.write_str("the firewall"),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_accepted_name_never_holds_a_path_or_device_character(text in ".{0,70}") {
+            if let Ok(id) = text.parse::<TenantId>() {
+                prop_assert!(id.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+                prop_assert!(!id.as_str().is_empty() && id.as_str().len() <= 63);
+            }
+        }
+
+        #[test]
+        fn a_generated_instance_id_parses(draw: u32) {
+            let id = InstanceId::from_random(draw);
+            prop_assert_eq!(id.as_str().parse::<InstanceId>().unwrap(), id);
+        }
+    }
+
+    #[test]
+    fn names_are_refused_at_the_edges() {
+        for bad in ["", "-a", "a-", "A", "a_b", "a/b", "a.b", &"a".repeat(64), "é"] {
+            assert!(bad.parse::<PoolId>().is_err(), "{bad:?} was accepted");
+        }
+        assert!("a".repeat(63).parse::<PoolId>().is_ok());
+    }
+
+    #[test]
+    fn an_address_with_extra_parts_is_an_error() {
+        assert!("acme/workers/i-00000001/x".parse::<InstanceRef>().is_err());
+        assert!("acme/workers/i-00000001".parse::<PoolRef>().is_err());
+        assert!("acme".parse::<PoolRef>().is_err());
+        assert!("acme/workers/i-00000001".parse::<InstanceRef>().is_ok());
+    }
+
+    #[test]
+    fn reserved_tenants_cannot_be_created() {
+        for id in ["local", "node", "templates"] {
+            assert!(matches!(TenantId::parse_new(id), Err(InvalidId::Reserved(_))));
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! From ids to names: the only place where directories, devices and cgroups are named.
+//!
+//! Paths are relative to the data directory (`/var/lib/mvm`) or the runtime directory
+//! (`/run/mvm`); who joins them decides the root. Everything here is a function of validated ids.
+
+use std::path::PathBuf;
+
+use crate::{
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
+    net::{NetId, Offset},
+    units::Generation,
+};
+
+/// The bridge of a network.
+#[must_use]
+pub fn bridge(net: NetId) -> String {
+    format!("br-tenant-{net}")
+}
+
+/// The tap of a guest; at most 13 characters (the kernel allows 15).
+#[must_use]
+pub fn tap(net: NetId, offset: Offset) -> String {
+    format!("tn{net}i{}", offset.0)
+}
+
+/// Reads a bridge's name back.
+#[must_use]
+pub fn parse_bridge(name: &str) -> Option<NetId> {
+    let net = NetId(name.strip_prefix("br-tenant-")?.parse().ok()?);
+    (bridge(net) == name).then_some(net)
+}
+
+/// Reads a tap's name back.
+#[must_use]
+pub fn parse_tap(name: &str) -> Option<(NetId, Offset)> {
+    let (net, offset) = name.strip_prefix("tn")?.split_once('i')?;
+    let (net, offset) = (NetId(net.parse().ok()?), Offset(offset.parse().ok()?));
+    (tap(net, offset) == name).then_some((net, offset))
+}
+
+/// The name of the cgroup under the cgroup root that holds all instances. It lies outside of every
+/// systemd unit, so that no unit's restart ends a VM.
+pub const CGROUP: &str = "mvm";
+
+/// An instance's cgroup below [`CGROUP`]; its leaves are `vmm` and `shim`.
+#[must_use]
+pub fn cgroup(instance: &InstanceId) -> PathBuf {
+    PathBuf::from(CGROUP).join(instance.as_str())
+}
+
+/// Paths below the data directory.
+pub mod data {
+    use super::{Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, TenantId};
+
+    /// The store.
+    pub const STATE: &str = "state.db";
+    /// All tenants' directories.
+    pub const TENANTS: &str = "tenants";
+    /// Archived audit logs of destroyed tenants.
+    pub const ARCHIVE: &str = "archive";
+    /// Images by hash.
+    pub const IMAGES: &str = "images";
+    /// Kernels by hash.
+    pub const KERNELS: &str = "kernels";
+    /// VMM binaries by version.
+    pub const BINARIES: &str = "binaries";
+    /// Tenant keys.
+    pub const KEYS: &str = "keys";
+    /// Chroot base of the jailer: the jails of instances that have a process. On the same file
+    /// system as images and volumes, so that drives are hard links.
+    pub const JAILS: &str = "jails";
+
+    /// A tenant's directory.
+    #[must_use]
+    pub fn tenant(id: &TenantId) -> PathBuf {
+        PathBuf::from(TENANTS).join(id.as_str())
+    }
+
+    /// A tenant's key, 32 bytes or hexadecimal, 0600.
+    #[must_use]
+    pub fn key(id: &TenantId) -> PathBuf {
+        PathBuf::from(KEYS).join(format!("{id}.key"))
+    }
+
+    /// A pool's directory.
+    #[must_use]
+    pub fn pool(id: &PoolRef) -> PathBuf {
+        tenant(&id.tenant).join("pools").join(id.pool.as_str())
+    }
+
+    /// A pool's builds.
+    #[must_use]
+    pub fn artifacts(id: &PoolRef) -> PathBuf {
+        pool(id).join("artifacts")
+    }
+
+    /// One build of a pool: links to the image's files.
+    #[must_use]
+    pub fn revision(id: &PoolRef, image: &ImageHash) -> PathBuf {
+        artifacts(id).join("revisions").join(image.as_str())
+    }
+
+    /// An image's directory.
+    #[must_use]
+    pub fn image(hash: &ImageHash) -> PathBuf {
+        PathBuf::from(IMAGES).join(hash.as_str())
+    }
+
+    /// An instance's directory.
+    #[must_use]
+    pub fn instance(id: &InstanceRef) -> PathBuf {
+        pool(&id.pool_ref()).join("instances").join(id.instance.as_str())
+    }
+
+    /// An instance's data volume.
+    #[must_use]
+    pub fn volume(id: &InstanceRef) -> PathBuf {
+        instance(id).join("volumes").join("data.img")
+    }
+
+    /// An instance's snapshots: `<epoch>.partial`, `<epoch>` when published, `<epoch>.retired`.
+    #[must_use]
+    pub fn snapshots(id: &InstanceRef) -> PathBuf {
+        instance(id).join("snapshots")
+    }
+
+    /// The directory name of a published snapshot.
+    #[must_use]
+    pub fn snapshot(epoch: Generation) -> String {
+        epoch.0.to_string()
+    }
+
+    /// An instance's logs.
+    #[must_use]
+    pub fn logs(id: &InstanceRef) -> PathBuf {
+        instance(id).join("logs")
+    }
+
+    /// What the jailer makes of its base directory, the executable's name and the id.
+    #[must_use]
+    pub fn jail(id: &InstanceId) -> PathBuf {
+        PathBuf::from(JAILS).join("firecracker").join(id.as_str())
+    }
+}
+
+/// Paths below the runtime directory, which is on a tmpfs and empty after a reboot.
+pub mod run {
+    use super::{InstanceId, PathBuf, Subject};
+
+    /// Lock files.
+    pub const LOCKS: &str = "locks";
+    /// The firewall's stamp: which generation was applied and the kernel's ruleset id after it.
+    pub const FIREWALL: &str = "firewall.json";
+    /// Base of the sized tmpfs with the instances' private directories.
+    pub const RAM: &str = "ram";
+
+    /// Records of an instance's VMM and shim.
+    #[must_use]
+    pub fn instance(id: &InstanceId) -> PathBuf {
+        PathBuf::from("vm").join(id.as_str())
+    }
+
+    /// An instance's private directory on the tmpfs, mounted into its jail at `ram`.
+    #[must_use]
+    pub fn ram(id: &InstanceId) -> PathBuf {
+        PathBuf::from(RAM).join(id.as_str())
+    }
+
+    /// The lock file of a subject.
+    #[must_use]
+    pub fn lock(subject: &Subject) -> PathBuf {
+        let name = match subject {
+            Subject::Tenant(id) => format!("tenant.{id}"),
+            Subject::Pool(id) => format!("pool.{}.{}", id.tenant, id.pool),
+            Subject::Instance(id) => format!("instance.{}", id.instance),
+            Subject::Firewall => "firewall".to_owned(),
+        };
+        PathBuf::from(LOCKS).join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn device_names_fit_the_kernel_and_read_back(net: u16, offset: u16) {
+            let (net, offset) = (NetId(net), Offset(offset));
+            prop_assert!(bridge(net).len() <= 15 && tap(net, offset).len() <= 15);
+            prop_assert_eq!(parse_bridge(&bridge(net)), Some(net));
+            prop_assert_eq!(parse_tap(&tap(net, offset)), Some((net, offset)));
+        }
+    }
+
+    #[test]
+    fn foreign_names_are_not_ours() {
+        for name in
+            ["br-tenant-01", "br-tenant-", "br-tenant-65536", "tn1", "tn01i3", "tni3", "eth0"]
+        {
+            assert!(parse_bridge(name).is_none() && parse_tap(name).is_none(), "{name}");
+        }
+    }
+}

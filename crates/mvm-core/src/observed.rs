@@ -1,0 +1,227 @@
+//! What a host reports: the kernel's and the disk's truth, never a memory of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{ImageHash, InstanceId, PoolId, TenantId},
+    net::{NetId, Offset},
+    units::{Generation, Mib},
+};
+
+/// How a VMM came to its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Cold boot, or not yet decided.
+    Boot,
+    /// Loaded from the snapshot of this epoch.
+    Snapshot(Generation),
+}
+
+/// What a VMM is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its API answers, no guest yet; or its API does not answer.
+    Empty,
+    /// The vCPUs run.
+    Running,
+    /// The vCPUs are paused.
+    Paused(PausedFor),
+}
+
+/// What a pause was made for; only a guest paused for sleep may be written to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PausedFor {
+    /// Warm standby, or a snapshot just loaded.
+    Warm,
+    /// The guest was drained and quiesced (or that was skipped by force).
+    Sleep,
+}
+
+/// A live VMM process, verified by pid and start time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedVmm {
+    /// How it came to its guest.
+    pub origin: Origin,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Its pid on the host.
+    pub pid: u32,
+    /// Resident memory of the process, in KiB.
+    pub resident_kib: u64,
+}
+
+/// How a VMM ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ending {
+    /// It exited by itself with this status; 0 is a guest that shut down.
+    Exited(i32),
+    /// A signal ended it.
+    Signaled(i32),
+    /// Nobody saw how: shim and VMM died together, or the host rebooted.
+    Unseen,
+}
+
+/// What the shim wrote when the VMM was gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExitRecord {
+    /// How it ended.
+    pub ending: Ending,
+    /// How many processes of its cgroup the kernel's OOM killer ended (`memory.events` oom_kill).
+    pub oom_kills: u64,
+    /// The last lines of the guest's console.
+    pub console_tail: Vec<String>,
+}
+
+impl ExitRecord {
+    /// The reason for people: OOM before panic before status.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        if self.oom_kills > 0 {
+            return "OOM: the kernel killed the VMM because its cgroup reached memory.max"
+                .to_owned();
+        }
+        if let Some(line) = self.console_tail.iter().find(|line| line.contains("Kernel panic")) {
+            return format!("guest panic: {}", line.trim());
+        }
+        match &self.ending {
+            Ending::Exited(0) => "the guest shut itself down".to_owned(),
+            Ending::Exited(status) => format!("the VMM exited with status {status}"),
+            Ending::Signaled(signal) => format!("the VMM was killed by signal {signal}"),
+            Ending::Unseen => {
+                "the VMM is gone and nobody saw how (host reboot, or killed together with its shim)"
+                    .to_owned()
+            }
+        }
+    }
+}
+
+/// How far a snapshot on disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotPhase {
+    /// Being written, or left half-written.
+    Partial,
+    /// Complete and resumable.
+    Published,
+    /// Was resumed once: never again.
+    Retired,
+}
+
+/// Everything about one instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedInstance {
+    /// The live VMM.
+    pub vmm: Option<ObservedVmm>,
+    /// Whether its shim lives.
+    pub shim: bool,
+    /// How the last VMM ended, while nothing cleaned that away.
+    pub exit: Option<ExitRecord>,
+    /// Whether the tenant's bridge is there and up with its gateway address.
+    pub bridge: bool,
+    /// Whether the tenant's policy routes are there.
+    pub routes: bool,
+    /// Whether its tap is there.
+    pub tap: bool,
+    /// Whether its cgroup is there.
+    pub cgroup: bool,
+    /// Whether its jail (with the tmpfs in it) or a part of it is there.
+    pub jail: bool,
+    /// Snapshots by epoch.
+    pub snapshots: BTreeMap<Generation, SnapshotPhase>,
+    /// The size of its data volume.
+    pub volume: Option<Mib>,
+    /// Whether its directory is there.
+    pub files: bool,
+    /// Which generation of the firewall is in force; none when it is absent or was altered.
+    pub firewall: Option<Generation>,
+}
+
+/// Everything about one tenant, besides its pools and instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedTenant {
+    /// Whether the bridge is there and up with its gateway address.
+    pub bridge: bool,
+    /// Whether the policy routes are there.
+    pub routes: bool,
+    /// Whether its key is there.
+    pub key: bool,
+    /// Whether its directory is there.
+    pub files: bool,
+    /// Which generation of the firewall is in force; none when it is absent or was altered.
+    pub firewall: Option<Generation>,
+}
+
+/// Everything about one pool, besides its instances.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedPool {
+    /// The revisions on disk.
+    pub revisions: Vec<ImageHash>,
+    /// The revision that `current` names.
+    pub current: Option<ImageHash>,
+    /// Whether its directory is there.
+    pub files: bool,
+}
+
+/// Everything on this host that bears one of our names; whoever it belongs to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedNode {
+    /// Bridges by net-id.
+    pub bridges: Vec<NetId>,
+    /// Networks with policy routes.
+    pub routes: Vec<NetId>,
+    /// Taps.
+    pub taps: Vec<(NetId, Offset)>,
+    /// Instances with a cgroup.
+    pub cgroups: Vec<InstanceId>,
+    /// Instances with a jail or a mount in it.
+    pub jails: Vec<InstanceId>,
+    /// Instances with a runtime directory (records of shim and VMM).
+    pub runs: Vec<InstanceId>,
+    /// Instances with a live VMM or shim process.
+    pub processes: Vec<InstanceId>,
+    /// Tenants with a directory.
+    pub tenants: Vec<TenantId>,
+    /// Pools with a directory.
+    pub pools: Vec<(TenantId, PoolId)>,
+    /// Which generation of the firewall is in force; none when it is absent or was altered.
+    pub firewall: Option<Generation>,
+    /// What the host is.
+    pub facts: NodeFacts,
+}
+
+/// What a host is and can do (SPEC §5, reports).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Its name.
+    pub hostname: String,
+    /// `x86_64` or `aarch64`.
+    pub arch: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Processors.
+    pub vcpus: u32,
+    /// Memory in MiB.
+    pub mem_mib: u64,
+    /// Memory available now, in MiB.
+    pub mem_available_mib: u64,
+    /// Free bytes on the data file system, in MiB.
+    pub disk_free_mib: u64,
+    /// Whether `/dev/kvm` opens and speaks API version 12.
+    pub kvm: bool,
+    /// How that was found out.
+    pub kvm_detail: String,
+    /// Whether cgroup v2 with memory, cpu, pids and io is there.
+    pub cgroup_v2: bool,
+    /// Whether `nft` works.
+    pub nftables: bool,
+    /// Installed Firecracker versions.
+    pub firecracker: Vec<String>,
+    /// Whether the jailer is installed beside each.
+    pub jailer: bool,
+}

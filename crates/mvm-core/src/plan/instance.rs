@@ -1,0 +1,356 @@
+//! One instance to its wanted state.
+//!
+//! Orders that must hold, each with the failure that it prevents (SPEC §8):
+//!
+//! ```text
+//! sleep: drain → quiesce → pause → write+sync → publish → process gone → record
+//!        a published snapshot is complete; until then the guest can be resumed
+//! wake:  load paused → retire → resume → tell the guest → thaw → record
+//!        a snapshot is never resumable once a guest may have written to its disk
+//! stop:  shut down → process gone → snapshot gone → record
+//! ```
+//!
+//! A plan ends where the next decision needs a fresh look; the engine observes and plans again
+//! until the plan is empty.
+
+use super::{Step, Transition};
+use crate::{
+    effect::{Effect, Identity, Jail, Limits},
+    event::EventKind,
+    id::ImageHash,
+    instance::{Drain, Instance, Want},
+    observed::{ObservedInstance, ObservedVmm, Origin, PausedFor, Phase, SnapshotPhase},
+    port::GuestAct,
+    state::State,
+    units::{Generation, Seconds},
+};
+
+/// How long a booting guest's agent may take to answer.
+pub const BOOT_TIMEOUT: Seconds = Seconds(60);
+
+/// The next steps for `record`, given what was `seen` and the firewall generation that the store
+/// asks for. Empty at rest.
+#[must_use]
+pub fn plan(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Vec<Step> {
+    match record.want {
+        Want::Idle => tidy(record, seen),
+        Want::Stopped => stop(record, seen),
+        Want::Destroyed => destroy(record, seen),
+        Want::Running => match seen.vmm {
+            Some(vmm) => run(record, seen, vmm),
+            None => launch(record, seen, firewall),
+        },
+        Want::Warm => match seen.vmm {
+            Some(vmm) => warm(record, seen, vmm),
+            None => launch(record, seen, firewall),
+        },
+        Want::Sleeping => sleep(record, seen, firewall),
+    }
+}
+
+/// From no process to a running guest: by snapshot when one may be resumed, else by cold boot.
+fn launch(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Vec<Step> {
+    let Some(image) = record.image.clone() else {
+        return Vec::new();
+    };
+    let jail = Box::new(jail_of(record, image));
+    let id = record.instance.clone();
+    let mut steps = Vec::new();
+    if seen.exit.is_some() || seen.shim {
+        steps.push(Step::Do(Effect::RemoveVmm(id.instance.clone())));
+    }
+    if seen.firewall != Some(firewall) {
+        steps.push(Step::SyncFirewall);
+    }
+    if !seen.bridge {
+        steps.push(Step::Do(Effect::EnsureBridge(record.network.clone())));
+    }
+    if !seen.routes {
+        steps.push(Step::Do(Effect::EnsureRoutes(record.network.clone())));
+    }
+    steps.push(Step::Do(Effect::EnsureTap {
+        net: record.network.net,
+        offset: record.offset,
+        uid: record.uid,
+    }));
+    steps.push(Step::Do(Effect::EnsureCgroup {
+        instance: id.instance.clone(),
+        limits: Limits::of(record.resources),
+    }));
+    if record.resources.data_disk_mib.0 > 0 && seen.volume.is_none() {
+        steps.push(Step::Do(Effect::EnsureVolume {
+            instance: id.clone(),
+            uid: record.uid,
+            size: record.resources.data_disk_mib,
+        }));
+    }
+    steps.push(Step::Do(Effect::EnsureJail(jail.clone())));
+    steps.push(Step::Do(Effect::SpawnVmm { instance: id.clone(), uid: record.uid }));
+    if resumable(record, seen) {
+        steps.push(Step::Do(Effect::LoadSnapshot { instance: id, epoch: record.epoch }));
+        steps.extend(resume(record, true));
+    } else {
+        steps.push(Step::Do(Effect::BootVmm(jail)));
+        steps.extend(arrive(record));
+    }
+    steps
+}
+
+fn resumable(record: &Instance, seen: &ObservedInstance) -> bool {
+    record.state == State::Sleeping
+        && seen.snapshots.get(&record.epoch) == Some(&SnapshotPhase::Published)
+}
+
+/// The last steps of a cold boot: the agent answers, the record says so.
+fn arrive(record: &Instance) -> Vec<Step> {
+    let mut steps = vec![Step::Ask(GuestAct::Await { timeout: BOOT_TIMEOUT }), wake_word(record)];
+    steps.push(Step::Record(Transition::new(State::Running, EventKind::InstanceStarted)));
+    steps
+}
+
+fn wake_word(record: &Instance) -> Step {
+    Step::Ask(GuestAct::Wake {
+        network: record.network.clone(),
+        offset: record.offset,
+        generation: record.generation.0,
+    })
+}
+
+/// From paused to a guest that knows the time and works; retires the snapshot before.
+fn resume(record: &Instance, retire: bool) -> Vec<Step> {
+    let id = &record.instance;
+    let mut steps = Vec::new();
+    if retire {
+        steps.push(Step::Do(Effect::RetireSnapshot { instance: id.clone(), epoch: record.epoch }));
+    }
+    steps.push(Step::Do(Effect::ResumeVmm(id.instance.clone())));
+    steps.extend(reach(record));
+    steps
+}
+
+/// The last steps of a wake: the guest is told, the workload runs, the record says so.
+fn reach(record: &Instance) -> Vec<Step> {
+    vec![
+        wake_word(record),
+        Step::Ask(GuestAct::Thaw),
+        Step::Record(Transition::new(State::Running, EventKind::InstanceWoken)),
+    ]
+}
+
+/// With a process, to a running guest.
+fn run(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Step> {
+    let published = seen.snapshots.get(&record.epoch) == Some(&SnapshotPhase::Published);
+    match vmm.phase {
+        Phase::Empty => vec![Step::Do(Effect::RemoveVmm(record.instance.instance.clone()))],
+        Phase::Paused(_) => resume(record, published),
+        Phase::Running if record.state == State::Running => drop_snapshots(record, seen),
+        Phase::Running => match (record.state, vmm.origin) {
+            (State::Warm | State::Sleeping, _) | (_, Origin::Snapshot(_)) => reach(record),
+            (
+                State::Created | State::Ready | State::Running | State::Stopped | State::Destroyed,
+                Origin::Boot,
+            ) => arrive(record),
+        },
+    }
+}
+
+/// With a process, to a paused guest.
+fn warm(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Step> {
+    let warmed = Step::Record(Transition::new(State::Warm, EventKind::InstanceWarmed));
+    match (vmm.phase, record.state) {
+        (Phase::Paused(_), State::Warm) => Vec::new(),
+        (Phase::Paused(_), State::Running) => vec![warmed],
+        (Phase::Running, State::Running) => vec![
+            Step::Do(Effect::PauseVmm {
+                instance: record.instance.instance.clone(),
+                purpose: PausedFor::Warm,
+            }),
+            warmed,
+        ],
+        // A wake that was given up, or a sleep that had to resume: what it was told is told again
+        // at the next wake.
+        (Phase::Running, State::Warm) => vec![Step::Do(Effect::PauseVmm {
+            instance: record.instance.instance.clone(),
+            purpose: PausedFor::Warm,
+        })],
+        (Phase::Running | Phase::Empty | Phase::Paused(_), _) => run(record, seen, vmm),
+    }
+}
+
+fn sleep(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Vec<Step> {
+    let phase = seen.snapshots.get(&record.epoch).copied();
+    let Some(vmm) = seen.vmm else {
+        return match (record.state, phase) {
+            (State::Running | State::Warm | State::Sleeping, Some(SnapshotPhase::Published)) => {
+                settle(record, seen)
+            }
+            (State::Created | State::Ready | State::Stopped, _) => launch(record, seen, firewall),
+            (State::Running | State::Warm | State::Sleeping | State::Destroyed, _) => Vec::new(),
+        };
+    };
+    match vmm.phase {
+        // Retiring comes before resuming, so this guest has not run since it was loaded.
+        Phase::Empty | Phase::Paused(_)
+            if record.state == State::Sleeping && phase == Some(SnapshotPhase::Published) =>
+        {
+            vec![Step::Do(Effect::RemoveVmm(record.instance.instance.clone()))]
+        }
+        Phase::Paused(PausedFor::Sleep) if matches!(record.state, State::Running | State::Warm) => {
+            let mut steps = warmed_unless(record);
+            if phase != Some(SnapshotPhase::Published) {
+                steps.extend(write(record));
+            }
+            steps.push(Step::Do(Effect::RemoveVmm(record.instance.instance.clone())));
+            steps
+        }
+        Phase::Paused(PausedFor::Warm) if record.state == State::Warm => {
+            let mut steps = vec![Step::Do(Effect::ResumeVmm(record.instance.instance.clone()))];
+            steps.extend(lie_down(record));
+            steps
+        }
+        Phase::Running if matches!(record.state, State::Running | State::Warm) => lie_down(record),
+        Phase::Empty | Phase::Running | Phase::Paused(_) => run(record, seen, vmm),
+    }
+}
+
+fn warmed_unless(record: &Instance) -> Vec<Step> {
+    if record.state == State::Warm {
+        return Vec::new();
+    }
+    vec![Step::Record(Transition::new(State::Warm, EventKind::InstanceWarmed))]
+}
+
+/// From a running guest to one that is paused for sleep, written, published and gone.
+fn lie_down(record: &Instance) -> Vec<Step> {
+    let id = &record.instance.instance;
+    let mut steps = Vec::new();
+    match record.drain {
+        Drain::Ask => {
+            steps.push(Step::Ask(GuestAct::Drain { timeout: record.policy.drain_timeout_seconds }));
+            steps.push(Step::Ask(GuestAct::Quiesce));
+        }
+        Drain::Skip => steps.push(Step::Ask(GuestAct::Quiesce)),
+    }
+    steps.push(Step::Do(Effect::PauseVmm { instance: id.clone(), purpose: PausedFor::Sleep }));
+    steps.extend(warmed_unless(record));
+    steps.extend(write(record));
+    steps.push(Step::Do(Effect::RemoveVmm(id.clone())));
+    steps
+}
+
+fn write(record: &Instance) -> Vec<Step> {
+    let (instance, epoch) = (record.instance.clone(), record.epoch);
+    vec![
+        Step::Do(Effect::WriteSnapshot {
+            instance: instance.clone(),
+            epoch,
+            memory: record.resources.mem_mib,
+            keyed: record.keyed,
+        }),
+        Step::Do(Effect::PublishSnapshot { instance, epoch }),
+    ]
+}
+
+/// A published snapshot and no process: clear away the rest, then say so.
+fn settle(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    let mut steps = clear(record, seen);
+    for (epoch, _) in seen.snapshots.iter().filter(|(epoch, _)| **epoch != record.epoch) {
+        steps.push(Step::Do(Effect::RemoveSnapshot {
+            instance: record.instance.clone(),
+            epoch: *epoch,
+        }));
+    }
+    if record.state != State::Sleeping {
+        steps.push(Step::Record(Transition::new(State::Sleeping, EventKind::InstanceSlept)));
+    }
+    steps
+}
+
+fn stop(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    let id = &record.instance.instance;
+    let mut steps = Vec::new();
+    if let Some(vmm) = seen.vmm {
+        let shutdown =
+            Step::Ask(GuestAct::Shutdown { grace: record.policy.graceful_shutdown_seconds });
+        match vmm.phase {
+            Phase::Running => steps.push(shutdown),
+            Phase::Paused(_) if record.state == State::Sleeping => {}
+            Phase::Paused(_) => {
+                steps.extend(drop_snapshots(record, seen));
+                steps.push(Step::Do(Effect::ResumeVmm(id.clone())));
+                steps.push(Step::Ask(GuestAct::Thaw));
+                steps.push(shutdown);
+            }
+            Phase::Empty => {}
+        }
+    }
+    steps.extend(clear(record, seen));
+    steps.extend(drop_snapshots(record, seen));
+    if record.state != State::Stopped {
+        steps.push(Step::Record(Transition::new(State::Stopped, EventKind::InstanceStopped)));
+    }
+    steps
+}
+
+fn destroy(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    let mut steps = clear(record, seen);
+    if seen.files || seen.volume.is_some() || !seen.snapshots.is_empty() {
+        steps.push(Step::Do(Effect::RemoveInstanceFiles(record.instance.clone())));
+    }
+    if record.state != State::Destroyed {
+        steps.push(Step::Record(Transition::new(State::Destroyed, EventKind::InstanceDestroyed)));
+        steps.push(Step::SyncFirewall);
+    }
+    steps
+}
+
+fn tidy(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    let mut steps = clear(record, seen);
+    steps.extend(drop_snapshots(record, seen));
+    steps
+}
+
+/// Process, tap, jail and cgroup away, in the order in which they hang on each other.
+fn clear(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    let id = &record.instance.instance;
+    let mut steps = Vec::new();
+    if seen.vmm.is_some() || seen.shim || seen.exit.is_some() {
+        steps.push(Step::Do(Effect::RemoveVmm(id.clone())));
+    }
+    if seen.tap {
+        steps.push(Step::Do(Effect::RemoveTap { net: record.network.net, offset: record.offset }));
+    }
+    if seen.jail {
+        steps.push(Step::Do(Effect::RemoveJail(id.clone())));
+    }
+    if seen.cgroup {
+        steps.push(Step::Do(Effect::RemoveCgroup(id.clone())));
+    }
+    steps
+}
+
+fn drop_snapshots(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    seen.snapshots
+        .keys()
+        .map(|epoch| {
+            Step::Do(Effect::RemoveSnapshot { instance: record.instance.clone(), epoch: *epoch })
+        })
+        .collect()
+}
+
+fn jail_of(record: &Instance, image: ImageHash) -> Jail {
+    Jail {
+        instance: record.instance.clone(),
+        uid: record.uid,
+        image,
+        resources: record.resources,
+        identity: Identity {
+            network: record.network.clone(),
+            offset: record.offset,
+            role: record.role.clone(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,52 @@
+//! Decisions: from a record and what was observed to the next steps.
+//!
+//! Nothing here acts, waits or remembers. A plan is recomputed after every run of steps, so a
+//! crash between any two of them needs no special path: the next look sees what is there.
+//!
+//! - [`instance`] — one instance to its wanted state.
+//! - [`pool`] — which instance shall be in which state, from the counts.
+//! - [`truth`] — what happened while nobody looked.
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod fixture;
+pub mod instance;
+pub mod pool;
+pub mod truth;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{effect::Effect, event::EventKind, port::GuestAct, state::State};
+
+/// One step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Act on the machine.
+    Do(Effect),
+    /// Speak with the guest.
+    Ask(GuestAct),
+    /// Bring the firewall to the store's present intent, under its lock.
+    SyncFirewall,
+    /// Commit a change of state with its event.
+    Record(Transition),
+}
+
+/// A change of an instance's state, as it goes into record and audit log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// The new state.
+    pub state: State,
+    /// The event.
+    pub event: EventKind,
+    /// Why, when the event does not say it all.
+    pub reason: String,
+}
+
+impl Transition {
+    /// A transition that needs no reason.
+    #[must_use]
+    pub const fn new(state: State, event: EventKind) -> Self {
+        Self { state, event, reason: String::new() }
+    }
+}

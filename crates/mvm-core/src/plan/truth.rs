@@ -1,0 +1,59 @@
+//! What happened while nobody looked: deaths of VMMs, and crashes between an act and its record.
+
+use super::Transition;
+use crate::{
+    event::EventKind,
+    instance::{Instance, Want},
+    observed::{Ending, ExitRecord, ObservedInstance, SnapshotPhase},
+    state::State,
+};
+
+/// The transition that brings the record to the truth, if it says something else.
+///
+/// A VMM that is gone although the record needs it makes the instance Stopped with the reason. One
+/// that went while being put to sleep is no loss once the snapshot is published; one that went
+/// while waking is none until the snapshot is retired.
+#[must_use]
+pub fn notice(record: &Instance, seen: &ObservedInstance) -> Option<Transition> {
+    if seen.vmm.is_some() {
+        return None;
+    }
+    let epoch_phase = seen.snapshots.get(&record.epoch).copied();
+    match (record.state, record.want) {
+        (_, Want::Destroyed | Want::Stopped) => None,
+        (State::Running | State::Warm, Want::Sleeping)
+            if epoch_phase == Some(SnapshotPhase::Published) =>
+        {
+            None
+        }
+        (State::Running | State::Warm, _) => Some(failed(seen)),
+        (State::Sleeping, _) if epoch_phase == Some(SnapshotPhase::Published) => None,
+        (State::Sleeping, _) => Some(Transition {
+            reason: match epoch_phase {
+                Some(SnapshotPhase::Retired) => {
+                    format!("lost while waking, after its snapshot was retired: {}", reason(seen))
+                }
+                Some(SnapshotPhase::Partial) | None => "its snapshot is gone".to_owned(),
+                Some(SnapshotPhase::Published) => String::new(),
+            },
+            ..failed(seen)
+        }),
+        (State::Ready | State::Stopped, Want::Running | Want::Warm | Want::Sleeping)
+            if seen.exit.is_some() =>
+        {
+            Some(failed(seen))
+        }
+        (State::Created | State::Ready | State::Stopped | State::Destroyed, _) => None,
+    }
+}
+
+fn reason(seen: &ObservedInstance) -> String {
+    seen.exit.as_ref().map_or_else(
+        || ExitRecord { ending: Ending::Unseen, oom_kills: 0, console_tail: Vec::new() }.reason(),
+        ExitRecord::reason,
+    )
+}
+
+fn failed(seen: &ObservedInstance) -> Transition {
+    Transition { state: State::Stopped, event: EventKind::InstanceFailed, reason: reason(seen) }
+}

@@ -1,0 +1,353 @@
+//! The ports: what the decisions need from the world, as traits.
+//!
+//! All are synchronous: work on one subject is a sequence under a kernel lock, several subjects
+//! are worked on by several threads. Every call has a bound in time of its own.
+
+use std::{
+    io::{Read, Write},
+    sync::mpsc::Receiver,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    effect::{Effect, Firewall},
+    error::Error,
+    event::{Event, LoggedEvent},
+    id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
+    instance::Instance,
+    net::{Network, Offset},
+    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
+    pool::Source,
+    units::{Seconds, Timestamp},
+};
+
+/// The machine: acts and truth.
+pub trait Host: Send + Sync {
+    /// Does one effect. Doing it twice is doing it once.
+    ///
+    /// # Errors
+    /// The kind says whether trying again can help (`Unavailable`) or not.
+    fn execute(&self, effect: &Effect) -> Result<(), Error>;
+
+    /// What there is of one instance. Narrow: its cost does not grow with the host's load.
+    ///
+    /// # Errors
+    /// When the truth cannot be read; never because something is absent.
+    fn observe_instance(&self, instance: &Instance) -> Result<ObservedInstance, Error>;
+
+    /// What there is of one tenant.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn observe_tenant(&self, network: &Network) -> Result<ObservedTenant, Error>;
+
+    /// What there is of one pool.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error>;
+
+    /// Everything of ours on this host, whoever owns it.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn observe_node(&self) -> Result<ObservedNode, Error>;
+
+    /// Compares the kernel's tables, routes and devices with an intent, in depth.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error>;
+
+    /// The guest's console log (the last `lines`) and the VMM's log.
+    ///
+    /// # Errors
+    /// `NotFound` when the instance never ran.
+    fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error>;
+}
+
+/// One thing that `net verify` found wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Whose network; none when it concerns the host.
+    pub tenant: Option<TenantId>,
+    /// What was checked: `bridge`, `routes`, `tap`, `table`, `foreign_rule`.
+    pub check: String,
+    /// What is wrong, for people.
+    pub problem: String,
+}
+
+/// Logs of an instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logs {
+    /// The guest's console, oldest line first.
+    pub console: Vec<String>,
+    /// The VMM's log, oldest line first.
+    pub vmm: Vec<String>,
+}
+
+/// What the engine says to a guest's agent in the course of a plan. All are idempotent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestAct {
+    /// Waits until the agent answers.
+    Await {
+        /// How long at most.
+        timeout: Seconds,
+    },
+    /// Asks the guest to finish what it does.
+    Drain {
+        /// How long it may take.
+        timeout: Seconds,
+    },
+    /// Syncs, and freezes the workload.
+    Quiesce,
+    /// Tells the guest the time, fresh entropy and its network identity.
+    Wake {
+        /// Its network.
+        network: Network,
+        /// Its place in it.
+        offset: Offset,
+        /// Rises with every wake; programs in the guest can watch it.
+        generation: u64,
+    },
+    /// Lets the workload run again.
+    Thaw,
+    /// Asks the guest to shut down.
+    Shutdown {
+        /// How long it may take.
+        grace: Seconds,
+    },
+}
+
+/// What a guest answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestAnswer {
+    /// Done.
+    Done,
+    /// No answer within the bound.
+    Silent,
+    /// It will not, and says why.
+    Refused(String),
+}
+
+/// A command to run in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Variables besides the default environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory; `/` if absent.
+    pub cwd: Option<String>,
+    /// User by name or number; root if absent.
+    pub user: Option<String>,
+    /// A terminal of this size and kind; pipes if absent.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// A terminal's size and kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+    /// The value of `TERM`.
+    pub term: String,
+}
+
+/// What reaches a running command besides its input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExecControl {
+    /// A signal by its number.
+    Signal(i32),
+    /// The terminal's new size.
+    Resize {
+        /// Lines.
+        rows: u16,
+        /// Columns.
+        cols: u16,
+    },
+}
+
+/// Where a command's input comes from and its output goes.
+pub struct ExecStreams {
+    /// Standard input; closed at its end.
+    pub stdin: Box<dyn Read + Send>,
+    /// Standard output.
+    pub stdout: Box<dyn Write + Send>,
+    /// Standard error.
+    pub stderr: Box<dyn Write + Send>,
+    /// Signals and sizes.
+    pub control: Receiver<ExecControl>,
+}
+
+/// How a command in a guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecStatus {
+    /// It exited.
+    Code(u8),
+    /// A signal ended it.
+    Signal(u8),
+}
+
+/// The agent in a running guest.
+pub trait Guest: Send + Sync {
+    /// Does one act.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached for a reason other than silence.
+    fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error>;
+
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    /// `Unavailable` when the agent does not answer or is lost.
+    fn exec(
+        &self,
+        instance: &InstanceRef,
+        request: &ExecRequest,
+        streams: ExecStreams,
+    ) -> Result<ExecStatus, Error>;
+}
+
+/// The tables of the store. Keys are addresses; a prefix of an address lists what is below it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Table {
+    /// Tenants by id.
+    Tenants,
+    /// Pools by `tenant/pool`.
+    Pools,
+    /// Instances by `tenant/pool/instance`.
+    Instances,
+    /// Tombstones by `net/<net-id>`, which is the key of no record with claims.
+    Tombstones,
+    /// Single values: `node_id`, `network_generation`.
+    Meta,
+}
+
+/// The store: records as JSON, unique claims, events, all changed in transactions.
+pub trait Store: Send + Sync {
+    /// Runs `work` in one serialised transaction: all of it is durable when this returns, or
+    /// nothing happened. After the commit the documented export files follow.
+    ///
+    /// # Errors
+    /// What `work` returned (then nothing happened), or why the store failed.
+    fn transact(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Transaction) -> Result<(), Error>,
+    ) -> Result<(), Error>;
+
+    /// The last `limit` events of a tenant after `after_seq`, oldest first.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn events(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error>;
+}
+
+/// An open transaction.
+pub trait Transaction {
+    /// One record.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn get(&mut self, table: Table, key: &str) -> Result<Option<String>, Error>;
+    /// All records whose key is `prefix` or lies below it (`prefix/…`); all of them for `""`.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn list(&mut self, table: Table, prefix: &str) -> Result<Vec<(String, String)>, Error>;
+    /// Writes one record.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn put(&mut self, table: Table, key: &str, value: &str) -> Result<(), Error>;
+    /// Removes one record and releases every claim of its key; with a tenant goes its audit log,
+    /// whose archive is a file.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn delete(&mut self, table: Table, key: &str) -> Result<(), Error>;
+    /// Claims a unique name (`uid/458752`, `address/3/7`) for the record `owner`. Claiming twice
+    /// is claiming once.
+    ///
+    /// # Errors
+    /// `Conflict` when another record holds it.
+    fn claim(&mut self, name: &str, owner: &str) -> Result<(), Error>;
+    /// The numbers claimed below `prefix` (`uid`, `address/3`), ascending.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn claimed(&mut self, prefix: &str) -> Result<Vec<u32>, Error>;
+    /// Appends to a tenant's audit log.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn append(&mut self, event: &Event) -> Result<(), Error>;
+}
+
+/// How a long act reports where it is.
+pub trait Progress: Send + Sync {
+    /// Something advanced.
+    fn report(&self, step: &ProgressStep);
+}
+
+/// One report of progress.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressStep {
+    /// What is worked on: an address or the name of an asset.
+    pub subject: String,
+    /// What is being done.
+    pub activity: String,
+    /// How much of it is done.
+    pub done: u64,
+    /// How much there is; 0 while unknown.
+    pub total: u64,
+}
+
+/// Makes or finds images.
+pub trait Builder: Send + Sync {
+    /// Makes the image of a source unless it is there, and whatever booting it needs.
+    ///
+    /// # Errors
+    /// Why it cannot be made; the images there are stay as they are.
+    fn ensure_image(&self, source: &Source, progress: &dyn Progress) -> Result<ImageHash, Error>;
+}
+
+/// Time and randomness.
+pub trait Clock: Send + Sync {
+    /// The wall clock.
+    fn now(&self) -> Timestamp;
+    /// Time on a clock that never jumps.
+    fn elapsed(&self) -> Duration;
+    /// Lets time pass (backoff only).
+    fn pause(&self, span: Duration);
+    /// 32 random bits for a new id.
+    fn draw(&self) -> u32;
+}
+
+/// A held lock; dropping it, or the death of the process, releases it.
+pub trait Lock: Send {
+    /// Releases the lock and removes its trace, because its subject is gone.
+    fn retire(self: Box<Self>);
+}
+
+/// Exclusive locks on subjects, between threads and processes.
+pub trait Locks: Send + Sync {
+    /// Takes the lock, waiting up to `wait`.
+    ///
+    /// # Errors
+    /// `Unavailable` naming who holds it and since when.
+    fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error>;
+}

@@ -1,0 +1,44 @@
+//! The record of a tenant.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::TenantId,
+    net::Network,
+    quota::Quotas,
+    units::{Generation, Timestamp},
+};
+
+/// What was asked of a tenant, and where it is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// Its id.
+    pub tenant_id: TenantId,
+    /// Its network.
+    pub network: Network,
+    /// Its limits.
+    pub quotas: Quotas,
+    /// Whether it has a key; without one its snapshots are plain (development only).
+    pub keyed: bool,
+    /// Whether it is being destroyed: nothing new may be made in it.
+    pub destroying: bool,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Counts the changes of this record.
+    pub generation: Generation,
+}
+
+/// What remains of a destroyed tenant: its net-id stays taken for a while (SPEC §2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tombstone {
+    /// Who had it.
+    pub tenant_id: TenantId,
+    /// The network that may not be reused yet.
+    pub network: Network,
+    /// When the tenant was destroyed.
+    pub destroyed_at: Timestamp,
+    /// From when on the net-id is free.
+    pub free_at: Timestamp,
+}

@@ -1,0 +1,179 @@
+//! What the agent knows and holds while it runs, shared by all sessions.
+//!
+//! This module refuses to know how any of it is used; it keeps the locks small.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mvm_proto::{Exit, GuestConfig};
+
+use crate::hooks::Hooks;
+
+/// Where the agent finds and puts things; tests bring places of their own.
+#[derive(Debug, Clone)]
+pub(crate) struct Places {
+    /// Worker hooks and the generation file.
+    pub(crate) run: PathBuf,
+    /// The workload's cgroup.
+    pub(crate) workload: PathBuf,
+    /// The data drive.
+    pub(crate) data: PathBuf,
+    /// The secrets.
+    pub(crate) secrets: PathBuf,
+    /// `config.json` and `routes.json`.
+    pub(crate) config: PathBuf,
+    /// The image's own settings: `start`, `drain`, `ssh_authorized_keys`.
+    pub(crate) image: PathBuf,
+}
+
+impl Places {
+    /// The places of SPEC §5 and §6.
+    pub(crate) fn of_a_guest() -> Self {
+        Self {
+            run: "/run/mvm".into(),
+            workload: "/sys/fs/cgroup/workload".into(),
+            data: "/data".into(),
+            secrets: "/run/secrets".into(),
+            config: "/etc/mvm-config".into(),
+            image: "/etc/mvm".into(),
+        }
+    }
+}
+
+/// The service `/etc/mvm/start`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// Held at the start gate: the guest does not know yet who it is.
+    Held,
+    /// The image has none.
+    Absent,
+    /// It runs.
+    Running,
+    /// It ended.
+    Ended(Exit),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) places: Places,
+    pub(crate) boot_id: String,
+    pub(crate) is_init: bool,
+    pub(crate) hooks: Hooks,
+    /// Held by whoever changes identity, drives or the frozen state: one at a time.
+    pub(crate) changing: Mutex<()>,
+    config: Mutex<Option<GuestConfig>>,
+    service: Mutex<Service>,
+    is_frozen: AtomicBool,
+    is_data_frozen: AtomicBool,
+    generation: AtomicU64,
+    secrets_epoch: AtomicU64,
+}
+
+impl Agent {
+    /// An agent that knows nothing yet.
+    pub(crate) fn new(places: Places, is_init: bool) -> Self {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Self {
+            hooks: Hooks::new(places.run.clone()),
+            places,
+            boot_id: boot_id.trim().to_owned(),
+            is_init,
+            changing: Mutex::new(()),
+            config: Mutex::new(None),
+            service: Mutex::new(Service::Held),
+            is_frozen: AtomicBool::new(false),
+            is_data_frozen: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
+            secrets_epoch: AtomicU64::new(0),
+        }
+    }
+
+    /// Lets one change at a time happen.
+    pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
+        lock(&self.changing)
+    }
+
+    /// Who the guest is, once it knows.
+    pub(crate) fn config(&self) -> Option<GuestConfig> {
+        lock(&self.config).clone()
+    }
+
+    /// Remembers who the guest is.
+    pub(crate) fn set_config(&self, config: GuestConfig) {
+        *lock(&self.config) = Some(config);
+    }
+
+    /// The instance's id, once known.
+    pub(crate) fn instance_id(&self) -> Option<String> {
+        lock(&self.config).as_ref().map(|config| config.instance_id.clone())
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        *lock(&self.service)
+    }
+
+    pub(crate) fn set_service(&self, service: Service) {
+        *lock(&self.service) = service;
+    }
+
+    /// Opens the gate once: true for the one caller that has to start the service.
+    pub(crate) fn take_start_gate(&self) -> bool {
+        let mut service = lock(&self.service);
+        let is_held = *service == Service::Held;
+        if is_held {
+            *service = Service::Absent;
+        }
+        is_held
+    }
+
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.is_frozen.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_frozen(&self, is_frozen: bool) {
+        self.is_frozen.store(is_frozen, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_data_frozen(&self) -> bool {
+        self.is_data_frozen.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_data_frozen(&self, is_frozen: bool) {
+        self.is_data_frozen.store(is_frozen, Ordering::SeqCst);
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    /// Raises the generation to at least `generation` and gives the result.
+    pub(crate) fn raise_generation(&self, generation: u64) -> u64 {
+        self.generation.fetch_max(generation, Ordering::SeqCst).max(generation)
+    }
+
+    pub(crate) fn secrets_epoch(&self) -> u64 {
+        self.secrets_epoch.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_secrets_epoch(&self, epoch: u64) {
+        self.secrets_epoch.store(epoch, Ordering::SeqCst);
+    }
+
+    /// The way into the workload's cgroup, `None` in a guest without cgroups.
+    pub(crate) fn workload_cgroup(&self) -> Option<OwnedFd> {
+        open_procs(&self.places.workload)
+    }
+}
+
+/// Opens a cgroup's list of processes for writing.
+pub(crate) fn open_procs(cgroup: &Path) -> Option<OwnedFd> {
+    fs::File::options().write(true).open(cgroup.join("cgroup.procs")).ok().map(OwnedFd::from)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,28 @@
+//! The agent's voice: short lines `mvm-guest: …` on the kernel's log, and so on the console.
+//!
+//! Without a kernel log (not root, or not mounted) they go to stderr. This module refuses to
+//! know levels, targets and formats.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::OnceLock;
+
+static KMSG: OnceLock<Option<File>> = OnceLock::new();
+
+/// Opens the kernel's log; until then lines go to stderr.
+pub(crate) fn open() {
+    KMSG.get_or_init(|| File::options().write(true).open("/dev/kmsg").ok());
+}
+
+/// Writes one line. A line that cannot be written is lost.
+pub(crate) fn say(text: &str) {
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    // One write is one record of the kernel's log; 30 = facility daemon, level info.
+    let written = KMSG
+        .get()
+        .and_then(Option::as_ref)
+        .map(|mut kmsg| kmsg.write_all(format!("<30>mvm-guest: {text}\n").as_bytes()).is_ok());
+    if written != Some(true) {
+        let _ = std::io::stderr().write_all(format!("mvm-guest: {text}\n").as_bytes());
+    }
+}

@@ -1,0 +1,88 @@
+//! Who the guest is: from the config drive at boot, or from the host when it was cloned.
+//!
+//! The workload starts only once the guest knows: until then it is held at the start gate, so
+//! that a pool's base snapshot holds no workload with somebody else's identity. This module
+//! refuses to know how drives and networks work.
+
+use std::fs;
+use std::sync::Arc;
+
+use mvm_proto::config::{DATA_LABEL, SECRETS_LABEL};
+use mvm_proto::message::{AttachDrive, Configure};
+use mvm_proto::{FailureKind, GuestConfig};
+
+use crate::agent::Agent;
+use crate::console::say;
+use crate::failure::{Context, Outcome, failure};
+use crate::{drives, net, workload};
+
+/// At boot: reads the config drive, mounts the others, starts the workload. Without a config
+/// drive the guest waits for [`configure`].
+pub(crate) fn boot(agent: &Arc<Agent>) {
+    let change = agent.change();
+    let config = match drives::read_config(agent) {
+        Ok(config) => config,
+        Err(missing) if missing.kind == FailureKind::NotFound => {
+            say("no config drive; waiting to be configured");
+            return;
+        }
+        Err(error) => {
+            say(&error.message);
+            return;
+        }
+    };
+    if let Err(error) = become_instance(agent, config) {
+        say(&error.message);
+    }
+    for label in [SECRETS_LABEL, DATA_LABEL] {
+        let drive = AttachDrive { label: label.to_owned(), path: None, read_only: false };
+        match drives::attach_alone(agent, &drive) {
+            Err(error) if error.kind != FailureKind::NotFound => say(&error.message),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    drop(change);
+    workload::start(agent);
+}
+
+/// Becomes a clone: identity and drives, then the workload.
+pub(crate) fn configure(agent: &Arc<Agent>, configure: &Configure) -> Outcome<()> {
+    let change = agent.change();
+    let config = &configure.config;
+    let json = serde_json::to_vec_pretty(config).because("cannot write the configuration")?;
+    drives::write_public(&agent.places.config.join("config.json"), &json)?;
+    if let Some(routes) = &configure.routes {
+        drives::write_public(&agent.places.config.join("routes.json"), routes.as_bytes())?;
+    }
+    if let Some(id) = &configure.machine_id {
+        set_machine_id(id)?;
+    }
+    become_instance(agent, config.clone())?;
+    for drive in &configure.drives {
+        drives::attach_alone(agent, drive)?;
+    }
+    drop(change);
+    workload::start(agent);
+    Ok(())
+}
+
+fn become_instance(agent: &Agent, config: GuestConfig) -> Outcome<()> {
+    let hostname = config.effective_hostname().to_owned();
+    let network = config.network();
+    let keys: String = config.ssh_authorized_keys.iter().map(|key| format!("{key}\n")).collect();
+    agent.set_config(config);
+    if !keys.is_empty() {
+        drives::write_public(&agent.places.image.join("ssh_authorized_keys"), keys.as_bytes())?;
+    }
+    match network {
+        Some(network) => net::apply(&network),
+        None => net::set_hostname(&hostname, None),
+    }
+}
+
+fn set_machine_id(id: &str) -> Outcome<()> {
+    if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return failure(FailureKind::Invalid, "a machine id is 32 hex digits");
+    }
+    fs::write("/etc/machine-id", format!("{id}\n")).because("cannot write the machine id")
+}

@@ -1,0 +1,106 @@
+//! Quiet: the workload frozen, everything synced, the data file system frozen where asked.
+//!
+//! The agent itself is outside the workload's cgroup and keeps answering. This module refuses to
+//! know why it shall be quiet.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use mvm_proto::FailureKind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::agent::Agent;
+use crate::failure::{Context, Outcome, failure};
+use crate::{drives, kernel, workload};
+
+/// Freezes what is asked; on failure nothing is frozen.
+pub(crate) fn quiesce(
+    agent: &Agent,
+    workload: bool,
+    filesystems: bool,
+    timeout_ms: u32,
+) -> Outcome<()> {
+    let _one_at_a_time = agent.change();
+    let deadline = Instant::now() + Duration::from_millis(u64::from(timeout_ms));
+    if workload && !agent.is_frozen() {
+        agent.set_frozen(true);
+        if let Err(error) = freeze_cgroup(&agent.places.workload, deadline) {
+            agent.set_frozen(false);
+            let _ = set_freeze(&agent.places.workload, false);
+            return Err(error);
+        }
+    }
+    rustix::fs::sync();
+    if filesystems && !agent.is_data_frozen() && drives::device_at(&agent.places.data).is_some() {
+        let frozen =
+            File::open(&agent.places.data).and_then(|data| kernel::freeze_filesystem(&data));
+        if let Err(error) = frozen {
+            thaw_alone(agent)?;
+            return Err(error).because("cannot freeze the data file system");
+        }
+        agent.set_data_frozen(true);
+    }
+    Ok(())
+}
+
+/// Undoes [`quiesce`].
+pub(crate) fn thaw(agent: &Agent) -> Outcome<()> {
+    let _one_at_a_time = agent.change();
+    thaw_alone(agent)?;
+    workload::end_drain(agent);
+    Ok(())
+}
+
+/// As [`thaw`], for who holds the agent's change lock: file systems first, then the workload.
+pub(crate) fn thaw_alone(agent: &Agent) -> Outcome<()> {
+    if agent.is_data_frozen() {
+        File::open(&agent.places.data)
+            .and_then(|data| kernel::thaw_filesystem(&data))
+            .because("cannot thaw the data file system")?;
+        agent.set_data_frozen(false);
+    }
+    if agent.is_frozen() {
+        set_freeze(&agent.places.workload, false).because("cannot thaw the workload")?;
+        agent.set_frozen(false);
+    }
+    Ok(())
+}
+
+fn set_freeze(cgroup: &Path, is_frozen: bool) -> std::io::Result<()> {
+    fs::write(cgroup.join("cgroup.freeze"), if is_frozen { "1" } else { "0" })
+}
+
+fn freeze_cgroup(cgroup: &Path, deadline: Instant) -> Outcome<()> {
+    if !cgroup.join("cgroup.freeze").exists() {
+        return failure(FailureKind::Unsupported, "this guest has no freezer for its workload");
+    }
+    set_freeze(cgroup, true).because("cannot freeze the workload")?;
+    wait_for_event(cgroup, "frozen 1", deadline)
+}
+
+/// Waits for a line of `cgroup.events`; the kernel reports changes as urgent data.
+pub(crate) fn wait_for_event(cgroup: &Path, line: &str, deadline: Instant) -> Outcome<()> {
+    let path = cgroup.join("cgroup.events");
+    let events = File::open(&path).because("cannot watch the workload")?;
+    loop {
+        let mut text = String::new();
+        let mut from_start = &events;
+        std::io::Seek::rewind(&mut from_start)
+            .and_then(|()| std::io::Read::read_to_string(&mut from_start, &mut text))
+            .because("cannot watch the workload")?;
+        if text.lines().any(|found| found == line) {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let message = format!("the workload did not become `{line}` in time");
+            return failure(FailureKind::Timeout, message);
+        }
+        let timeout = Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout));
+    }
+}

@@ -1,0 +1,169 @@
+//! What a snapshot says of itself (`header.json`), and whether it fits this host.
+//!
+//! It only compares: who asks decides what a mismatch means (a cold boot, audited).
+
+use std::{fs::File, io::Read, path::Path};
+
+use mvm_core::{
+    id::{ImageHash, InstanceRef},
+    units::{Generation, Mib, Timestamp},
+};
+use ring::digest;
+use serde::{Deserialize, Serialize};
+use thiserror::Error as ThisError;
+
+use crate::disk::error::{Act, Error};
+
+/// The version of the format that is written and read.
+pub const SCHEMA: u32 = 1;
+/// The longest header in bytes; a longer one is not read.
+const MAX_LENGTH: u64 = 16 << 10;
+/// The largest guest: 1 TiB. It bounds what an unverified header can make us allocate.
+const MAX_MEMORY: Mib = Mib(1 << 20);
+/// The largest device state in bytes; real ones are below 1 MiB.
+const MAX_VMSTATE: u64 = 64 << 20;
+/// The bounds of a chunk in bytes (SPEC §8).
+const CHUNKS: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 20;
+
+/// What a snapshot depends on: it may be resumed only where all three are the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Present {
+    /// Firecracker's version, as `1.12.1`.
+    pub firecracker: String,
+    /// The CPU's model, with its stepping and microcode if those matter to the caller.
+    pub cpu: String,
+    /// The host kernel's family, as `6.1`.
+    pub kernel: String,
+}
+
+/// What the writer of a snapshot tells about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Header {
+    /// On what it was taken.
+    pub taken_on: Present,
+    /// The image whose root the guest has mounted.
+    pub image: ImageHash,
+    /// The guest's memory.
+    pub memory: Mib,
+    /// When it was taken.
+    pub created_at: Timestamp,
+}
+
+/// Why a snapshot can't be resumed on this host.
+#[derive(Debug, Clone, PartialEq, Eq, ThisError)]
+#[error("the snapshot was taken with {what} {taken:?}, and this host has {present:?}")]
+pub struct Mismatch {
+    /// `Firecracker`, `CPU` or `host kernel`.
+    pub what: &'static str,
+    /// What the snapshot needs.
+    pub taken: String,
+    /// What there is.
+    pub present: String,
+}
+
+impl Header {
+    /// Whether the snapshot can be resumed here.
+    ///
+    /// # Errors
+    /// The first thing that differs.
+    pub fn compatible(&self, present: &Present) -> Result<(), Mismatch> {
+        let taken = &self.taken_on;
+        for (what, taken, present) in [
+            ("Firecracker", &taken.firecracker, &present.firecracker),
+            ("CPU", &taken.cpu, &present.cpu),
+            ("host kernel", &taken.kernel, &present.kernel),
+        ] {
+            if taken != present {
+                return Err(Mismatch { what, taken: taken.clone(), present: present.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the files are stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Form {
+    /// Plain and sparse, for development.
+    Raw {
+        /// SHA-256 of `vmstate` in hexadecimal.
+        vmstate_sha256: String,
+    },
+    /// Chunked AES-256-GCM.
+    Sealed {
+        /// Bytes of plain text in one chunk.
+        chunk_bytes: u32,
+    },
+}
+
+/// All of `header.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manifest {
+    pub(super) schema: u32,
+    pub(super) instance: InstanceRef,
+    pub(super) epoch: Generation,
+    pub(super) header: Header,
+    pub(super) vmstate_bytes: u64,
+    pub(super) mem_bytes: u64,
+    pub(super) form: Form,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    schema: u32,
+}
+
+impl Manifest {
+    /// The bytes of `header.json`.
+    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(|error| Error::Conflict(format!("cannot write the header: {error}")))?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// Reads and checks `header.json`; also returns its SHA-256, which binds everything else to it.
+    pub(super) fn read(path: &Path) -> Result<(Self, [u8; 32]), Error> {
+        let file = File::open(path).act("open", path)?;
+        let mut text = Vec::new();
+        file.take(MAX_LENGTH + 1).read_to_end(&mut text).act("read", path)?;
+        if text.len() as u64 > MAX_LENGTH {
+            return Err(Error::integrity(path, "it is longer than any header"));
+        }
+        let manifest = Self::decode(&text).map_err(|reason| Error::integrity(path, reason))?;
+        Ok((manifest, sha256(&text)))
+    }
+
+    fn decode(text: &[u8]) -> Result<Self, String> {
+        let version: Version = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        if version.schema != SCHEMA {
+            return Err(format!("it has schema {}, and {SCHEMA} is known", version.schema));
+        }
+        let manifest: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let memory = manifest.header.memory;
+        if memory > MAX_MEMORY || manifest.mem_bytes != memory.bytes() {
+            return Err(format!("{} bytes are not {memory}", manifest.mem_bytes));
+        }
+        if manifest.vmstate_bytes > MAX_VMSTATE {
+            return Err(format!("{} bytes are no device state", manifest.vmstate_bytes));
+        }
+        match manifest.form {
+            Form::Sealed { chunk_bytes }
+                if !CHUNKS.contains(&chunk_bytes) || chunk_bytes % 4096 != 0 =>
+            {
+                Err(format!("chunks of {chunk_bytes} bytes"))
+            }
+            Form::Sealed { .. } | Form::Raw { .. } => Ok(manifest),
+        }
+    }
+}
+
+pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    out
+}

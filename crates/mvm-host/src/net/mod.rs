@@ -1,0 +1,312 @@
+//! The network of a host: a bridge per tenant, a tap per guest, policy routes, two nftables tables.
+//!
+//! Every function takes what it needs, opens its own netlink socket, is idempotent and decides
+//! nothing. No helper process runs but `nft`, and that only when the intent changed.
+//!
+//! - [`ensure_bridge`] … [`remove_tap`] act by netlink; the tap is the one on the wake path.
+//! - [`replace_firewall`] and [`firewall_generation`] replace the tables and tell whether they
+//!   still stand.
+//! - [`list`] and [`verify`] show what bears our names, and what is wrong with it.
+//!
+//! It refuses to know instances, states and policies. Everything acts on the network namespace of
+//! the calling thread.
+//!
+//! | layer | between tenants | made by |
+//! |---|---|---|
+//! | 2 | separate bridges; a port sends its own MAC, IP and ARP only | `link`, `tap`, `ruleset` |
+//! | 3, first wall | tables `inet mvm`, `bridge mvm` | `ruleset`, `nft` |
+//! | 3, second wall | policy routes, reverse path filter on the bridge | `route`, `sysctl` |
+
+mod address;
+mod foreign;
+mod link;
+mod netlink;
+mod nft;
+mod route;
+mod ruleset;
+mod sysctl;
+mod tables;
+mod tap;
+mod verify;
+
+use std::{collections::BTreeSet, io};
+
+use mvm_core::{
+    Error, ErrorKind,
+    effect::Firewall,
+    layout,
+    net::{NetId, Network, Offset},
+    port::Finding,
+    units::{Generation, Uid},
+};
+
+use self::{
+    link::{Kind, Link, Tap},
+    netlink::{Netlink, NetlinkError},
+    tap::NewTap,
+};
+use crate::roots::Roots;
+
+/// Everything in this network namespace that bears one of our names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetListing {
+    /// Bridges by net-id, ascending.
+    pub bridges: Vec<NetId>,
+    /// Networks with at least one policy route, ascending.
+    pub routes: Vec<NetId>,
+    /// Taps, ascending.
+    pub taps: Vec<(NetId, Offset)>,
+}
+
+/// Makes the network's bridge: no STP, fixed MAC, the gateway as its only address, IPv6 off, up;
+/// and lets this host forward between it and the interfaces of its default routes and gateways.
+///
+/// # Errors
+/// `Conflict` when something else has the bridge's name; `Permission` without `CAP_NET_ADMIN`.
+pub fn ensure_bridge(network: &Network) -> Result<(), Error> {
+    let name = layout::bridge(network.net);
+    let act = format!("cannot make bridge {name}");
+    let refused = |error: NetlinkError| error.during(act.clone());
+    let not_set = |error: io::Error| system(&error, act.clone());
+    let mut netlink = Netlink::route().map_err(refused)?;
+    if bridge_index(&mut netlink, network.net)?.is_none() {
+        link::create_bridge(&mut netlink, network.net).map_err(refused)?;
+    }
+    let index = bridge_index(&mut netlink, network.net)?.ok_or_else(|| vanished(&name))?;
+    sysctl::disable_ipv6(&name).map_err(not_set)?;
+    sysctl::set_bridge(&name).map_err(not_set)?;
+    address::ensure_gateway(&mut netlink, index, network.subnet).map_err(refused)?;
+    link::set_bridge(&mut netlink, index, network.net).map_err(refused)?;
+    for egress in egress_names(&mut netlink).map_err(refused)? {
+        sysctl::allow_forwarding(&egress).map_err(not_set)?;
+    }
+    Ok(())
+}
+
+/// Removes the network's bridge; taps on it stay, on no bridge.
+///
+/// # Errors
+/// `Conflict` when something else has the bridge's name; `Permission` without `CAP_NET_ADMIN`.
+pub fn remove_bridge(net: NetId) -> Result<(), Error> {
+    let name = layout::bridge(net);
+    let refused = |error: NetlinkError| error.during(format!("cannot remove bridge {name}"));
+    let mut netlink = Netlink::route().map_err(refused)?;
+    match bridge_index(&mut netlink, net)? {
+        Some(_) => link::remove(&mut netlink, &name).map_err(refused),
+        None => Ok(()),
+    }
+}
+
+/// Whether the bridge is there, up, and has the gateway's address. Two questions to the kernel.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn bridge_is_up(network: &Network) -> Result<bool, Error> {
+    let name = layout::bridge(network.net);
+    let refused = |error: NetlinkError| error.during(format!("cannot look at bridge {name}"));
+    let mut netlink = Netlink::route().map_err(refused)?;
+    match link::find(&mut netlink, &name).map_err(refused)? {
+        Some(Link { index, is_up: true, kind: Kind::Bridge, .. }) => {
+            address::has_gateway(&mut netlink, index, network.subnet).map_err(refused)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Makes the policy routes of the network (the second wall), and removes stale ones of its bridge.
+///
+/// # Errors
+/// `Permission` without `CAP_NET_ADMIN`; `Failed` when the kernel has no policy routing.
+pub fn ensure_routes(network: &Network) -> Result<(), Error> {
+    let refused = |error: NetlinkError| {
+        error.during(format!("cannot make the policy routes of network {}", network.net))
+    };
+    let mut netlink = Netlink::route().map_err(refused)?;
+    route::ensure(&mut netlink, network).map_err(refused)
+}
+
+/// Removes the network's policy routes.
+///
+/// # Errors
+/// As [`ensure_routes`].
+pub fn remove_routes(net: NetId) -> Result<(), Error> {
+    let refused = |error: NetlinkError| {
+        error.during(format!("cannot remove the policy routes of network {net}"))
+    };
+    let mut netlink = Netlink::route().map_err(refused)?;
+    route::remove(&mut netlink, net).map_err(refused)
+}
+
+/// Whether the network's policy routes are there. While the bridge exists, the kernel is asked
+/// where it would send a guest's packet, at a cost that does not grow with the number of networks;
+/// otherwise the rules are listed.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn routes_are_there(net: NetId) -> Result<bool, Error> {
+    let refused = |error: NetlinkError| {
+        error.during(format!("cannot look at the policy routes of network {net}"))
+    };
+    let mut netlink = Netlink::route().map_err(refused)?;
+    if let Some(index) = bridge_index(&mut netlink, net)?
+        && let Some(in_force) = route::in_force(&mut netlink, index).map_err(refused)?
+    {
+        return Ok(in_force);
+    }
+    Ok(route::list(&mut netlink).map_err(refused)?.iter().any(|rule| rule.net == net))
+}
+
+/// Makes the guest's tap: persistent, for this user and group alone, with the virtio-net header,
+/// IPv6 off, on its network's bridge, up. A tap of the name with another owner is made anew.
+///
+/// # Errors
+/// `Conflict` when the bridge is missing, or something that is no tap has the name; `Permission`
+/// without `CAP_NET_ADMIN`.
+pub fn ensure_tap(net: NetId, offset: Offset, uid: Uid) -> Result<(), Error> {
+    let name = layout::tap(net, offset);
+    let act = format!("cannot make tap {name}");
+    let refused = |error: NetlinkError| error.during(act.clone());
+    let failed = |error: io::Error| system(&error, act.clone());
+    let mut netlink = Netlink::route().map_err(refused)?;
+    let bridge = bridge_index(&mut netlink, net)?.ok_or_else(|| {
+        Error::new(
+            ErrorKind::Conflict,
+            format!("{act}: there is no bridge {}", layout::bridge(net)),
+        )
+    })?;
+    let wanted =
+        Tap { owner: Some(uid.0), group: Some(uid.0), has_vnet_header: true, is_persistent: true };
+    match link::find(&mut netlink, &name).map_err(refused)? {
+        None => {}
+        Some(Link { kind: Kind::Tap(tap), master, is_up, .. }) if tap == wanted => {
+            if master == Some(bridge) && is_up && sysctl::ipv6_is_off(&name) {
+                return Ok(());
+            }
+            sysctl::disable_ipv6(&name).map_err(failed)?;
+            return link::attach(&mut netlink, &name, bridge).map_err(refused);
+        }
+        Some(Link { kind: Kind::Tap(_), .. }) => {
+            link::remove(&mut netlink, &name).map_err(refused)?;
+        }
+        Some(_) => return Err(taken(&name, "tap")),
+    }
+    let tap = NewTap::create(&name, uid).map_err(failed)?;
+    sysctl::disable_ipv6(&name).map_err(failed)?;
+    link::attach(&mut netlink, &name, bridge).map_err(refused)?;
+    tap.persist().map_err(failed)
+}
+
+/// Removes the guest's tap, also while a process has it open.
+///
+/// # Errors
+/// `Conflict` when something that is no tap has the name; `Permission` without `CAP_NET_ADMIN`.
+pub fn remove_tap(net: NetId, offset: Offset) -> Result<(), Error> {
+    let name = layout::tap(net, offset);
+    let refused = |error: NetlinkError| error.during(format!("cannot remove tap {name}"));
+    let mut netlink = Netlink::route().map_err(refused)?;
+    match link::find(&mut netlink, &name).map_err(refused)? {
+        None => Ok(()),
+        Some(Link { kind: Kind::Tap(_), .. }) => link::remove(&mut netlink, &name).map_err(refused),
+        Some(_) => Err(taken(&name, "tap")),
+    }
+}
+
+/// Whether the guest's tap is there. One that is there was complete when it was made
+/// ([`ensure_tap`]); whether it still is, [`verify`] tells.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn tap_is_there(net: NetId, offset: Offset) -> Result<bool, Error> {
+    let name = layout::tap(net, offset);
+    let refused = |error: NetlinkError| error.during(format!("cannot look at tap {name}"));
+    let mut netlink = Netlink::route().map_err(refused)?;
+    let found = link::find(&mut netlink, &name).map_err(refused)?;
+    Ok(found.is_some_and(|link| link.as_tap().is_some()))
+}
+
+/// Replaces both nftables tables by the intent's in one transaction and stamps the result; does
+/// nothing when they are in force already. An intent without networks removes tables and stamp.
+///
+/// # Errors
+/// `Conflict` when a later generation is in force; `Unavailable` when somebody else keeps changing
+/// nftables in between; `Failed` when the kernel refuses the tables, which then stay as they were.
+pub fn replace_firewall(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
+    nft::replace(roots, intent)
+}
+
+/// Which generation of the firewall is in force; none when a table is missing, was altered, or was
+/// never stamped.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn firewall_generation(roots: &Roots) -> Result<Option<Generation>, Error> {
+    nft::generation(roots)
+}
+
+/// Everything in this network namespace that bears one of our names, whoever it belongs to.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn list() -> Result<NetListing, Error> {
+    let refused = |error: NetlinkError| error.during("cannot list the host's network");
+    let mut netlink = Netlink::route().map_err(refused)?;
+    let links = link::list(&mut netlink).map_err(refused)?;
+    let rules = route::list(&mut netlink).map_err(refused)?;
+    let sorted = |nets: BTreeSet<NetId>| nets.into_iter().collect();
+    let taps: BTreeSet<(NetId, Offset)> = links.iter().filter_map(Link::as_tap).collect();
+    Ok(NetListing {
+        bridges: sorted(links.iter().filter_map(Link::as_bridge).collect()),
+        routes: sorted(rules.iter().map(|rule| rule.net).collect()),
+        taps: taps.into_iter().collect(),
+    })
+}
+
+/// Compares bridges, taps, policy routes and tables with the intent, in depth, and names foreign
+/// rules that drop our traffic. Empty when all is well.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn verify(roots: &Roots, intent: &Firewall) -> Result<Vec<Finding>, Error> {
+    verify::verify(roots, intent)
+}
+
+/// The index of a network's bridge; an error when something else has its name.
+fn bridge_index(netlink: &mut Netlink, net: NetId) -> Result<Option<u32>, Error> {
+    let name = layout::bridge(net);
+    let found = link::find(netlink, &name)
+        .map_err(|error| error.during(format!("cannot look at bridge {name}")))?;
+    match found {
+        None => Ok(None),
+        Some(Link { index, kind: Kind::Bridge, .. }) => Ok(Some(index)),
+        Some(_) => Err(taken(&name, "bridge")),
+    }
+}
+
+/// The names of the interfaces by which traffic leaves this host.
+fn egress_names(netlink: &mut Netlink) -> Result<Vec<String>, NetlinkError> {
+    let indices = route::egress_interfaces(netlink)?;
+    if indices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let links = link::list(netlink)?;
+    let leaves = |link: &Link| indices.contains(&link.index) && link.as_bridge().is_none();
+    Ok(links.into_iter().filter(leaves).map(|link| link.name).collect())
+}
+
+fn taken(name: &str, kind: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("an interface {name} is there and is no {kind}"))
+        .hint(format!("see what it is with `ip -d link show {name}`, then rename or remove it"))
+}
+
+fn vanished(name: &str) -> Error {
+    Error::new(ErrorKind::Failed, format!("bridge {name} vanished while it was made"))
+}
+
+fn system(error: &io::Error, act: String) -> Error {
+    let kind = if error.kind() == io::ErrorKind::PermissionDenied {
+        ErrorKind::Permission
+    } else {
+        ErrorKind::Failed
+    };
+    Error::new(kind, act).because(error)
+}

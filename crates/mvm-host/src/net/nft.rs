@@ -1,0 +1,199 @@
+//! Replaces the two tables whole, in one transaction, and knows later whether they still stand.
+//!
+//! After a replacement `firewall.json` under the runtime directory holds what was applied:
+//! generation, hash of the script, the kernel's ruleset id, a digest of the tables. While the id
+//! is the same nobody committed anything, and one netlink question answers "is generation N in
+//! force" (the wake path). When the id moved, the digest tells our change from everybody else's.
+//!
+//! # Whose commit was it?
+//!
+//! The id is read before and after `nft`, and after the digest. Ours is the only commit in the
+//! window exactly when the id rose by one in all; else someone committed beside us, perhaps into
+//! our tables, and the replacement is made again, up to [`ATTEMPTS`] times. A crash between commit
+//! and stamp leaves no stamp for these tables: the answer is then "not in force", and the same
+//! intent is applied once more.
+
+use std::{ffi::OsStr, fs, io::Write, path::Path, time::Duration};
+
+use mvm_core::{Error, ErrorKind, effect::Firewall, layout, units::Generation};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{
+    netlink::{Netlink, NetlinkError},
+    ruleset, tables,
+};
+use crate::{roots::Roots, tool};
+
+/// The program; Debian, Fedora, Arch and Alpine agree on its place.
+pub(super) const NFT: &str = "/usr/sbin/nft";
+/// How long a transaction with thousands of ports may take.
+pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+/// How often a replacement is made that somebody else's commit ran into.
+const ATTEMPTS: usize = 8;
+
+/// What was applied last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stamp {
+    generation: Generation,
+    script_sha256: String,
+    ruleset_id: u32,
+    digest: String,
+}
+
+/// Makes the tables those of the intent.
+pub(super) fn replace(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
+    let path = roots.run.join(layout::run::FIREWALL);
+    let stamp = read_stamp(&path);
+    if let Some(stamp) = stamp.as_ref().filter(|stamp| stamp.generation > intent.generation) {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "generation {} of the firewall is in force; {} is older",
+                stamp.generation, intent.generation
+            ),
+        ));
+    }
+    let mut netlink = open()?;
+    if intent.networks.is_empty() {
+        return remove(&mut netlink, &path);
+    }
+    let script = ruleset::script(intent);
+    let script_sha256 = hex::encode(Sha256::digest(&script));
+    if let Some(stamp) = stamp.filter(|stamp| stamp.script_sha256 == script_sha256)
+        && still_holds(&mut netlink, &stamp).map_err(|error| reading(&error))?.is_some()
+    {
+        return Ok(());
+    }
+    for _ in 0..ATTEMPTS {
+        let before = tables::ruleset_id(&mut netlink).map_err(|error| reading(&error))?;
+        run_nft(&script)?;
+        let digest = tables::digest(&mut netlink).map_err(|error| reading(&error))?;
+        let ruleset_id = tables::ruleset_id(&mut netlink).map_err(|error| reading(&error))?;
+        if ruleset_id == successor(before) {
+            let generation = intent.generation;
+            return write_stamp(&path, &Stamp { generation, script_sha256, ruleset_id, digest });
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Unavailable,
+        format!("somebody else changed nftables during each of {ATTEMPTS} replacements"),
+    )
+    .hint("find out with `nft monitor` which program changes the rules all the time"))
+}
+
+/// The generation in force; none when a table is missing, was altered, or was never stamped.
+pub(super) fn generation(roots: &Roots) -> Result<Option<Generation>, Error> {
+    in_force(roots).map(|stamp| stamp.map(|stamp| stamp.generation))
+}
+
+/// Whether the tables in force are those of this intent, to the byte.
+pub(super) fn is_in_force(roots: &Roots, intent: &Firewall) -> Result<bool, Error> {
+    let wanted = hex::encode(Sha256::digest(ruleset::script(intent)));
+    Ok(in_force(roots)?.is_some_and(|stamp| stamp.script_sha256 == wanted))
+}
+
+/// Whether one of the tables is there.
+pub(super) fn has_tables() -> Result<bool, Error> {
+    Ok(tables::count(&mut open()?).map_err(|error| reading(&error))? > 0)
+}
+
+fn in_force(roots: &Roots) -> Result<Option<Stamp>, Error> {
+    let path = roots.run.join(layout::run::FIREWALL);
+    let Some(stamp) = read_stamp(&path) else { return Ok(None) };
+    let mut netlink = open()?;
+    let held = still_holds(&mut netlink, &stamp).map_err(|error| reading(&error))?;
+    if let Some(moved) = held.as_ref().filter(|held| **held != stamp) {
+        write_stamp(&path, moved)?;
+    }
+    Ok(held)
+}
+
+/// The stamp with the present ruleset id, when the tables are what they were.
+fn still_holds(netlink: &mut Netlink, stamp: &Stamp) -> Result<Option<Stamp>, NetlinkError> {
+    let mut id = tables::ruleset_id(netlink)?;
+    if tables::count(netlink)? != 2 {
+        return Ok(None);
+    }
+    if id == stamp.ruleset_id {
+        return Ok(Some(stamp.clone()));
+    }
+    for _ in 0..ATTEMPTS {
+        let digest = tables::digest(netlink)?;
+        let after = tables::ruleset_id(netlink)?;
+        if after == id {
+            let same = digest == stamp.digest;
+            return Ok(same.then(|| Stamp { ruleset_id: id, ..stamp.clone() }));
+        }
+        id = after;
+    }
+    Err(NetlinkError::Overtaken)
+}
+
+fn remove(netlink: &mut Netlink, stamp: &Path) -> Result<(), Error> {
+    if tables::count(netlink).map_err(|error| reading(&error))? > 0 {
+        run_nft(ruleset::REMOVAL)?;
+    }
+    match fs::remove_file(stamp) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(ErrorKind::Failed, "cannot remove the firewall's stamp").because(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn run_nft(script: &str) -> Result<(), Error> {
+    let arguments = [OsStr::new("-f"), OsStr::new("-")];
+    let done = tool::run(Path::new(NFT), &arguments, script.as_bytes(), DEADLINE);
+    done.map(drop).map_err(|error| {
+        Error::from(error)
+            .context("cannot replace the nftables tables")
+            .hint("see whether the kernel has nf_tables, nft_ct and nft_masq: `nft list ruleset`")
+    })
+}
+
+/// The kernel leaves 0 out when the id wraps (`nf_tables_commit`).
+const fn successor(id: u32) -> u32 {
+    match id.wrapping_add(1) {
+        0 => 1,
+        next => next,
+    }
+}
+
+fn open() -> Result<Netlink, Error> {
+    Netlink::netfilter().map_err(|error| reading(&error))
+}
+
+fn reading(error: &NetlinkError) -> Error {
+    error.during("cannot read the nftables ruleset")
+}
+
+/// A stamp that cannot be read counts as none: then the intent is applied again.
+fn read_stamp(path: &Path) -> Option<Stamp> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// On a tmpfs: atomic against a crash of the process, gone after a crash of the host.
+fn write_stamp(path: &Path, stamp: &Stamp) -> Result<(), Error> {
+    let write = || -> std::io::Result<()> {
+        let partial =
+            path.with_extension(format!("json.{}", rustix::thread::gettid().as_raw_nonzero()));
+        let mut file = fs::File::create(&partial)?;
+        file.write_all(&serde_json::to_vec(stamp)?)?;
+        fs::rename(&partial, path)
+    };
+    write().map_err(|error| {
+        Error::new(ErrorKind::Failed, format!("cannot write {}", path.display())).because(&error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_after_the_last_is_one() {
+        assert_eq!((successor(7), successor(u32::MAX)), (8, 1));
+    }
+}

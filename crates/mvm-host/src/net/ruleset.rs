@@ -1,0 +1,217 @@
+//! From intent to the text of the two nftables tables. Pure: the same intent gives the same text.
+//!
+//! ```text
+//! table bridge mvm   prerouting  what a guest's port may send: its own MAC, IP and ARP, no more
+//! table inet mvm     forward     guest → outside; answers back; never guest → guest of another
+//!                    input       guest → host: answers, and the resolver on the gateway
+//!                    postrouting guests leave under the host's address
+//! ```
+//!
+//! Everything else is accepted here: our chains judge only frames of our ports and packets that
+//! enter or leave by a tenant's bridge, and never carry a policy of `drop`. An `accept` here does
+//! not overrule a `drop` in somebody else's table; [`super::foreign`] looks for those.
+//!
+//! The inet chains also drop what comes in by a tap itself instead of its bridge: the bridge hands
+//! frames to link-local groups (01:80:c2:00:00:0X) to the port's own IP stack, LLDP's past every
+//! bridge hook, and a UDP packet for the host in such a frame would be delivered.
+//!
+//! A host with `br_netfilter` shows frames between two guests of one bridge to the forward chain
+//! as well, whatever their destination: they pass by the set `within`.
+//!
+//! All lookups are hashes or interval trees over concatenated keys, so that a frame costs the same
+//! with one port and with thousands. The ports' table names no bridge (`meta ibrname` needs a
+//! kernel module that not every kernel has): that a tap is on its own bridge is what
+//! [`super::verify`] compares.
+
+use std::fmt::Write;
+
+use mvm_core::{
+    effect::{Firewall, Port},
+    layout,
+    net::Network,
+};
+
+/// The name of both tables.
+pub(super) const TABLE: &str = "mvm";
+
+/// Removes both tables, whether they are there or not.
+pub(super) const REMOVAL: &str = "table bridge mvm\ndelete table bridge mvm\n\
+                                  table inet mvm\ndelete table inet mvm\n";
+
+/// One script, one transaction: both tables as if they had never been there before.
+///
+/// Ports and networks may come in any order; the text does not depend on it.
+pub(super) fn script(intent: &Firewall) -> String {
+    let mut networks: Vec<&Network> = intent.networks.iter().collect();
+    networks.sort_by_key(|network| network.net);
+    let mut ports: Vec<&Port> = intent.ports.iter().collect();
+    ports.sort_by_key(|port| (port.net, port.offset));
+    format!("{REMOVAL}{}{}", bridge_table(intent, &ports), inet_table(intent, &networks))
+}
+
+fn bridge_table(intent: &Firewall, ports: &[&Port]) -> String {
+    let tap = |port: &Port| layout::tap(port.net, port.offset);
+    let taps = set("taps", "ifname", "", ports, |port| format!("{:?}", tap(port)));
+    let macs = set("macs", "ifname . ether_addr", "", ports, |port| {
+        format!("{:?} . {}", tap(port), port.mac)
+    });
+    let addresses = set("ports", "ifname . ether_addr . ipv4_addr", "", ports, |port| {
+        format!("{:?} . {} . {}", tap(port), port.mac, port.address)
+    });
+    let unknown = drop_taps();
+    format!(
+        "table bridge {TABLE} {{
+\tcomment \"mvm generation {generation}\"
+{taps}{macs}{addresses}\tchain guest {{
+\t\tether type != {{ ip, arp }} drop
+\t\tiifname . ether saddr != @macs drop
+\t\tether type ip iifname . ether saddr . ip saddr @ports accept
+\t\tether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 iifname . arp saddr ether . arp saddr ip @ports accept
+\t\tdrop
+\t}}
+\tchain prerouting {{
+\t\ttype filter hook prerouting priority dstnat; policy accept;
+\t\tiifname @taps goto guest
+{unknown}\t}}
+}}
+",
+        generation = intent.generation,
+    )
+}
+
+fn inet_table(intent: &Firewall, networks: &[&Network]) -> String {
+    let bridge = |network: &Network| layout::bridge(network.net);
+    let interval = "flags interval; ";
+    let subnets = set("subnets", "ifname . ipv4_addr", interval, networks, |network| {
+        format!("{:?} . {}", bridge(network), network.subnet)
+    });
+    let gateways = set("gateways", "ifname . ipv4_addr", "", networks, |network| {
+        format!("{:?} . {}", bridge(network), network.subnet.gateway())
+    });
+    let within = set("within", "ifname . ifname", "", networks, |network| {
+        format!("{0:?} . {0:?}", bridge(network))
+    });
+    let beside = drop_taps();
+    format!(
+        "table inet {TABLE} {{
+\tcomment \"mvm generation {generation}\"
+{subnets}{gateways}{within}\tchain from_guest {{
+\t\tmeta nfproto != ipv4 drop
+\t\tiifname . ip saddr != @subnets drop
+\t\tiifname . oifname @within accept
+\t\toifname \"br-tenant-*\" drop
+\t\tip daddr {{ 10.240.0.0/12, 169.254.0.0/16, 224.0.0.0/4 }} drop
+\t\taccept
+\t}}
+\tchain to_host {{
+\t\tmeta nfproto != ipv4 drop
+\t\tiifname . ip saddr != @subnets drop
+\t\tct state established,related accept
+\t\tiifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 accept
+\t\tdrop
+\t}}
+\tchain forward {{
+\t\ttype filter hook forward priority filter; policy accept;
+\t\tiifname \"br-tenant-*\" goto from_guest
+{beside}\t\toifname \"br-tenant-*\" ct state established,related accept
+\t\toifname \"br-tenant-*\" drop
+\t}}
+\tchain input {{
+\t\ttype filter hook input priority filter; policy accept;
+\t\tiifname \"br-tenant-*\" goto to_host
+{beside}\t}}
+\tchain postrouting {{
+\t\ttype nat hook postrouting priority srcnat; policy accept;
+\t\tiifname . ip saddr @subnets oifname != \"br-tenant-*\" masquerade
+\t}}
+}}
+",
+        generation = intent.generation,
+    )
+}
+
+/// Drops what any tap of our naming sends, known or not.
+fn drop_taps() -> String {
+    (0..=9).fold(String::new(), |mut text, digit| {
+        let _ = writeln!(text, "\t\tiifname \"tn{digit}*\" drop");
+        text
+    })
+}
+
+/// A named set; nft has no notation for one without elements other than leaving them out.
+fn set<T>(
+    name: &str,
+    kind: &str,
+    flags: &str,
+    members: &[&T],
+    element: impl Fn(&T) -> String,
+) -> String {
+    let mut text = format!("\tset {name} {{ type {kind}; {flags}");
+    if !members.is_empty() {
+        text.push_str("elements = {");
+        for member in members {
+            let _ = write!(text, "\n\t\t{},", element(member));
+        }
+        text.push_str("\n\t} ");
+    }
+    text.push_str("}\n");
+    text
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod tests {
+    use mvm_core::{
+        net::{Mac, NetId, Offset, Subnet},
+        units::Generation,
+    };
+
+    use super::*;
+
+    fn network(tenant: &str, net: u16, subnet: &str) -> Network {
+        let subnet: Subnet = subnet.parse().unwrap();
+        Network { tenant: tenant.parse().unwrap(), net: NetId(net), subnet }
+    }
+
+    fn port(network: &Network, offset: u16) -> Port {
+        let offset = Offset(offset);
+        let address = network.subnet.address(offset).unwrap();
+        Port { net: network.net, offset, mac: Mac::of(network.net, offset), address }
+    }
+
+    fn intent() -> Firewall {
+        let acme = network("acme", 3, "10.240.3.0/24");
+        let beta = network("beta", 259, "10.250.8.8/29");
+        let ports = vec![port(&acme, 3), port(&acme, 44), port(&beta, 3)];
+        Firewall { generation: Generation(7), networks: vec![acme, beta], ports }
+    }
+
+    #[test]
+    fn the_tables_of_two_tenants_read_as_recorded() {
+        let recorded = include_str!("snapshots/two_tenants.nft");
+        let text = script(&intent());
+        assert_eq!(text, recorded, "the tables changed; if that is meant, record this:\n{text}");
+    }
+
+    #[test]
+    fn the_text_does_not_depend_on_the_order_of_the_intent() {
+        let mut turned = intent();
+        turned.networks.reverse();
+        turned.ports.reverse();
+        assert_eq!(script(&turned), script(&intent()));
+    }
+
+    #[test]
+    fn a_network_without_ports_has_sets_without_elements() {
+        let mut bare = intent();
+        bare.ports.clear();
+        let text = script(&bare);
+        assert!(text.contains("set taps { type ifname; }"), "{text}");
+        assert!(!text.contains("elements = {}"), "{text}");
+    }
+
+    #[test]
+    fn no_chain_of_ours_drops_by_policy() {
+        assert!(!script(&intent()).contains("policy drop"));
+    }
+}

@@ -1,0 +1,85 @@
+//! Per-interface switches under `/proc/sys/net`, and which of them a tenant's bridge needs.
+//!
+//! Only single interfaces are touched, never `all` or `default`: a packet is forwarded by the
+//! setting of the interface that it *came in* by, so guests need it on their bridge and their
+//! answers need it on the egress interfaces, and `net.ipv4.ip_forward` stays as it is.
+
+use std::{fs, io};
+
+/// What a tenant's bridge is set to.
+///
+/// - `forwarding`: guests reach the outside through this host.
+/// - `rp_filter` strict: a packet whose source does not lie behind the bridge is dropped, by the
+///   routing code, whatever became of nftables (the greater of this and `all` counts).
+/// - `arp_ignore` 1: ARP is answered for the gateway only, not for the host's other addresses.
+/// - `arp_announce` 2: the host asks in the name of the gateway only.
+/// - `send_redirects`, `accept_redirects`: guests neither get nor give advice on routes.
+const BRIDGE: [(&str, &str); 6] = [
+    ("forwarding", "1"),
+    ("rp_filter", "1"),
+    ("arp_ignore", "1"),
+    ("arp_announce", "2"),
+    ("send_redirects", "0"),
+    ("accept_redirects", "0"),
+];
+
+/// Sets a tenant's bridge.
+pub(super) fn set_bridge(name: &str) -> io::Result<()> {
+    BRIDGE.iter().try_for_each(|(key, value)| write(&ipv4(name, key), value))
+}
+
+/// Which of the bridge's switches are not as they should be.
+pub(super) fn wrong_on_bridge(name: &str) -> Vec<String> {
+    let mut wrong: Vec<String> = BRIDGE
+        .iter()
+        .filter(|(key, value)| !is_set(&ipv4(name, key), value))
+        .map(|(key, value)| format!("net.ipv4.conf.{name}.{key} is not {value}"))
+        .collect();
+    if !ipv6_is_off(name) {
+        wrong.push(format!("net.ipv6.conf.{name}.disable_ipv6 is not 1"));
+    }
+    wrong
+}
+
+/// Lets packets that come in by this interface be forwarded; written only when it is off, because
+/// the kernel flushes its route cache at each write.
+pub(super) fn allow_forwarding(name: &str) -> io::Result<()> {
+    if is_forwarding(name) { Ok(()) } else { write(&ipv4(name, "forwarding"), "1") }
+}
+
+/// Whether packets that come in by this interface are forwarded.
+pub(super) fn is_forwarding(name: &str) -> bool {
+    is_set(&ipv4(name, "forwarding"), "1")
+}
+
+/// Switches IPv6 off on an interface; a kernel without IPv6 has it off everywhere.
+pub(super) fn disable_ipv6(name: &str) -> io::Result<()> {
+    match write(&disable_ipv6_of(name), "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether an interface has no IPv6.
+pub(super) fn ipv6_is_off(name: &str) -> bool {
+    match fs::read_to_string(disable_ipv6_of(name)) {
+        Ok(value) => value.trim() == "1",
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn ipv4(name: &str, key: &str) -> String {
+    format!("/proc/sys/net/ipv4/conf/{name}/{key}")
+}
+
+fn disable_ipv6_of(name: &str) -> String {
+    format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6")
+}
+
+fn is_set(path: &str, value: &str) -> bool {
+    fs::read_to_string(path).is_ok_and(|found| found.trim() == value)
+}
+
+fn write(path: &str, value: &str) -> io::Result<()> {
+    fs::write(path, value).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+}

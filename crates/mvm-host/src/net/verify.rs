@@ -1,0 +1,190 @@
+//! Compares the kernel's truth with an intent, in depth, and says in words what is wrong.
+//!
+//! It repairs nothing, and does not know which guests run: a tap that is absent is no finding.
+
+use std::{collections::BTreeMap, ffi::OsStr, path::Path};
+
+use mvm_core::{
+    Error,
+    effect::Firewall,
+    id::TenantId,
+    layout,
+    net::{NetId, Network},
+    port::Finding,
+};
+
+use super::{
+    address, foreign,
+    link::{self, Kind, Link, Tap},
+    netlink::{Netlink, NetlinkError},
+    nft, route, sysctl,
+};
+use crate::{roots::Roots, tool};
+
+pub(super) fn verify(roots: &Roots, intent: &Firewall) -> Result<Vec<Finding>, Error> {
+    let refused = |error: NetlinkError| error.during("cannot look at the host's network");
+    let mut netlink = Netlink::route().map_err(refused)?;
+    let links = link::list(&mut netlink).map_err(refused)?;
+    let mut findings = Vec::new();
+    for network in &intent.networks {
+        let problems = bridge(&mut netlink, &links, network).map_err(refused)?;
+        findings.extend(problems.into_iter().map(|problem| of(network, "bridge", problem)));
+    }
+    findings.extend(routes(&mut netlink, intent).map_err(refused)?);
+    findings.extend(taps(&links, intent));
+    findings.extend(egress(&mut netlink).map_err(refused)?);
+    findings.extend(table(roots, intent)?);
+    findings.extend(foreign_rules()?);
+    Ok(findings)
+}
+
+fn bridge(
+    netlink: &mut Netlink,
+    links: &[Link],
+    network: &Network,
+) -> Result<Vec<String>, NetlinkError> {
+    let name = layout::bridge(network.net);
+    let Some(link) = links.iter().find(|link| link.as_bridge() == Some(network.net)) else {
+        return Ok(vec![format!("bridge {name} is missing")]);
+    };
+    let mut problems = Vec::new();
+    if !link.is_up {
+        problems.push(format!("bridge {name} is down"));
+    }
+    let mac = link::bridge_mac(network.net);
+    if link.mac != Some(mac) {
+        problems.push(format!("bridge {name} does not have the address {mac}"));
+    }
+    if !address::has_gateway(netlink, link.index, network.subnet)? {
+        let (gateway, prefix) = (network.subnet.gateway(), network.subnet.prefix());
+        problems.push(format!("bridge {name} lacks the gateway {gateway}/{prefix}"));
+    }
+    problems.extend(sysctl::wrong_on_bridge(&name));
+    Ok(problems)
+}
+
+fn routes(netlink: &mut Netlink, intent: &Firewall) -> Result<Vec<Finding>, NetlinkError> {
+    let mut present: BTreeMap<NetId, Vec<route::Rule>> = BTreeMap::new();
+    for rule in route::list(netlink)? {
+        present.entry(rule.net).or_default().push(rule);
+    }
+    let mut findings = Vec::new();
+    for network in &intent.networks {
+        let rules = present.remove(&network.net).unwrap_or_default();
+        let missing =
+            route::intended(network).into_iter().filter(|rule| !rules.contains(rule)).count();
+        if missing > 0 {
+            let problem = format!("{missing} of the 3 policy routes are missing");
+            findings.push(of(network, "routes", problem));
+        }
+    }
+    findings.extend(present.into_keys().map(|net| {
+        let problem = format!("policy routes of network {net} belong to no tenant");
+        of_host("routes", problem)
+    }));
+    Ok(findings)
+}
+
+/// Every tap of ours, and every port of a tenant's bridge.
+fn taps(links: &[Link], intent: &Firewall) -> Vec<Finding> {
+    let by_index: BTreeMap<u32, &Link> = links.iter().map(|link| (link.index, link)).collect();
+    let mut owners: BTreeMap<u32, &str> = BTreeMap::new();
+    let mut findings = Vec::new();
+    for link in links {
+        let bridge = link.master.and_then(|index| by_index.get(&index)).copied();
+        let on = bridge.and_then(Link::as_bridge);
+        let (Some((net, offset)), Kind::Tap(tap)) = (link.as_tap(), &link.kind) else {
+            if let Some(net) = on {
+                let problem = format!("{} is a port of {}", link.name, layout::bridge(net));
+                findings.push(found(intent, net, problem));
+            }
+            continue;
+        };
+        let mut problems = Vec::new();
+        if !intent.ports.iter().any(|port| (port.net, port.offset) == (net, offset)) {
+            problems.push(format!("tap {} belongs to no instance", link.name));
+        }
+        if on != Some(net) {
+            let place = bridge.map_or("no bridge", |bridge| bridge.name.as_str());
+            problems.push(format!("tap {} is on {place}", link.name));
+        }
+        if !sysctl::ipv6_is_off(&link.name) {
+            problems.push(format!("tap {} has IPv6", link.name));
+        }
+        problems.extend(ownership(link, tap, &mut owners));
+        findings.extend(problems.into_iter().map(|problem| found(intent, net, problem)));
+    }
+    findings
+}
+
+/// A tap is for one user alone, who is not root.
+fn ownership<'a>(link: &'a Link, tap: &Tap, owners: &mut BTreeMap<u32, &'a str>) -> Option<String> {
+    let name = &link.name;
+    match tap.owner {
+        None | Some(0) => Some(format!("tap {name} has no owner of its own")),
+        Some(owner) if tap.group != Some(owner) => {
+            Some(format!("tap {name} belongs to user {owner} and to another group"))
+        }
+        Some(owner) => owners
+            .insert(owner, name)
+            .map(|other| format!("taps {other} and {name} both belong to user {owner}")),
+    }
+}
+
+fn egress(netlink: &mut Netlink) -> Result<Vec<Finding>, NetlinkError> {
+    let names = super::egress_names(netlink)?;
+    let closed = names.into_iter().filter(|name| !sysctl::is_forwarding(name));
+    Ok(closed
+        .map(|name| {
+            let problem = format!(
+                "answers that come in by {name} do not reach guests: \
+                 set net.ipv4.conf.{name}.forwarding=1"
+            );
+            of_host("egress", problem)
+        })
+        .collect())
+}
+
+fn table(roots: &Roots, intent: &Firewall) -> Result<Option<Finding>, Error> {
+    let problem = if intent.networks.is_empty() {
+        nft::has_tables()?.then(|| "the tables are there and no tenant is".to_owned())
+    } else if nft::is_in_force(roots, intent)? {
+        None
+    } else {
+        let generation = intent.generation;
+        Some(match nft::generation(roots)? {
+            Some(other) => format!("the tables are of generation {other} and not {generation}"),
+            None if nft::has_tables()? => "the tables were altered by somebody else".to_owned(),
+            None => "the tables are missing".to_owned(),
+        })
+    };
+    Ok(problem.map(|problem| of_host("table", problem)))
+}
+
+fn foreign_rules() -> Result<Vec<Finding>, Error> {
+    let arguments = ["-j", "list", "ruleset"].map(OsStr::new);
+    let listed = tool::run(Path::new(nft::NFT), &arguments, &[], nft::DEADLINE);
+    let problem = match listed.map(|output| serde_json::from_slice(&output.stdout)) {
+        Ok(Ok(ruleset)) => return Ok(foreign::findings(&ruleset)),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Ok(vec![of_host("foreign_rule", format!("other rules cannot be listed: {problem}"))])
+}
+
+fn found(intent: &Firewall, net: NetId, problem: String) -> Finding {
+    let network = intent.networks.iter().find(|network| network.net == net);
+    finding(network.map(|network| network.tenant.clone()), "tap", problem)
+}
+
+fn of(network: &Network, check: &str, problem: String) -> Finding {
+    finding(Some(network.tenant.clone()), check, problem)
+}
+
+fn of_host(check: &str, problem: String) -> Finding {
+    finding(None, check, problem)
+}
+
+fn finding(tenant: Option<TenantId>, check: &str, problem: String) -> Finding {
+    Finding { tenant, check: check.to_owned(), problem }
+}

@@ -1,0 +1,16 @@
+//! Where this host keeps things: the directories under which `core::layout` names everything.
+
+use std::path::PathBuf;
+
+/// The roots of all paths that this crate touches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roots {
+    /// The data directory, `/var/lib/mvm`; images, volumes and jails share its file system.
+    pub data: PathBuf,
+    /// The runtime directory, `/run/mvm`, on a tmpfs that a reboot empties.
+    pub run: PathBuf,
+    /// Where cgroup v2 is mounted, `/sys/fs/cgroup`.
+    pub cgroup: PathBuf,
+    /// The shim's program.
+    pub shim: PathBuf,
+}
