@@ -25,6 +25,7 @@ pub(crate) const HOST: &[Need] = &[
     Need { probe: "ssh", package: "openssh-client" },
     Need { probe: "setpriv", package: "util-linux" },
     Need { probe: "python3", package: "python3" },
+    Need { probe: "pip3", package: "python3-pip" },
 ];
 
 /// What compiling the guest kernel needs.

@@ -1,4 +1,5 @@
-//! Rules that are patterns in the text: no shell strings, no debt without an issue, no `allow`.
+//! Rules that are patterns in the text: no shell strings, no debt without an issue, no `allow`, no
+//! decisions in the host.
 
 use super::Finding;
 use super::sources::Source;
@@ -19,6 +20,11 @@ pub(super) fn check(source: &Source) -> Vec<Finding> {
         }
         if line.trim_start().starts_with(ALLOW) || line.trim_start().starts_with(ALLOW_INNER) {
             find("style 16", number, "expect with a reason, instead of allow");
+        }
+    }
+    if source.member() == "mvm-host" {
+        for (number, line) in source.production_lines().filter(|(_, line)| has_policy(line)) {
+            find("R8", number, &format!("the host imports decisions: {}", line.trim()));
         }
     }
     if source.member() != SHELL_USER {
@@ -47,6 +53,17 @@ fn has_naked_debt(line: &str) -> bool {
             !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
         });
         is_word && ends && !has_issue
+    })
+}
+
+/// Whether the line names the core's deciding modules.
+fn has_policy(line: &str) -> bool {
+    let code = line.split_once("//").map_or(line, |(code, _)| code);
+    ["mvm_core::policy", "mvm_core::plan"].iter().any(|module| {
+        code.match_indices(module).any(|(at, _)| {
+            let rest = code.get(at + module.len()..).unwrap_or_default();
+            !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_')
+        })
     })
 }
 
@@ -82,6 +99,13 @@ mod tests {
         assert_eq!(rules("crates/a/tests/b.rs", text), [""; 0]);
         assert_eq!(rules("xtask/src/b.rs", text), [""; 0]);
         assert_eq!(rules("crates/a/src/b.rs", r#"// never "-c""#), [""; 0]);
+    }
+
+    #[test]
+    fn the_host_may_not_import_decisions() {
+        assert_eq!(rules("crates/mvm-host/src/a.rs", "use mvm_core::plan::Plan;"), ["R8"]);
+        assert_eq!(rules("crates/mvm-host/src/a.rs", "use mvm_core::planet;"), [""; 0]);
+        assert_eq!(rules("crates/mvm-engine/src/a.rs", "use mvm_core::plan::Plan;"), [""; 0]);
     }
 
     #[test]
