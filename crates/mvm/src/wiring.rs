@@ -11,7 +11,7 @@ use mvm_core::{
     layout::data,
     units::Mib,
 };
-use mvm_engine::{Engine, Ports, store::SqliteStore};
+use mvm_engine::{Engine, Ports, store::sqlite::SqliteStore};
 use mvm_host::{
     clock::SystemClock, guest::VsockGuest, local::LocalHost, lock::FileLocks, roots::Roots,
 };
