@@ -33,6 +33,7 @@ impl Course<'_> {
             (GuestAct::Drain { timeout }, GuestAnswer::Silent) => {
                 let reason = format!("no answer within {timeout}");
                 self.is_drain_silent = true;
+                self.events.push(EventKind::DrainForced);
                 Ok(self.tell(EventKind::DrainForced, reason)?)
             }
             (GuestAct::Drain { .. }, GuestAnswer::Refused(why)) => Err(Fault::last(

@@ -19,7 +19,7 @@ mod retreat;
 use mvm_core::{
     effect::Effect,
     error::{Error, ErrorKind},
-    event::Actor,
+    event::{Actor, EventKind},
     instance::{Instance, Want},
     observed::ObservedInstance,
     plan::{self, Step, Transition},
@@ -34,13 +34,13 @@ use crate::{
     store::records,
 };
 
-/// Where an instance came to rest.
+/// Where an instance came to rest, and what happened on the way.
 #[derive(Debug)]
 pub(crate) enum Rest {
     /// With this record.
-    There(Box<Instance>),
+    There(Box<Instance>, Vec<EventKind>),
     /// It is destroyed.
-    Gone,
+    Gone(Vec<EventKind>),
 }
 
 /// Whether the firewall follows a destroyed instance at once or after many.
@@ -71,6 +71,7 @@ impl Engine {
             is_gone: false,
             is_drain_silent: false,
             first_error: None,
+            events: Vec::new(),
         };
         course.run()
     }
@@ -98,6 +99,7 @@ struct Course<'a> {
     is_gone: bool,
     is_drain_silent: bool,
     first_error: Option<Error>,
+    events: Vec<EventKind>,
 }
 
 impl Course<'_> {
@@ -106,7 +108,9 @@ impl Course<'_> {
         loop {
             let fault = match self.round() {
                 Ok(Round::AtRest) => break,
-                Ok(Round::Gone) => return self.first_error.map_or(Ok(Rest::Gone), Err),
+                Ok(Round::Gone) => {
+                    return self.first_error.map_or(Ok(Rest::Gone(self.events)), Err);
+                }
                 Ok(Round::Again) => match patience.another_round() {
                     Ok(()) => continue,
                     Err(error) => Fault::last(error),
@@ -124,7 +128,7 @@ impl Course<'_> {
         if let Some(error) = self.first_error {
             return Err(error);
         }
-        Ok(Rest::There(Box::new(self.record)))
+        Ok(Rest::There(Box::new(self.record), self.events))
     }
 
     fn no_image(&self) -> Error {
@@ -179,6 +183,7 @@ impl Course<'_> {
             }
             Step::Record(to) => {
                 self.record = self.engine.commit(&self.cx.actor, &self.record, to)?;
+                self.events.push(to.event);
                 self.is_gone = to.state == State::Destroyed;
                 Ok(())
             }

@@ -26,15 +26,12 @@ const DRAWS: u32 = 64;
 
 impl Engine {
     pub(crate) fn instance_create(&self, cx: &Context, pool: &PoolRef) -> Result<Outcome, Error> {
-        let record = self.instance_record(cx, pool)?;
+        self.within(|tx| living(tx, pool))?;
+        self.converge_tenant(&pool.tenant)?;
+        cx.cancel.check()?;
+        let record = self.within(|tx| self.instance_allocate(tx, cx, pool))?;
         self.sync_firewall(&record.network)?;
         Ok(Outcome { made: Some(Made::Instance(Box::new(record))), ..Outcome::default() })
-    }
-
-    /// Makes the record of a new instance; its tenant's network is whole then, the firewall not.
-    pub(crate) fn instance_record(&self, cx: &Context, pool: &PoolRef) -> Result<Instance, Error> {
-        self.converge_tenant(&pool.tenant)?;
-        self.within(|tx| self.instance_allocate(tx, cx, pool))
     }
 
     /// Chooses id, address and uid of a new instance and puts its record.

@@ -5,7 +5,7 @@
 
 use mvm_core::{
     error::{Error, ErrorKind},
-    event::Actor,
+    event::{Actor, EventKind},
     id::{InstanceRef, Subject},
     instance::{Drain, Instance, ParkedBy, Want},
     observed::ObservedInstance,
@@ -118,10 +118,10 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let from = record.state;
-        let change = |to| {
+        let change = |to, events| {
             let duration_ms = self.milliseconds_since(start);
             let instance = wish.instance.clone();
-            Granted::Changed(Change { instance, from: Some(from), to, duration_ms })
+            Granted::Changed(Change { instance, from: Some(from), to, events, duration_ms })
         };
         legal(&record, wish)?;
         if let Some(until) = record.manual_override_until
@@ -131,17 +131,21 @@ impl Engine {
         {
             return Ok(Granted::Deferred("a person's command is more recent".to_owned()));
         }
-        let (record, seen) = match self.finish(cx, record, seen, wish)? {
-            Underway::Done(record) => return Ok(change(record.state)),
-            Underway::Resting(record, seen) => (*record, seen),
+        let (record, seen, mut events) = match self.finish(cx, record, seen, wish)? {
+            Underway::Done(record, events) => return Ok(change(record.state, events)),
+            Underway::Resting(record, seen, events) => (*record, seen, events),
         };
         let origin = record.clone();
         let record = self.record_wish(cx, record, wish)?;
         match self.converge(cx, origin, record, seen, wish.firewall)? {
-            Rest::There(record) => Ok(change(record.state)),
-            Rest::Gone => {
+            Rest::There(record, more) => {
+                events.extend(more);
+                Ok(change(record.state, events))
+            }
+            Rest::Gone(more) => {
+                events.extend(more);
                 lock.retire();
-                Ok(change(State::Destroyed))
+                Ok(change(State::Destroyed, events))
             }
         }
     }
@@ -167,20 +171,20 @@ impl Engine {
     ) -> Result<Underway, Error> {
         let is_leaving = record.want == Want::Destroyed;
         if wish.want == Want::Destroyed || (wish.want == Want::Stopped && !is_leaving) {
-            return Ok(Underway::Resting(Box::new(record), Some(seen)));
+            return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
         }
         let is_clean = plan::instance::plan(&record, &seen, Generation(0)).is_empty();
         if is_clean && !record.in_flight() {
-            return Ok(Underway::Resting(Box::new(record), Some(seen)));
+            return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
         }
         let was_same = record.want == wish.want;
         match self.converge(cx, record.clone(), record, Some(seen), wish.firewall)? {
-            Rest::There(record) if was_same => Ok(Underway::Done(record)),
-            Rest::There(record) => {
+            Rest::There(record, events) if was_same => Ok(Underway::Done(record, events)),
+            Rest::There(record, events) => {
                 legal(&record, wish)?;
-                Ok(Underway::Resting(record, None))
+                Ok(Underway::Resting(record, None, events))
             }
-            Rest::Gone => Err(Error::new(
+            Rest::Gone(_) => Err(Error::new(
                 ErrorKind::NotFound,
                 format!("{} was being destroyed and is gone", wish.instance),
             )),
@@ -242,8 +246,8 @@ fn prepared(tx: &mut dyn Transaction, id: &InstanceRef) -> Result<Instance, Erro
 }
 
 enum Underway {
-    Resting(Box<Instance>, Option<ObservedInstance>),
-    Done(Box<Instance>),
+    Resting(Box<Instance>, Option<ObservedInstance>, Vec<EventKind>),
+    Done(Box<Instance>, Vec<EventKind>),
 }
 
 /// Whether the wish is legal in the instance's state, or in the one that it is on its way to.

@@ -48,6 +48,8 @@ impl Engine {
         no_wait: bool,
     ) -> Result<Outcome, Error> {
         self.within(|tx| records::pool(tx, &ask.pool))?;
+        // Before the pool's lock, because it may need the tenant's.
+        self.converge_tenant(&ask.pool.tenant)?;
         let _lock = self.lock(&Subject::Pool(ask.pool.clone()))?;
         let pool = self.within(|tx| self.record_counts(tx, cx, ask, no_wait))?;
         if no_wait {
@@ -147,20 +149,18 @@ impl Engine {
         for assignment in assignments {
             let (instance, to) = match assignment {
                 Assignment::Move { instance, to } => (instance.clone(), *to),
-                Assignment::Create { to } => {
-                    match self.new_record(cx, &pool.pool, made.is_none()) {
-                        Ok(record) => {
-                            let instance = record.instance.clone();
-                            made = Some(record);
-                            (instance, *to)
-                        }
-                        Err(error) => {
-                            let subject = format!("a new instance of {}", pool.pool);
-                            outcome.failures.push(Failed { subject, error });
-                            continue;
-                        }
+                Assignment::Create { to } => match self.new_record(cx, &pool.pool) {
+                    Ok(record) => {
+                        let instance = record.instance.clone();
+                        made = Some(record);
+                        (instance, *to)
                     }
-                }
+                    Err(error) => {
+                        let subject = format!("a new instance of {}", pool.pool);
+                        outcome.failures.push(Failed { subject, error });
+                        continue;
+                    }
+                },
             };
             wishes.push(Wish {
                 instance,
@@ -179,11 +179,8 @@ impl Engine {
         wishes
     }
 
-    fn new_record(&self, cx: &Context, pool: &PoolRef, is_first: bool) -> Result<Instance, Error> {
+    fn new_record(&self, cx: &Context, pool: &PoolRef) -> Result<Instance, Error> {
         cx.cancel.check()?;
-        if is_first {
-            return self.instance_record(cx, pool);
-        }
         self.within(|tx| self.instance_allocate(tx, cx, pool))
     }
 }

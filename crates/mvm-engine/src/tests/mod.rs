@@ -39,6 +39,7 @@ fn an_instance_runs_warms_sleeps_wakes_and_is_destroyed() {
     ] {
         let outcome = rig.go(&id, wish).unwrap();
         assert_eq!(outcome.changes[0].to, state);
+        assert!(!outcome.changes[0].events.is_empty());
         assert_eq!(rig.record(&id).state, state);
     }
     rig.go(&id, Move::Destroy).unwrap();

@@ -44,6 +44,7 @@ fn net_ids_and_subnets_are_never_shared() {
     assert_eq!(create(&rig, "e", Some(3), Some("10.250.0.0/24")), Err(ErrorKind::Conflict));
     assert_eq!(create(&rig, "e", None, Some("10.240.0.0/16")), Err(ErrorKind::Conflict));
     assert_eq!(create(&rig, "e", Some(0), None), Err(ErrorKind::Invalid));
+    assert_eq!(rig.world.look().lock_files.len(), 4 + 1, "of four tenants and the firewall");
     assert_eq!(create(&rig, "local", None, None), Err(ErrorKind::Invalid));
     assert_eq!(create(&rig, "a", None, None), Err(ErrorKind::Conflict));
 }
