@@ -44,6 +44,7 @@ impl Ground {
             cgroup: "/sys/fs/cgroup".into(),
             shim: "/usr/local/bin/mvm-shim".into(),
         };
+        vmm::place::ensure_dir(&roots.run, 0o700).unwrap();
         let image = std::fs::read_dir(roots.data.join("images")).unwrap().next().unwrap().unwrap();
         let image = image.file_name().to_str().unwrap().parse().unwrap();
         let instance: InstanceRef = "acme/workers/i-0000abcd".parse().unwrap();
@@ -240,7 +241,7 @@ fn sleeps_and_wakes(ground: &mut Ground) {
     assert_eq!((seen.phase, seen.origin), (Phase::Running, Origin::Boot));
     println!("   resident {} KiB", seen.resident_kib);
     let (out, err, status) =
-        ground.exec("cat; echo $WORD >&2; echo 42 > /tmp/counter; exit 3", b"typed");
+        ground.exec("cat; echo $WORD >&2; echo 42 > /tmp/word; exit 3", b"typed");
     assert_eq!((out.as_str(), err.trim(), status), ("typed", "given", ExecStatus::Code(3)));
 
     ground.reach(Want::Warm);
@@ -252,7 +253,7 @@ fn sleeps_and_wakes(ground: &mut Ground) {
     assert!(seen.vmm.is_none() && !seen.shim && !seen.tap && !seen.cgroup && !seen.jail);
     ground.reach(Want::Running);
     assert!(matches!(ground.vmm().origin, Origin::Snapshot(_)));
-    let (out, _, status) = ground.exec("cat /tmp/counter; date +%s", b"");
+    let (out, _, status) = ground.exec("cat /tmp/word; date +%s", b"");
     assert_eq!(status, ExecStatus::Code(0));
     let mut lines = out.lines();
     assert_eq!(lines.next(), Some("42"));

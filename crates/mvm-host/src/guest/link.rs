@@ -66,13 +66,6 @@ pub(super) struct Link {
     unsent: Vec<u8>,
 }
 
-/// What woke a wait.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Woken {
-    /// Whether the extra descriptor is ready.
-    pub(super) extra: bool,
-}
-
 impl Link {
     /// Connects until the agent says hello.
     pub(super) fn open(place: &Place, deadline: Deadline) -> Result<Self, Lost> {
@@ -124,7 +117,7 @@ impl Link {
     }
 
     /// Sends what can be sent, takes what came, and waits for more or for `extra`.
-    pub(super) fn wait(&mut self, extra: Option<BorrowedFd<'_>>) -> Result<Woken, Lost> {
+    pub(super) fn wait(&mut self, extra: Option<BorrowedFd<'_>>) -> Result<(), Lost> {
         self.flush()?;
         let extra = extra.unwrap_or(self.vmm.fd().as_fd());
         let sending = if self.unsent.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
@@ -133,11 +126,11 @@ impl Link {
             (self.stream.as_fd(), PollFlags::IN | sending),
             (extra, PollFlags::IN),
         ]);
-        let [vmm, stream, extra] = ready.map_err(lost)?;
+        let [vmm, stream, _] = ready.map_err(lost)?;
         if stream {
             self.receive(vmm)?;
         }
-        if vmm && !stream { Err(Lost::Vmm) } else { Ok(Woken { extra }) }
+        if vmm && !stream { Err(Lost::Vmm) } else { Ok(()) }
     }
 
     /// Waits for the end of the VMM, whatever the agent still says.
