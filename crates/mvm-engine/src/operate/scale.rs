@@ -1,6 +1,7 @@
 //! Setting a pool's counts, and bringing its instances there.
 //!
-//! The counts are checked and recorded first. Then, under the pool's lock: look at every instance,
+//! The tenant is made whole first, because its lock comes before the pool's. The counts are checked
+//! and recorded. Then, under the pool's lock: look at every instance,
 //! let [`plan::pool::assign`] choose, make the new records, bring the firewall into force once, and
 //! move all of them with a bound. One that fails does not stop the others.
 
@@ -45,6 +46,7 @@ impl Engine {
         no_wait: bool,
     ) -> Result<Outcome, Error> {
         self.within(|tx| records::pool(tx, &ask.pool))?;
+        self.converge_tenant(&ask.pool.tenant)?;
         let _lock = self.lock(&Subject::Pool(ask.pool.clone()))?;
         let pool = self.within(|tx| self.record_counts(tx, cx, ask, no_wait))?;
         if no_wait {
@@ -145,7 +147,7 @@ impl Engine {
             let (instance, to) = match assignment {
                 Assignment::Move { instance, to } => (instance.clone(), *to),
                 Assignment::Create { to } => {
-                    match self.new_record(cx, &pool.pool, made.is_none()) {
+                    match self.new_record(cx, &pool.pool) {
                         Ok(record) => {
                             let instance = record.instance.clone();
                             made = Some(record);
@@ -176,11 +178,8 @@ impl Engine {
         wishes
     }
 
-    fn new_record(&self, cx: &Context, pool: &PoolRef, is_first: bool) -> Result<Instance, Error> {
+    fn new_record(&self, cx: &Context, pool: &PoolRef) -> Result<Instance, Error> {
         cx.cancel.check()?;
-        if is_first {
-            return self.instance_record(cx, pool);
-        }
         self.within(|tx| self.instance_allocate(tx, cx, pool))
     }
 }
