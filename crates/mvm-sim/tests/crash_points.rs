@@ -33,7 +33,6 @@ enum Stage {
     Scaled,
 }
 
-
 fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
     let mvm = Mvm::start(sim);
     let run = |operation: &Operation| {

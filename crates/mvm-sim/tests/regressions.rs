@@ -46,11 +46,8 @@ fn a_guest_put_to_sleep_by_force_finds_its_disk_as_it_was_after_a_power_cut() {
         }
     };
     dumb(false);
-    let sleep = Operation::InstanceMove {
-        instance: id.clone(),
-        wish: Move::Sleep,
-        drain: Drain::Skip,
-    };
+    let sleep =
+        Operation::InstanceMove { instance: id.clone(), wish: Move::Sleep, drain: Drain::Skip };
     Mvm::start(&sim).operate(&sleep).unwrap();
     sim.machine.world().power_cut(None);
     let _ = Mvm::start(&sim).operate(&step(&id, Move::Wake));
