@@ -82,3 +82,19 @@ fn nothing_is_left_of_an_instance_whose_vmm_died_together_with_its_shim() {
     assert!(sim.machine.world().runs.is_empty());
     destroy_all(&sim).unwrap();
 }
+
+#[test]
+fn a_guest_whose_sleep_and_wake_both_failed_can_sleep_again() {
+    let (sim, id) = running();
+    let ask = |wish| Mvm::start(&sim).operate(&step(&id, wish));
+    ask(Move::Warm).unwrap();
+    sim.break_act("execute remove_vmm");
+    sim.break_act("ask wake");
+    ask(Move::Sleep).unwrap_err();
+    ask(Move::Sleep).unwrap_err();
+    sim.heal();
+    ask(Move::Sleep).unwrap();
+    ask(Move::Wake).unwrap();
+    settle(&sim).unwrap();
+    destroy_all(&sim).unwrap();
+}
