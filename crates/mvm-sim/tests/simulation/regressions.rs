@@ -1,11 +1,8 @@
 //! Histories that once broke a law, told by hand.
-#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
-
-mod harness;
 
 use std::sync::Arc;
 
-use harness::{
+use crate::harness::{
     Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, settle, simulation, step,
 };
 use mvm_core::{

@@ -1,5 +1,4 @@
 //! What the simulated tests share: engines over processes that may die, and settling.
-#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 use std::sync::Arc;
 

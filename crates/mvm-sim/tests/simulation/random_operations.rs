@@ -2,14 +2,6 @@
 //!
 //! `MVM_SIM_SEEDS=n` tries the seeds 0 to n-1 (200 by default); `MVM_SIM_SEED=n` tries one and
 //! prints its transcript.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests stop at the first surprise and say which seed it was"
-)]
-
-mod harness;
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,9 +9,9 @@ use std::{
     time::Instant,
 };
 
-use harness::{
+use crate::harness::{
     Mvm, create_pool, create_tenant, destroy_all, instances, pool, pools, quotas, scale, settle,
-    simulation, step, tenant, tenants,
+    simulation, tenant, tenants,
 };
 use mvm_core::{instance::Drain, operation::Operation, quota::Quotas, state::Move, units::Vcpus};
 use mvm_sim::{
