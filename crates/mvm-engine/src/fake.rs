@@ -13,7 +13,7 @@ use std::{
 use mvm_core::{
     effect::{Effect, Firewall},
     error::{Error, ErrorKind},
-    event::{Actor, EventKind},
+    event::{Actor, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
     instance::{Drain, Instance},
     net::{NetId, Network, Offset},
@@ -52,8 +52,15 @@ pub(crate) struct Content {
     pub(crate) failing: BTreeMap<&'static str, (u32, ErrorKind)>,
     /// Acts that guests answer otherwise than with Done.
     pub(crate) answers: BTreeMap<&'static str, GuestAnswer>,
-    /// Effects after which the process dies: the effect happens, its caller never hears.
+    /// After how many more acts and commits the process dies: the last one happens, and its caller
+    /// never hears of it.
     pub(crate) crash_after: Option<u32>,
+    /// After how many more acts every VMM dies.
+    pub(crate) vmms_die_after: Option<u32>,
+    /// Lock files that were made and not retired.
+    pub(crate) lock_files: BTreeSet<Subject>,
+    /// The effect at which the VMM of the instance dies while it fails.
+    pub(crate) dying_at: Option<&'static str>,
 }
 
 #[derive(Clone, Default)]
@@ -70,12 +77,33 @@ impl World {
         self.look().failing.insert(effect, (times, kind));
     }
 
-    pub(crate) fn kill(&self, id: &InstanceRef) {
+    /// One act or commit happened; the process may be told to die right after it.
+    fn tick(&self) {
         let mut content = self.look();
-        assert!(content.vmms.remove(&id.instance).is_some(), "{id} has no VMM to kill");
-        let ending = Ending::Signaled(9);
-        let record = ExitRecord { ending, oom_kills: 0, console_tail: Vec::new() };
-        content.exits.insert(id.instance.clone(), record);
+        match content.vmms_die_after.as_mut() {
+            Some(0) => {
+                content.vmms_die_after = None;
+                let died: Vec<InstanceId> = content.vmms.keys().cloned().collect();
+                for id in died {
+                    content.die(&id);
+                }
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        match content.crash_after.as_mut() {
+            Some(0) => {
+                content.crash_after = None;
+                drop(content);
+                std::panic::resume_unwind(Box::new("crash"));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+    }
+
+    pub(crate) fn kill(&self, id: &InstanceRef) {
+        self.look().die(&id.instance);
     }
 }
 
@@ -87,19 +115,19 @@ impl Host for World {
             && *left > 0
         {
             *left -= 1;
-            return Err(Error::new(*kind, format!("{name} was told to fail")));
+            let kind = *kind;
+            if content.dying_at == Some(name)
+                && let Effect::BootVmm(jail) = effect
+            {
+                drop(content);
+                self.kill(&jail.instance);
+            }
+            return Err(Error::new(kind, format!("{name} was told to fail")));
         }
         content.done.push(name);
         content.apply(effect)?;
-        match content.crash_after.as_mut() {
-            Some(0) => {
-                content.crash_after = None;
-                drop(content);
-                std::panic::panic_any("crash");
-            }
-            Some(left) => *left -= 1,
-            None => {}
-        }
+        drop(content);
+        self.tick();
         Ok(())
     }
 
@@ -161,6 +189,24 @@ fn refuse(what: &str) -> Result<(), Error> {
 }
 
 impl Content {
+    fn die(&mut self, id: &InstanceId) {
+        assert!(self.vmms.remove(id).is_some(), "{id} has no VMM to kill");
+        let ending = Ending::Signaled(9);
+        let record = ExitRecord { ending, oom_kills: 0, console_tail: Vec::new() };
+        self.exits.insert(id.clone(), record);
+    }
+
+    /// Whether nothing of any instance is left.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.taps.is_empty()
+            && self.cgroups.is_empty()
+            && self.jails.is_empty()
+            && self.vmms.is_empty()
+            && self.exits.is_empty()
+            && self.volumes.is_empty()
+            && self.snapshots.values().all(BTreeMap::is_empty)
+    }
+
     fn apply(&mut self, effect: &Effect) -> Result<(), Error> {
         match effect {
             Effect::EnsureBridge(n) => drop(self.bridges.insert(n.net)),
@@ -242,7 +288,7 @@ impl Content {
             }
             Effect::PauseVmm { instance, purpose } => (instance, None, Phase::Paused(*purpose)),
             Effect::ResumeVmm(id) => (id, None, Phase::Running),
-            other => return refuse(other.name()),
+            _ => return refuse(effect.name()),
         };
         let Some(vmm) = self.vmms.get_mut(id) else { return refuse("there is no VMM") };
         vmm.origin = origin.unwrap_or(vmm.origin);
@@ -253,6 +299,18 @@ impl Content {
 
 impl Guest for World {
     fn ask(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
+        let answer = self.answer(id, act);
+        self.tick();
+        answer
+    }
+
+    fn exec(&self, _: &InstanceRef, _: &ExecRequest, _: ExecStreams) -> Result<ExecStatus, Error> {
+        Ok(ExecStatus::Code(0))
+    }
+}
+
+impl World {
+    fn answer(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         let mut content = self.look();
         content.asked.push(act.clone());
         let name = match act {
@@ -268,10 +326,6 @@ impl Guest for World {
         }
         Ok(content.answers.get(name).cloned().unwrap_or(GuestAnswer::Done))
     }
-
-    fn exec(&self, _: &InstanceRef, _: &ExecRequest, _: ExecStreams) -> Result<ExecStatus, Error> {
-        Ok(ExecStatus::Code(0))
-    }
 }
 
 impl Builder for World {
@@ -283,7 +337,9 @@ impl Builder for World {
 struct Held(World, Subject);
 
 impl Lock for Held {
-    fn retire(self: Box<Self>) {}
+    fn retire(self: Box<Self>) {
+        self.0.look().lock_files.remove(&self.1);
+    }
 }
 
 impl Drop for Held {
@@ -302,6 +358,7 @@ impl Locks for World {
             return Err(Error::new(ErrorKind::Unavailable, format!("{subject} is locked")));
         }
         held.insert(subject.clone());
+        self.look().lock_files.insert(subject.clone());
         Ok(Box::new(Held(self.clone(), subject.clone())))
     }
 }
@@ -327,6 +384,24 @@ impl Clock for Ticks {
     }
 }
 
+/// The store of a process that may be told to die after a commit.
+struct Dying(MemoryStore, World);
+
+impl Store for Dying {
+    fn transact(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Transaction) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.0.transact(work)?;
+        self.1.tick();
+        Ok(())
+    }
+
+    fn events(&self, id: &TenantId, after: u64, limit: usize) -> Result<Vec<LoggedEvent>, Error> {
+        self.0.events(id, after, limit)
+    }
+}
+
 /// An engine over a world; cloning the parts makes a second engine over the same world.
 pub(crate) struct Rig {
     pub(crate) engine: Engine,
@@ -345,15 +420,23 @@ impl Rig {
         let ports = Ports {
             host: Arc::new(world.clone()),
             guest: Arc::new(world.clone()),
-            store: Arc::new(store.clone()),
+            store: Arc::new(Dying(store.clone(), world.clone())),
             builder: Arc::new(world.clone()),
             clock: clock.clone(),
             locks: Arc::new(world.clone()),
         };
-        let config =
-            Config { parallel: 2, lock_wait: Duration::from_secs(20), ..Config::default() };
         let cx = Context::silent(Actor::Uid(1000));
-        Self { engine: Engine::new(ports, config), world, store, clock, cx }
+        let engine = Engine::new(ports, Self::config());
+        Self { engine, world, store, clock, cx }
+    }
+
+    /// An engine over the same world and another store.
+    pub(crate) fn engine_over(&self, store: Arc<dyn Store>) -> Engine {
+        Engine::new(Ports { store, ..self.engine.ports.clone() }, Self::config())
+    }
+
+    fn config() -> Config {
+        Config { parallel: 2, lock_wait: Duration::from_secs(20), ..Config::default() }
     }
 
     /// A new process over what is left of the world.

@@ -47,16 +47,22 @@ pub(crate) const fn is_asked_by(want: Want) -> bool {
 impl Engine {
     /// Brings the firewall to the present intent unless it is in force.
     pub(crate) fn sync_firewall(&self, network: &Network) -> Result<(), Error> {
-        let _lock = self.lock(&Subject::Firewall)?;
-        run::patiently(&*self.ports.clock, || {
+        let lock = self.lock(&Subject::Firewall)?;
+        let is_empty = run::patiently(&*self.ports.clock, || {
             let intent = self.within(intent)?;
             let in_force = self.ports.host.observe_tenant(network)?.firewall;
             if in_force == Some(intent.generation) {
-                return Ok(());
+                return Ok(false);
             }
             tracing::debug!(generation = intent.generation.0, "replaces the firewall");
-            self.ports.host.execute(&Effect::ReplaceFirewall(intent))
+            let is_empty = intent.networks.is_empty();
+            self.ports.host.execute(&Effect::ReplaceFirewall(intent))?;
+            Ok(is_empty)
         })
-        .map_err(|e| e.context("cannot bring the firewall into force"))
+        .map_err(|e| e.context("cannot bring the firewall into force"))?;
+        if is_empty {
+            lock.retire();
+        }
+        Ok(())
     }
 }

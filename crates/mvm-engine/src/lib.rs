@@ -27,7 +27,11 @@ mod run;
 pub mod store;
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests stop at the first surprise"
+)]
 mod fake;
 #[cfg(test)]
 mod tests;

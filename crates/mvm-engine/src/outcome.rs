@@ -2,6 +2,7 @@
 
 use mvm_core::{
     error::Error,
+    event::EventKind,
     id::{ImageHash, InstanceRef},
     instance::Instance,
     pool::Pool,
@@ -55,6 +56,8 @@ pub struct Change {
     pub from: Option<State>,
     /// The state after.
     pub to: State,
+    /// What happened on the way, as in the audit log.
+    pub events: Vec<EventKind>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
 }

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{Context, Engine},
     operate::{
-        instance::{legal, living},
+        instance::legal,
+        living,
         pool::{self, NewPool},
         scale::Scale,
         tenant::{self, NewTenant},
@@ -42,8 +43,8 @@ impl Engine {
             Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
                 self.preview_tenant(cx, &NewTenant { tenant, net, subnet, quotas, keyed })
             }
-            Operation::TenantDestroy { tenant, .. } => {
-                self.within(|tx| records::tenant(tx, &tenant))?;
+            Operation::TenantDestroy { tenant, force } => {
+                self.rehearse(|tx| tenant::begin(tx, &tenant, force))?;
                 self.preview_destroy(tenant.as_str())
             }
             Operation::PoolCreate { pool, source, profile, role, resources } => {
@@ -59,8 +60,8 @@ impl Engine {
             Operation::PoolScale { pool, running, warm, sleeping, no_wait } => {
                 self.preview_scale(cx, &Scale { pool, running, warm, sleeping }, no_wait)
             }
-            Operation::PoolDestroy { pool, .. } => {
-                self.within(|tx| records::pool(tx, &pool))?;
+            Operation::PoolDestroy { pool, force } => {
+                self.within(|tx| pool::may_go(tx, &pool, force))?;
                 self.preview_destroy(&pool.to_string())
             }
             Operation::InstanceCreate { pool } => self.preview_instance(cx, &pool),

@@ -355,3 +355,6 @@ fn jail_of(record: &Instance, image: ImageHash) -> Jail {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,36 +1,30 @@
-//! Making an instance and moving it.
+//! Moving an instance.
 //!
 //! A move under the instance's lock: load → observe → notice the truth → is it legal → finish what
 //! was under way → admit and record the wish → converge.
 
 use mvm_core::{
-    alloc,
     error::{Error, ErrorKind},
     event::{Actor, EventKind},
-    id::{InstanceId, InstanceRef, PoolRef, Subject},
+    id::{InstanceRef, Subject},
     instance::{Drain, Instance, ParkedBy, Want},
-    net::Offset,
     observed::ObservedInstance,
     plan,
-    pool::Pool,
     port::Transaction,
     quota::Capacity,
     state::{Move, State},
-    tenant::Tenant,
-    units::{Generation, Uid},
+    units::Generation,
 };
 
+use super::living;
 use crate::{
     admit,
     converge::{FirewallAfter, Rest},
-    engine::{Context, Engine, Telling},
-    outcome::{Change, Made, Outcome},
+    engine::{Context, Engine},
+    outcome::{Change, Outcome},
     run,
     store::records,
 };
-
-/// How often a drawn id may be taken before the store is taken for broken.
-const DRAWS: u32 = 64;
 
 /// A wish about one instance.
 #[derive(Debug, Clone)]
@@ -71,112 +65,7 @@ const fn target(wish: Move) -> Option<Want> {
     }
 }
 
-/// The refusal of a tenant or pool that is going.
-pub(crate) fn refuse_destroying(
-    what: &str,
-    id: &dyn std::fmt::Display,
-    is: bool,
-) -> Result<(), Error> {
-    if !is {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Conflict, format!("{what} {id} is being destroyed"))
-        .hint(format!("finish it: mvm {what} destroy {id} --force")))
-}
-
-/// The tenant and the pool, neither of them going.
-pub(crate) fn living(tx: &mut dyn Transaction, id: &PoolRef) -> Result<(Tenant, Pool), Error> {
-    let tenant = records::tenant(tx, &id.tenant)?;
-    refuse_destroying("tenant", &id.tenant, tenant.destroying)?;
-    let pool = records::pool(tx, id)?;
-    refuse_destroying("pool", id, pool.destroying)?;
-    Ok((tenant, pool))
-}
-
 impl Engine {
-    pub(crate) fn instance_create(&self, cx: &Context, pool: &PoolRef) -> Result<Outcome, Error> {
-        let record = self.instance_record(cx, pool)?;
-        self.sync_firewall(&record.network)?;
-        Ok(Outcome { made: Some(Made::Instance(Box::new(record))), ..Outcome::default() })
-    }
-
-    /// Makes the record of a new instance; its tenant's network is whole then, the firewall not.
-    pub(crate) fn instance_record(&self, cx: &Context, pool: &PoolRef) -> Result<Instance, Error> {
-        self.converge_tenant(&pool.tenant)?;
-        self.within(|tx| self.instance_allocate(tx, cx, pool))
-    }
-
-    /// Chooses id, address and uid of a new instance and puts its record.
-    pub(crate) fn instance_allocate(
-        &self,
-        tx: &mut dyn Transaction,
-        cx: &Context,
-        id: &PoolRef,
-    ) -> Result<Instance, Error> {
-        let (tenant, pool) = living(tx, id)?;
-        let held = records::list::<Instance>(tx, &id.to_string())?.len();
-        let limit = tenant.quotas.max_instances_per_pool;
-        if held >= limit as usize {
-            return Err(Error::new(
-                ErrorKind::Refused,
-                format!("pool {id} has {held} instances (limit {limit})"),
-            )
-            .hint("destroy one, or raise --max-instances-per-pool"));
-        }
-        let now = self.ports.clock.now();
-        let state = if pool.current().is_some() { State::Ready } else { State::Created };
-        let mut record = Instance {
-            instance: self.free_id(tx, id)?,
-            network: tenant.network.clone(),
-            offset: free_offset(tx, &tenant)?,
-            uid: free_uid(tx)?,
-            resources: pool.instance_resources,
-            role: pool.role.clone(),
-            policy: pool.runtime_policy,
-            image: pool.current().cloned(),
-            keyed: tenant.keyed,
-            state,
-            want: Want::Idle,
-            drain: Drain::Ask,
-            epoch: Generation(0),
-            parked_by: None,
-            manual_override_until: None,
-            last_failure: None,
-            created_at: now,
-            state_since: now,
-            generation: Generation(0),
-        };
-        admit_new(tx, &tenant, &record)?;
-        let key = record.instance.to_string();
-        tx.claim(&format!("instance/{}", record.instance.instance), &key)?;
-        tx.claim(&format!("address/{}/{}", record.network.net, record.offset.0), &key)?;
-        tx.claim(&format!("uid/{}", record.uid.0), &key)?;
-        records::put(tx, &mut record)?;
-        records::raise_network_generation(tx)?;
-        let event = self
-            .event(&cx.actor, &id.tenant, EventKind::InstanceCreated)
-            .of_pool(&id.pool)
-            .of_instance(&record.instance.instance);
-        tx.append(&event)?;
-        Ok(record)
-    }
-
-    fn free_id(&self, tx: &mut dyn Transaction, pool: &PoolRef) -> Result<InstanceRef, Error> {
-        for _ in 0..DRAWS {
-            let instance = InstanceRef {
-                tenant: pool.tenant.clone(),
-                pool: pool.pool.clone(),
-                instance: InstanceId::from_random(self.ports.clock.draw()),
-            };
-            if tx.claim(&format!("instance/{}", instance.instance), &instance.to_string()).is_ok()
-                && records::find::<Instance>(tx, &instance.to_string())?.is_none()
-            {
-                return Ok(instance);
-            }
-        }
-        Err(Error::new(ErrorKind::Failed, format!("no free instance id in {DRAWS} draws")))
-    }
-
     pub(crate) fn instance_move(
         &self,
         cx: &Context,
@@ -229,10 +118,10 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let from = record.state;
-        let change = |to| {
+        let change = |to, events| {
             let duration_ms = self.milliseconds_since(start);
             let instance = wish.instance.clone();
-            Granted::Changed(Change { instance, from: Some(from), to, duration_ms })
+            Granted::Changed(Change { instance, from: Some(from), to, events, duration_ms })
         };
         legal(&record, wish)?;
         if let Some(until) = record.manual_override_until
@@ -242,16 +131,21 @@ impl Engine {
         {
             return Ok(Granted::Deferred("a person's command is more recent".to_owned()));
         }
-        let (record, seen) = match self.finish(cx, record, seen, wish)? {
-            Underway::Done(record) => return Ok(change(record.state)),
-            Underway::Resting(record, seen) => (*record, seen),
+        let (record, seen, mut events) = match self.finish(cx, record, seen, wish)? {
+            Underway::Done(record, events) => return Ok(change(record.state, events)),
+            Underway::Resting(record, seen, events) => (*record, seen, events),
         };
+        let origin = record.clone();
         let record = self.record_wish(cx, record, wish)?;
-        match self.converge(cx, record, seen, wish.firewall)? {
-            Rest::There(record) => Ok(change(record.state)),
-            Rest::Gone => {
+        match self.converge(cx, origin, record, seen, wish.firewall)? {
+            Rest::There(record, more) => {
+                events.extend(more);
+                Ok(change(record.state, events))
+            }
+            Rest::Gone(more) => {
+                events.extend(more);
                 lock.retire();
-                Ok(change(State::Destroyed))
+                Ok(change(State::Destroyed, events))
             }
         }
     }
@@ -275,21 +169,22 @@ impl Engine {
         seen: ObservedInstance,
         wish: &Wish,
     ) -> Result<Underway, Error> {
-        if matches!(wish.want, Want::Stopped | Want::Destroyed) {
-            return Ok(Underway::Resting(Box::new(record), Some(seen)));
+        let is_leaving = record.want == Want::Destroyed;
+        if wish.want == Want::Destroyed || (wish.want == Want::Stopped && !is_leaving) {
+            return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
         }
         let is_clean = plan::instance::plan(&record, &seen, Generation(0)).is_empty();
         if is_clean && !record.in_flight() {
-            return Ok(Underway::Resting(Box::new(record), Some(seen)));
+            return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
         }
         let was_same = record.want == wish.want;
-        match self.converge(cx, record, Some(seen), wish.firewall)? {
-            Rest::There(record) if was_same => Ok(Underway::Done(record)),
-            Rest::There(record) => {
+        match self.converge(cx, record.clone(), record, Some(seen), wish.firewall)? {
+            Rest::There(record, events) if was_same => Ok(Underway::Done(record, events)),
+            Rest::There(record, events) => {
                 legal(&record, wish)?;
-                Ok(Underway::Resting(record, None))
+                Ok(Underway::Resting(record, None, events))
             }
-            Rest::Gone => Err(Error::new(
+            Rest::Gone(_) => Err(Error::new(
                 ErrorKind::NotFound,
                 format!("{} was being destroyed and is gone", wish.instance),
             )),
@@ -351,8 +246,8 @@ fn prepared(tx: &mut dyn Transaction, id: &InstanceRef) -> Result<Instance, Erro
 }
 
 enum Underway {
-    Resting(Box<Instance>, Option<ObservedInstance>),
-    Done(Box<Instance>),
+    Resting(Box<Instance>, Option<ObservedInstance>, Vec<EventKind>),
+    Done(Box<Instance>, Vec<EventKind>),
 }
 
 /// Whether the wish is legal in the instance's state, or in the one that it is on its way to.
@@ -381,29 +276,4 @@ pub(crate) fn legal(record: &Instance, wish: &Wish) -> Result<(), Error> {
         (_, _) => None,
     };
     Err(hint.into_iter().fold(error, Error::hint))
-}
-
-/// A new instance costs its data disk only.
-fn admit_new(tx: &mut dyn Transaction, tenant: &Tenant, record: &Instance) -> Result<(), Error> {
-    let before = admit::of_tenant(tx, tenant)?;
-    let mut after = before;
-    after.add(record);
-    tenant.quotas.admit(&after.growth(before))
-}
-
-fn free_offset(tx: &mut dyn Transaction, tenant: &Tenant) -> Result<Offset, Error> {
-    let network = &tenant.network;
-    let taken = tx.claimed(&format!("address/{}", network.net))?;
-    let taken = taken.into_iter().filter_map(|n| u16::try_from(n).ok().map(Offset)).collect();
-    alloc::offset(network.subnet, &taken).ok_or_else(|| {
-        Error::new(ErrorKind::Refused, format!("every address of {} is taken", network.subnet))
-            .hint("destroy an instance first: mvm instance list")
-    })
-}
-
-fn free_uid(tx: &mut dyn Transaction) -> Result<Uid, Error> {
-    let taken = tx.claimed("uid")?.into_iter().map(Uid).collect();
-    alloc::uid(&taken).ok_or_else(|| {
-        Error::new(ErrorKind::Refused, "every uid for instances is taken on this node")
-    })
 }

@@ -14,7 +14,10 @@ use mvm_core::{
     units::Generation,
 };
 
-use super::instance::{Granted, Wish, living, mover, refuse_destroying};
+use super::{
+    instance::{Granted, Wish, mover},
+    living, refuse_destroying,
+};
 use crate::{
     converge::FirewallAfter,
     engine::{Context, Engine, Telling},
@@ -149,19 +152,7 @@ impl Engine {
         id: &PoolRef,
         force: bool,
     ) -> Result<Outcome, Error> {
-        let (tenant, count) = self.within(|tx| {
-            let pool = records::pool(tx, id)?;
-            let tenant = records::tenant(tx, &id.tenant)?;
-            let count = records::list::<Instance>(tx, &id.to_string())?.len();
-            Ok((tenant, if pool.destroying { 0 } else { count }))
-        })?;
-        if count > 0 && !force {
-            return Err(Error::new(
-                ErrorKind::Conflict,
-                format!("pool {id} is not empty: it has {count} instances"),
-            )
-            .hint(format!("destroy it with all it has: mvm pool destroy {id} --force")));
-        }
+        let tenant = self.within(|tx| may_go(tx, id, force))?;
         let mut outcome = Outcome::default();
         self.remove_pool(cx, id, FirewallAfter::All, &mut outcome)?;
         self.sync_firewall(&tenant.network)?;
@@ -242,6 +233,20 @@ pub(crate) fn valid(ask: &NewPool) -> Result<(), Error> {
         Error::new(ErrorKind::Invalid, format!("{:?} is not the name of a profile", ask.profile))
             .hint("a profile is named like a pool, for example: minimal")
     })
+}
+
+/// Whether a pool may be destroyed: by force, or when it is empty or going already.
+pub(crate) fn may_go(tx: &mut dyn Transaction, id: &PoolRef, force: bool) -> Result<Tenant, Error> {
+    let pool = records::pool(tx, id)?;
+    let count = records::list::<Instance>(tx, &id.to_string())?.len();
+    if count > 0 && !force && !pool.destroying {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!("pool {id} is not empty: it has {count} instances"),
+        )
+        .hint(format!("destroy it with all it has: mvm pool destroy {id} --force")));
+    }
+    records::tenant(tx, &id.tenant)
 }
 
 /// A pool whose single instance breaks the quota is refused at once.

@@ -1,7 +1,6 @@
 //! Setting a pool's counts, and bringing its instances there.
 //!
-//! The tenant is made whole first, because its lock comes before the pool's. The counts are checked
-//! and recorded. Then, under the pool's lock: look at every instance,
+//! The counts are checked and recorded first. Then, under the pool's lock: look at every instance,
 //! let [`plan::pool::assign`] choose, make the new records, bring the firewall into force once, and
 //! move all of them with a bound. One that fails does not stop the others.
 
@@ -17,7 +16,10 @@ use mvm_core::{
     state::State,
 };
 
-use super::instance::{Granted, Wish, living};
+use super::{
+    instance::{Granted, Wish},
+    living,
+};
 use crate::{
     converge::FirewallAfter,
     engine::{Context, Engine, Telling},
@@ -46,6 +48,7 @@ impl Engine {
         no_wait: bool,
     ) -> Result<Outcome, Error> {
         self.within(|tx| records::pool(tx, &ask.pool))?;
+        // Before the pool's lock, because it may need the tenant's.
         self.converge_tenant(&ask.pool.tenant)?;
         let _lock = self.lock(&Subject::Pool(ask.pool.clone()))?;
         let pool = self.within(|tx| self.record_counts(tx, cx, ask, no_wait))?;
@@ -146,20 +149,18 @@ impl Engine {
         for assignment in assignments {
             let (instance, to) = match assignment {
                 Assignment::Move { instance, to } => (instance.clone(), *to),
-                Assignment::Create { to } => {
-                    match self.new_record(cx, &pool.pool) {
-                        Ok(record) => {
-                            let instance = record.instance.clone();
-                            made = Some(record);
-                            (instance, *to)
-                        }
-                        Err(error) => {
-                            let subject = format!("a new instance of {}", pool.pool);
-                            outcome.failures.push(Failed { subject, error });
-                            continue;
-                        }
+                Assignment::Create { to } => match self.new_record(cx, &pool.pool) {
+                    Ok(record) => {
+                        let instance = record.instance.clone();
+                        made = Some(record);
+                        (instance, *to)
                     }
-                }
+                    Err(error) => {
+                        let subject = format!("a new instance of {}", pool.pool);
+                        outcome.failures.push(Failed { subject, error });
+                        continue;
+                    }
+                },
             };
             wishes.push(Wish {
                 instance,

@@ -20,7 +20,7 @@ use mvm_core::{
     units::{Generation, Timestamp},
 };
 
-use super::instance::refuse_destroying;
+use super::refuse_destroying;
 use crate::{
     converge::FirewallAfter,
     engine::{Context, Engine},
@@ -41,7 +41,7 @@ pub(crate) struct NewTenant {
 impl Engine {
     pub(crate) fn tenant_create(&self, cx: &Context, ask: &NewTenant) -> Result<Outcome, Error> {
         valid(ask)?;
-        let _lock = self.lock(&Subject::Tenant(ask.tenant.clone()))?;
+        let lock = self.lock(&Subject::Tenant(ask.tenant.clone()))?;
         let remnants = self.remnants()?;
         let found = self.within(|tx| records::find::<Tenant>(tx, ask.tenant.as_str()))?;
         if let Some(tenant) = found {
@@ -49,8 +49,17 @@ impl Engine {
             self.tenant_effects(&tenant)?;
             return Err(exists(&ask.tenant));
         }
-        cx.cancel.check()?;
-        let tenant = self.within(|tx| self.tenant_allocate(tx, cx, ask, &remnants))?;
+        let made = cx
+            .cancel
+            .check()
+            .and_then(|()| self.within(|tx| self.tenant_allocate(tx, cx, ask, &remnants)));
+        let tenant = match made {
+            Ok(tenant) => tenant,
+            Err(error) => {
+                lock.retire();
+                return Err(error);
+            }
+        };
         self.tenant_effects(&tenant)?;
         Ok(Outcome { made: Some(Made::Tenant(tenant)), ..Outcome::default() })
     }
@@ -207,7 +216,7 @@ pub(crate) fn valid(ask: &NewTenant) -> Result<(), Error> {
 }
 
 /// Marks a tenant as going, and names its pools.
-fn begin(
+pub(crate) fn begin(
     tx: &mut dyn Transaction,
     id: &TenantId,
     force: bool,
