@@ -37,6 +37,15 @@ fn unreachable(instance: &InstanceRef) -> Error {
 }
 
 impl World {
+    /// Notes whether the guest is asked to be quiet and does not hear it.
+    fn note_silence(&mut self, instance: &InstanceRef) {
+        if let Some(vmm) = self.vmms.get_mut(&instance.instance)
+            && let Some(guest) = &mut vmm.guest
+        {
+            guest.is_forced = !guest.agent_answers;
+        }
+    }
+
     /// The guest that can answer now.
     fn awake(&mut self, instance: &InstanceRef) -> Result<Option<&mut Memory>, Error> {
         let vmm = self.vmms.get_mut(&instance.instance).ok_or_else(|| unreachable(instance))?;
@@ -49,6 +58,9 @@ impl Guest for SimGuest {
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         let mut world = self.machine.world();
         let fresh = world.entropy();
+        if *act == GuestAct::Quiesce {
+            world.note_silence(instance);
+        }
         let Some(guest) = world.awake(instance)? else { return Ok(GuestAnswer::Silent) };
         match act {
             GuestAct::Await { .. } => {}

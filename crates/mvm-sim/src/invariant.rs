@@ -9,7 +9,7 @@ use mvm_core::{
     Error,
     event::{EventKind, LoggedEvent},
     id::{InstanceId, Subject, TenantId},
-    instance::Instance,
+    instance::{Instance, Want},
     observed::{Phase, SnapshotPhase},
     pool::Pool,
     port::{Store, Table},
@@ -205,6 +205,7 @@ impl Monitor {
                 self.broken(format!("snapshot {} is published and not whole", snapshot.serial));
             }
         }
+        self.check_sleepers(world);
         let (mut taps, mut uids) = (BTreeSet::new(), BTreeSet::new());
         for (id, vmm) in &world.vmms {
             if !uids.insert(vmm.uid) {
@@ -218,6 +219,19 @@ impl Monitor {
             }
             self.check_memory(world, id);
         }
+    }
+
+    /// What is recorded as Sleeping can be woken, or is being woken.
+    fn check_sleepers(&mut self, world: &World) {
+        let mut lost = Vec::new();
+        for one in self.instances.values().filter(|one| one.state == State::Sleeping) {
+            let phase = world.disk.snapshot(&one.instance, one.epoch).map(|there| there.phase);
+            let is_kept = matches!(phase, Some(SnapshotPhase::Published | SnapshotPhase::Retired));
+            if !is_kept && !matches!(one.want, Want::Stopped | Want::Destroyed) {
+                lost.push(format!("{} is recorded as Sleeping and is not on disk", one.instance));
+            }
+        }
+        lost.into_iter().for_each(|what| self.broken(what));
     }
 
     /// A guest's packets pass its tenant's walls or nothing.

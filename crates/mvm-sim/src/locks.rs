@@ -61,6 +61,14 @@ impl SimLocks {
         self.table().held.get(subject).is_some_and(|holder| holder.process == process)
     }
 
+    /// What this process holds.
+    #[must_use]
+    pub fn held_by(&self, process: u64) -> Vec<Subject> {
+        let table = self.table();
+        let own = table.held.iter().filter(|(_, holder)| holder.process == process);
+        own.map(|(subject, _)| subject.clone()).collect()
+    }
+
     /// What a process holds is free: it died.
     pub fn release_all(&self, process: u64) {
         self.table().held.retain(|_, holder| holder.process != process);

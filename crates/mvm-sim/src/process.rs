@@ -126,6 +126,11 @@ impl Simulation {
         }
     }
 
+    /// Every act of this name, as in the transcript (`ask wake`), fails until it is healed.
+    pub fn break_act(&self, name: &str) {
+        self.course().broken.push(name.to_owned());
+    }
+
     /// How many calls passed since the plan was armed.
     #[must_use]
     pub fn calls(&self) -> u64 {

@@ -8,7 +8,8 @@ use mvm_core::{
     instance::Instance,
     net::Network,
     observed::{
-        Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool, ObservedTenant, ObservedVmm,
+        Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool,
+        ObservedTenant, ObservedVmm,
     },
     port::Finding,
     units::Generation,

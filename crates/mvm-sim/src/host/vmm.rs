@@ -171,7 +171,7 @@ impl World {
         keyed: bool,
     ) -> Result<(), Error> {
         let id = &instance.instance;
-        let mut memory = match self.vmm(id)? {
+        let memory = match self.vmm(id)? {
             Vmm { phase: Phase::Paused(PausedFor::Sleep), guest: Some(guest), .. } => guest.clone(),
             Vmm { .. } => return Err(conflict(format!("{id} is not paused for sleep"))),
         };
@@ -190,7 +190,6 @@ impl World {
             }
         };
         self.admit_write("a snapshot")?;
-        memory.is_forced = !memory.is_frozen && !memory.agent_answers;
         let snapshot = Snapshot {
             serial: self.serial(),
             phase: SnapshotPhase::Partial,

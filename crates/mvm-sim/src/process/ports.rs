@@ -231,8 +231,32 @@ impl Clock for Process {
 /// What a process calls before its next look at a lock.
 const WAITING: ErrorKind = ErrorKind::Unavailable;
 
+/// Locks are taken downwards only (see [`Subject`]), else two processes may wait for each other.
+const fn rank(subject: &Subject) -> u8 {
+    match subject {
+        Subject::Tenant(_) => 0,
+        Subject::Pool(_) => 1,
+        Subject::Instance(_) => 2,
+        Subject::Firewall => 3,
+    }
+}
+
+impl Process {
+    fn check_order(&self, subject: &Subject) {
+        for held in self.sim.locks.held_by(self.id) {
+            if rank(&held) >= rank(subject) {
+                let what = format!("waits for {subject} while it holds {held}");
+                self.sim.course().monitor.violations.push(what);
+            }
+        }
+    }
+}
+
 impl Locks for Process {
     fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
+        if !wait.is_zero() {
+            self.check_order(subject);
+        }
         let call = Call::of(format!("lock {subject}"), None);
         let deadline = self.sim.clock.elapsed() + wait;
         let mut taken = self.through(&call, || self.sim.locks.take(self.id, subject));

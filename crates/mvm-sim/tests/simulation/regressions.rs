@@ -1,11 +1,8 @@
 //! Histories that once broke a law, told by hand.
-#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
-
-mod harness;
 
 use std::sync::Arc;
 
-use harness::{
+use crate::harness::{
     Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, settle, simulation, step,
 };
 use mvm_core::{
@@ -46,11 +43,8 @@ fn a_guest_put_to_sleep_by_force_finds_its_disk_as_it_was_after_a_power_cut() {
         }
     };
     dumb(false);
-    let sleep = Operation::InstanceMove {
-        instance: id.clone(),
-        wish: Move::Sleep,
-        drain: Drain::Skip,
-    };
+    let sleep =
+        Operation::InstanceMove { instance: id.clone(), wish: Move::Sleep, drain: Drain::Skip };
     Mvm::start(&sim).operate(&sleep).unwrap();
     sim.machine.world().power_cut(None);
     let _ = Mvm::start(&sim).operate(&step(&id, Move::Wake));
@@ -83,5 +77,21 @@ fn nothing_is_left_of_an_instance_whose_vmm_died_together_with_its_shim() {
     }
     Mvm::start(&sim).operate(&step(&id, Move::Destroy)).unwrap();
     assert!(sim.machine.world().runs.is_empty());
+    destroy_all(&sim).unwrap();
+}
+
+#[test]
+fn a_guest_whose_sleep_and_wake_both_failed_can_sleep_again() {
+    let (sim, id) = running();
+    let ask = |wish| Mvm::start(&sim).operate(&step(&id, wish));
+    ask(Move::Warm).unwrap();
+    sim.break_act("execute remove_vmm");
+    sim.break_act("ask wake");
+    ask(Move::Sleep).unwrap_err();
+    ask(Move::Sleep).unwrap_err();
+    sim.heal();
+    ask(Move::Sleep).unwrap();
+    ask(Move::Wake).unwrap();
+    settle(&sim).unwrap();
     destroy_all(&sim).unwrap();
 }

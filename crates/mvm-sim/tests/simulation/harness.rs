@@ -1,5 +1,4 @@
 //! What the simulated tests share: engines over processes that may die, and settling.
-#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
 use std::sync::Arc;
 
@@ -15,9 +14,11 @@ use mvm_core::{
     quota::Quotas,
     state::{Move, State},
     tenant::Tenant,
-    units::{Gib, Generation, Mib, Vcpus},
+    units::{Generation, Gib, Mib, Vcpus},
 };
-use mvm_engine::{Config, Context, Engine, Outcome, Ports, query::Filter, store::memory::MemoryStore};
+use mvm_engine::{
+    Config, Context, Engine, Outcome, Ports, query::Filter, store::memory::MemoryStore,
+};
 use mvm_sim::process::{Process, Simulation};
 
 pub(crate) fn image() -> ImageHash {
@@ -53,11 +54,7 @@ impl Mvm {
             clock: port.clone(),
             locks: port,
         };
-        let config = Config {
-            parallel: 1,
-            guest_memory: Some(Mib(1 << 20)),
-            ..Config::default()
-        };
+        let config = Config { parallel: 1, guest_memory: Some(Mib(1 << 20)), ..Config::default() };
         Self { process, engine: Engine::new(ports, config) }
     }
 
@@ -84,11 +81,7 @@ pub(crate) fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
         source: Source::Image("default".to_owned()),
         profile: "minimal".to_owned(),
         role: Role::Worker,
-        resources: Resources {
-            vcpus: Vcpus(1),
-            mem_mib: Mib(256),
-            data_disk_mib: Mib(data_disk),
-        },
+        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(data_disk) },
     }
 }
 

@@ -1,11 +1,8 @@
 //! Every operation, with every fault at every port call, then the next command.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
-
-mod harness;
 
 use std::sync::Arc;
 
-use harness::{
+use crate::harness::{
     Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, scale, settle,
     simulation, step, tenant,
 };
@@ -32,7 +29,6 @@ enum Stage {
     Woken,
     Scaled,
 }
-
 
 fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
     let mvm = Mvm::start(sim);

@@ -1,15 +1,7 @@
 //! Several engines, random commands and random faults, from a seed.
 //!
-//! `MVM_SIM_SEEDS=n` tries the seeds 0 to n-1 (60 by default); `MVM_SIM_SEED=n` tries one and
+//! `MVM_SIM_SEEDS=n` tries the seeds 0 to n-1 (200 by default); `MVM_SIM_SEED=n` tries one and
 //! prints its transcript.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "tests stop at the first surprise and say which seed it was"
-)]
-
-mod harness;
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,17 +9,11 @@ use std::{
     time::Instant,
 };
 
-use harness::{
+use crate::harness::{
     Mvm, create_pool, create_tenant, destroy_all, instances, pool, pools, quotas, scale, settle,
-    simulation, step, tenant, tenants,
+    simulation, tenant, tenants,
 };
-use mvm_core::{
-    instance::Drain,
-    operation::Operation,
-    quota::Quotas,
-    state::Move,
-    units::Vcpus,
-};
+use mvm_core::{instance::Drain, operation::Operation, quota::Quotas, state::Move, units::Vcpus};
 use mvm_sim::{
     chance::Chance,
     fault::Plan,
@@ -77,7 +63,9 @@ fn choose(chance: &mut Chance, sim: &Simulation) -> Operation {
             let moves = if destroys { &MOVES[..] } else { &MOVES[..5] };
             let wish = *chance.pick(moves).unwrap();
             match chance.pick(&known) {
-                Some(one) => Operation::InstanceMove { instance: one.instance.clone(), wish, drain },
+                Some(one) => {
+                    Operation::InstanceMove { instance: one.instance.clone(), wish, drain }
+                }
                 None => Operation::PoolBuild { pool: workers },
             }
         }
@@ -100,9 +88,7 @@ fn furnish(sim: &Arc<Simulation>) {
 fn command_line(sim: &Arc<Simulation>, commands: u64, seed: u64, seat: Option<(u64, Arc<Turns>)>) {
     let mut chance = Chance::new(seed);
     let fresh = || match &seat {
-        Some((number, turns)) => {
-            Mvm::over(Process::start(sim).seated(*number, Arc::clone(turns)))
-        }
+        Some((number, turns)) => Mvm::over(Process::start(sim).seated(*number, Arc::clone(turns))),
         None => Mvm::start(sim),
     };
     if let Some((number, turns)) = &seat {
@@ -164,9 +150,8 @@ fn play(seed: u64, is_told: bool) -> (Arc<Simulation>, Result<(), String>) {
     }
     let settled = settle(&sim).and_then(|()| destroy_all(&sim));
     let is_empty = tenants(&*sim.store).is_empty() && pools(&*sim.store).is_empty();
-    let result = settled.and_then(|()| {
-        if is_empty { Ok(()) } else { Err("records are left".to_owned()) }
-    });
+    let result =
+        settled.and_then(|()| if is_empty { Ok(()) } else { Err("records are left".to_owned()) });
     (sim, result)
 }
 
@@ -177,7 +162,8 @@ fn number(name: &str) -> Option<u64> {
 fn tell(seed: u64) -> ! {
     let (sim, result) = play(seed, true);
     let lines = sim.transcript();
-    let start = lines.len().saturating_sub(if number("MVM_SIM_SEED").is_some() { 1 << 20 } else { 200 });
+    let start =
+        lines.len().saturating_sub(if number("MVM_SIM_SEED").is_some() { 1 << 20 } else { 200 });
     panic!(
         "seed {seed} (replay: MVM_SIM_SEED={seed}):\n{}\n=> {result:?}",
         lines[start..].join("\n")
@@ -189,19 +175,21 @@ fn random_commands_under_random_faults_break_no_law_and_come_to_rest() {
     if let Some(seed) = number("MVM_SIM_SEED") {
         tell(seed);
     }
-    let count = number("MVM_SIM_SEEDS").unwrap_or(60);
+    let count = number("MVM_SIM_SEEDS").unwrap_or(200);
     let begin = Instant::now();
     let failed: Mutex<Vec<(u64, String)>> = Mutex::default();
     let next = std::sync::atomic::AtomicU64::new(0);
     thread::scope(|scope| {
         for _ in 0..2 {
-            scope.spawn(|| loop {
-                let seed = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                if seed >= count {
-                    return;
-                }
-                if let Err(why) = play(seed, false).1 {
-                    failed.lock().unwrap().push((seed, why));
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    if seed >= count {
+                        return;
+                    }
+                    if let Err(why) = play(seed, false).1 {
+                        failed.lock().unwrap().push((seed, why));
+                    }
                 }
             });
         }
