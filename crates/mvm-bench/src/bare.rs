@@ -23,27 +23,27 @@ use mvm_proto::{
 };
 
 /// What a bare VM is made from.
-pub struct Parts {
+pub(crate) struct Parts {
     /// Directory with `firecracker` and `jailer`.
-    pub binaries: PathBuf,
+    pub(crate) binaries: PathBuf,
     /// Chroot base, on the file system of the image.
-    pub base: PathBuf,
+    pub(crate) base: PathBuf,
     /// Kernel.
-    pub kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     /// Read-only root.
-    pub root: PathBuf,
+    pub(crate) root: PathBuf,
     /// A config drive.
-    pub config: PathBuf,
+    pub(crate) config: PathBuf,
     /// Boot arguments.
-    pub args: String,
+    pub(crate) args: String,
     /// Memory in MiB.
-    pub memory: u32,
+    pub(crate) memory: u32,
     /// The bridge.
-    pub bridge: String,
+    pub(crate) bridge: String,
 }
 
 /// A running bare VM.
-pub struct Bare {
+pub(crate) struct Bare {
     id: String,
     tap: String,
     uid: u32,
@@ -60,7 +60,7 @@ fn failed(what: impl Into<String>) -> io::Error {
 
 impl Bare {
     /// Boots one and returns it with the time to the agent's first reply.
-    pub fn boot(parts: &Parts, number: u32) -> io::Result<(Self, Duration)> {
+    pub(crate) fn boot(parts: &Parts, number: u32) -> io::Result<(Self, Duration)> {
         let started = Instant::now();
         let vm = Self::spawn(parts, number)?;
         fs::hard_link(&parts.kernel, vm.jail.join("vmlinux"))?;
@@ -95,7 +95,11 @@ impl Bare {
     }
 
     /// Restores one from `snapshot` (files `mem` and `vmstate`), as [`Bare::boot`].
-    pub fn wake(parts: &Parts, number: u32, snapshot: &Path) -> io::Result<(Self, Duration)> {
+    pub(crate) fn wake(
+        parts: &Parts,
+        number: u32,
+        snapshot: &Path,
+    ) -> io::Result<(Self, Duration)> {
         let started = Instant::now();
         let vm = Self::spawn(parts, number)?;
         for file in ["mem", "vmstate"] {
@@ -110,7 +114,7 @@ impl Bare {
     }
 
     /// Pauses, writes a full snapshot, and moves its files to `to`.
-    pub fn snapshot(&self, to: &Path) -> io::Result<()> {
+    pub(crate) fn snapshot(&self, to: &Path) -> io::Result<()> {
         self.request("PATCH", "/vm", r#"{"state":"Paused"}"#)?;
         self.put(
             "/snapshot/create",
@@ -125,7 +129,7 @@ impl Bare {
     }
 
     /// Ends it and removes what it left.
-    pub fn end(mut self) -> io::Result<()> {
+    pub(crate) fn end(mut self) -> io::Result<()> {
         fs::write(self.cgroup.join("cgroup.kill"), "1")?;
         self.child.wait()?;
         let until = Instant::now() + DEADLINE;

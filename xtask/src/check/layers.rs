@@ -16,7 +16,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "mvm-core", normal: &[], tests: &[] },
     Layer { name: "mvm-proto", normal: &[], tests: &[] },
     Layer { name: "mvm-guest", normal: &["mvm-proto"], tests: &[] },
-    Layer { name: "mvm-host", normal: &["mvm-core", "mvm-proto"], tests: &["mvm-sim"] },
+    Layer { name: "mvm-host", normal: &["mvm-core", "mvm-proto", "mvm-shim"], tests: &["mvm-sim"] },
     Layer { name: "mvm-build", normal: &["mvm-core"], tests: &[] },
     Layer { name: "mvm-engine", normal: &["mvm-core"], tests: &["mvm-sim"] },
     Layer { name: "mvm-fleet", normal: &["mvm-core", "mvm-engine"], tests: &["mvm-sim"] },
@@ -31,11 +31,11 @@ const LAYERS: &[Layer] = &[
         tests: &["mvm-sim"],
     },
     Layer { name: "mvm-cli", normal: &["mvm"], tests: &["mvm-sim"] },
-    Layer { name: "mvm-bare", normal: &["mvm-proto"], tests: &[] },
+    Layer { name: "mvm-shim", normal: &["mvm-core", "mvm-proto"], tests: &[] },
 ];
 
 /// Members that are free: never shipped.
-const FREE: &[&str] = &["xtask"];
+const FREE: &[&str] = &["xtask", "mvm-bench"];
 
 /// Members whose manifest proves that they are pure, and all they may use from outside.
 const PURE: &[&str] = &["mvm-core", "mvm-proto"];

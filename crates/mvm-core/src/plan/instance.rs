@@ -208,7 +208,9 @@ fn sleep(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Ve
             steps.extend(lie_down(record, seen));
             steps
         }
-        Phase::Running if matches!(record.state, State::Running | State::Warm) => lie_down(record, seen),
+        Phase::Running if matches!(record.state, State::Running | State::Warm) => {
+            lie_down(record, seen)
+        }
         Phase::Empty | Phase::Running | Phase::Paused(_) => run(record, seen, vmm),
     }
 }

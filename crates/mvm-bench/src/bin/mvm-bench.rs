@@ -1,0 +1,242 @@
+//! `mvm` against the bare Firecracker sequence, in turn, in one run on one host: cold start and
+//! wake, each up to the agent's first reply. Prints a page with every raw sample.
+//!
+//! Both sides: one vCPU, 128 MiB, the same kernel, root, config drive, bridge, limits and jailer;
+//! a tenant without a key, so that both wake from a plain memory file. What a key costs is measured
+//! beside it, and so is the command line's own start.
+
+#[path = "../bare.rs"]
+mod bare;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    sync::{Arc, Mutex, mpsc::channel},
+    time::{Duration, Instant},
+};
+
+use bare::{Bare, Parts};
+use mvm::{
+    Actor, Config, Context, Drain, Error, ErrorKind, ExecRequest, ExecStreams, InstanceRef, Made,
+    Move, Mvm, Overrides, PoolRef, Quotas, Resources, Role, Source,
+    units::{Mib, Vcpus},
+};
+
+const MEMORY: u32 = 128;
+
+/// Samples of one kind.
+#[derive(Default)]
+struct Samples(Vec<Duration>);
+
+impl Samples {
+    fn percentile(&self, percent: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort();
+        let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+        sorted.get(at).map_or(f64::NAN, |sample| sample.as_secs_f64() * 1000.0)
+    }
+
+    fn raw(&self) -> String {
+        let each = self.0.iter().map(|sample| format!("{:.0}", sample.as_secs_f64() * 1000.0));
+        each.collect::<Vec<_>>().join(" ")
+    }
+}
+
+struct Run {
+    mvm: Mvm,
+    cx: Context,
+    rounds: u32,
+}
+
+fn failed(act: &str, error: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Failed, format!("{act}: {error}"))
+}
+
+impl Run {
+    fn instance(&self, tenant: &str, keyed: bool) -> Result<InstanceRef, Error> {
+        let invalid = |error: mvm::InvalidId| failed("a name", &error);
+        let id = tenant.parse().map_err(invalid)?;
+        self.mvm.tenant_create(&self.cx, &id, (None, None), Quotas::default(), keyed)?;
+        let pool: PoolRef = format!("{tenant}/bench").parse().map_err(invalid)?;
+        let resources = Resources { vcpus: Vcpus(1), mem_mib: Mib(MEMORY), data_disk_mib: Mib(0) };
+        let image = Source::Image("default".to_owned());
+        self.mvm.pool_create(&self.cx, &pool, image, Role::Worker, resources)?;
+        self.mvm.pool_build(&self.cx, &pool)?;
+        match self.mvm.instance_create(&self.cx, &pool)?.made {
+            Some(Made::Instance(made)) => Ok(made.instance),
+            other => Err(failed("no instance was made", &format!("{other:?}"))),
+        }
+    }
+
+    fn timed(&self, instance: &InstanceRef, wish: Move) -> Result<Duration, Error> {
+        let began = Instant::now();
+        self.mvm.instance_move(&self.cx, instance, wish, Drain::Ask)?;
+        Ok(began.elapsed())
+    }
+
+    /// The guest's command line, without what Firecracker adds itself.
+    fn boot_args(&self, instance: &InstanceRef) -> Result<String, Error> {
+        let request = ExecRequest {
+            argv: vec!["/bin/cat".to_owned(), "/proc/cmdline".to_owned()],
+            env: Vec::new(),
+            cwd: None,
+            user: None,
+            terminal: None,
+        };
+        let said = Said::default();
+        let (_keep, control) = channel();
+        let streams = ExecStreams {
+            stdin: Box::new(io::empty()),
+            stdout: Box::new(said.clone()),
+            stderr: Box::new(io::sink()),
+            control,
+        };
+        self.mvm.instance_exec(&self.cx, instance, &request, streams)?;
+        let bytes = said.0.lock().map(|bytes| bytes.clone()).unwrap_or_default();
+        let line = String::from_utf8_lossy(&bytes).into_owned();
+        let ours = line.split_whitespace().filter(|word| !word.starts_with("virtio_mmio."));
+        Ok(ours.collect::<Vec<_>>().join(" "))
+    }
+}
+
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Said {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().map_err(|_| io::Error::other("poisoned"))?.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// All that was measured.
+#[derive(Default)]
+struct Results {
+    bare_start: Samples,
+    start: Samples,
+    bare_wake: Samples,
+    wake: Samples,
+    sleep: Samples,
+    sealed_wake: Samples,
+    sealed_sleep: Samples,
+    command: Samples,
+}
+
+fn measure(run: &Run, progress: &mut dyn io::Write) -> Result<Results, Error> {
+    let bare_failed = |error: io::Error| failed("the bare sequence", &error);
+    let mut results = Results::default();
+    let plain = run.instance("plain", false)?;
+    run.timed(&plain, Move::Start)?;
+    let parts = parts(run, &plain)?;
+    run.timed(&plain, Move::Stop)?;
+    let snapshot = parts.base.join("snapshot");
+    let (vm, _) = Bare::boot(&parts, 0).map_err(bare_failed)?;
+    vm.snapshot(&snapshot).map_err(bare_failed)?;
+    vm.end().map_err(bare_failed)?;
+    for round in 1..=run.rounds {
+        let _ = writeln!(progress, "round {round} of {}", run.rounds);
+        let (vm, took) = Bare::boot(&parts, round).map_err(bare_failed)?;
+        results.bare_start.0.push(took);
+        vm.end().map_err(bare_failed)?;
+        results.start.0.push(run.timed(&plain, Move::Start)?);
+        results.sleep.0.push(run.timed(&plain, Move::Sleep)?);
+        let (vm, took) = Bare::wake(&parts, round, &snapshot).map_err(bare_failed)?;
+        results.bare_wake.0.push(took);
+        vm.end().map_err(bare_failed)?;
+        results.wake.0.push(run.timed(&plain, Move::Wake)?);
+        run.timed(&plain, Move::Stop)?;
+        results.command.0.push(command_start().map_err(bare_failed)?);
+    }
+    let sealed = run.instance("sealed", true)?;
+    run.timed(&sealed, Move::Start)?;
+    for _ in 0..run.rounds.min(5) {
+        results.sealed_sleep.0.push(run.timed(&sealed, Move::Sleep)?);
+        results.sealed_wake.0.push(run.timed(&sealed, Move::Wake)?);
+    }
+    Ok(results)
+}
+
+fn parts(run: &Run, instance: &InstanceRef) -> Result<Parts, Error> {
+    let data = Path::new("/var/lib/mvm");
+    let pool = run.mvm.pool_info(&instance.pool_ref())?;
+    let hash = pool.record.current().map(ToString::to_string).unwrap_or_default();
+    let image = data.join("images").join(hash);
+    let base = data.join("bare");
+    let config = base.join("config.ext2");
+    let drive = Path::new("/run/mvm/ram").join(instance.instance.as_str()).join("config.ext2");
+    fs::create_dir_all(&base)
+        .and_then(|()| fs::copy(drive, &config))
+        .map_err(|error| failed("cannot take the config drive", &error))?;
+    let view = run.mvm.tenant_info(&instance.tenant)?;
+    Ok(Parts {
+        binaries: data.join("binaries/firecracker-1.12.1"),
+        kernel: image.join("vmlinux"),
+        root: image.join("rootfs.squashfs"),
+        config,
+        args: run.boot_args(instance)?,
+        memory: MEMORY,
+        bridge: format!("br-tenant-{}", view.record.network.net),
+        base,
+    })
+}
+
+/// How long a command takes that asks for nothing but a list.
+fn command_start() -> io::Result<Duration> {
+    let began = Instant::now();
+    Command::new("/usr/local/bin/mvm").args(["tenant", "list"]).stdout(Stdio::null()).status()?;
+    Ok(began.elapsed())
+}
+
+fn page(results: &Results, rounds: u32) -> String {
+    let mut page = String::new();
+    let row = |page: &mut String, what: &str, samples: &Samples| {
+        let (p50, p99) = (samples.percentile(50), samples.percentile(99));
+        let _ = writeln!(page, "| {what} | {p50:.0} | {p99:.0} | {} |", samples.raw());
+    };
+    let _ = writeln!(
+        page,
+        "# Start and wake against the bare sequence\n\n\
+         {rounds} rounds in turn, one vCPU, {MEMORY} MiB, milliseconds up to the agent's first reply.\n\n\
+         | what | P50 | P99 | samples |\n|---|---|---|---|"
+    );
+    row(&mut page, "bare start", &results.bare_start);
+    row(&mut page, "mvm start", &results.start);
+    row(&mut page, "bare wake (plain)", &results.bare_wake);
+    row(&mut page, "mvm wake (plain)", &results.wake);
+    row(&mut page, "mvm sleep (plain)", &results.sleep);
+    row(&mut page, "mvm wake (sealed)", &results.sealed_wake);
+    row(&mut page, "mvm sleep (sealed)", &results.sealed_sleep);
+    row(&mut page, "command line, `mvm tenant list`", &results.command);
+    let ratio = |ours: &Samples, bare: &Samples| ours.percentile(50) / bare.percentile(50);
+    let _ = writeln!(
+        page,
+        "\nP50 ratio: start {:.2}, wake {:.2}.",
+        ratio(&results.start, &results.bare_start),
+        ratio(&results.wake, &results.bare_wake)
+    );
+    page
+}
+
+fn main() -> ExitCode {
+    let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(15);
+    let done = Config::read(&Overrides::default())
+        .and_then(|config| Mvm::open(&config))
+        .map(|mvm| Run { mvm, cx: Context::silent(Actor::Uid(0)), rounds })
+        .and_then(|run| measure(&run, &mut io::stderr()));
+    match done {
+        Ok(results) => {
+            let _ = io::stdout().write_all(page(&results, rounds).as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "mvm-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

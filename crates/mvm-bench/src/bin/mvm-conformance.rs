@@ -1,0 +1,159 @@
+//! The conformance suite over the real host, as root in a test host: one line a case, exit code 1
+//! when one fails.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, Mutex, mpsc::channel},
+    time::{Duration, Instant},
+};
+
+use mvm_core::{
+    Error, ErrorKind,
+    id::{ImageHash, InstanceId, InstanceRef},
+    layout,
+    port::{ExecRequest, ExecStatus, ExecStreams, Guest},
+};
+use mvm_host::{guest::VsockGuest, local::LocalHost, roots::Roots};
+use mvm_sim::conformance::{self, Rig, Subject};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a killed process may take to be noticed.
+const NOTICE: Duration = Duration::from_secs(20);
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_millis(20);
+
+struct RealRig {
+    roots: Roots,
+    guest: Arc<VsockGuest>,
+    image: ImageHash,
+}
+
+fn failed(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Failed, message)
+}
+
+impl RealRig {
+    /// Kills everything in one leaf of the instance's cgroup, and waits until it is empty and
+    /// `noticed`.
+    fn kill(&self, id: &InstanceId, leaf: &str, noticed: impl Fn() -> bool) -> Result<(), Error> {
+        let leaf = self.roots.cgroup.join(layout::cgroup(id)).join(leaf).join("cgroup.procs");
+        let read = || fs::read_to_string(&leaf).unwrap_or_default();
+        let pids: Vec<i32> = read().lines().filter_map(|line| line.parse().ok()).collect();
+        if pids.is_empty() {
+            return Err(failed(format!("no process in {}", leaf.display())));
+        }
+        for pid in pids.into_iter().filter_map(Pid::from_raw) {
+            // One that is gone already is as dead as it shall be.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        let until = Instant::now() + NOTICE;
+        while !(read().is_empty() && noticed()) {
+            if Instant::now() > until {
+                return Err(failed(format!("nobody noticed the death in {}", leaf.display())));
+            }
+            std::thread::sleep(INTERVAL);
+        }
+        Ok(())
+    }
+}
+
+impl Rig for RealRig {
+    fn image(&self) -> ImageHash {
+        self.image.clone()
+    }
+
+    fn kill_vmm(&self, id: &InstanceId) -> Result<(), Error> {
+        let run = self.roots.run.join(layout::run::instance(id));
+        let has_shim = fs::read_to_string(
+            self.roots.cgroup.join(layout::cgroup(id)).join("shim").join("cgroup.procs"),
+        )
+        .is_ok_and(|pids| !pids.is_empty());
+        self.kill(id, "vmm", || !has_shim || run.join("exit.json").exists())
+    }
+
+    fn kill_shim(&self, id: &InstanceId) -> Result<(), Error> {
+        self.kill(id, "shim", || true)
+    }
+
+    fn count(&self, instance: &InstanceRef) -> Result<u64, Error> {
+        let script = "n=$(($(cat /run/count 2>/dev/null || echo 0) + 1)); echo $n | tee /run/count";
+        let request = ExecRequest {
+            argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            env: Vec::new(),
+            cwd: None,
+            user: None,
+            terminal: None,
+        };
+        let said = Collected::default();
+        let (_keep, control) = channel();
+        let streams = ExecStreams {
+            stdin: Box::new(io::empty()),
+            stdout: Box::new(said.clone()),
+            stderr: Box::new(io::sink()),
+            control,
+        };
+        match self.guest.exec(instance, &request, streams)? {
+            ExecStatus::Code(0) => said.number(),
+            other => Err(failed(format!("the counter ended with {other:?}"))),
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Collected(Arc<Mutex<Vec<u8>>>);
+
+impl Collected {
+    fn number(&self) -> Result<u64, Error> {
+        let bytes = self.0.lock().map_err(|_| failed("the output was lost"))?;
+        let text = String::from_utf8_lossy(&bytes);
+        text.trim().parse().map_err(|_| failed(format!("{text:?} is no number")))
+    }
+}
+
+impl Write for Collected {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().map_err(|_| io::Error::other("poisoned"))?.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn main() -> ExitCode {
+    let roots = Roots {
+        data: PathBuf::from("/var/lib/mvm"),
+        run: PathBuf::from("/run/mvm"),
+        cgroup: PathBuf::from("/sys/fs/cgroup"),
+        shim: PathBuf::from("/usr/local/bin/mvm-shim"),
+    };
+    let mut out = io::stdout();
+    let named = fs::read_to_string(roots.data.join("images/refs/default"));
+    let Some(image) = named.ok().and_then(|hash| hash.trim().parse().ok()) else {
+        let _ = writeln!(out, "there is no default image");
+        return ExitCode::from(2);
+    };
+    let host = LocalHost::new(roots.clone());
+    let guest = Arc::new(VsockGuest::new(roots.clone()));
+    let rig = RealRig { roots, guest: guest.clone(), image };
+    let (mut passed, mut broken) = (0, 0);
+    let subject = Subject { host: &host, guest: &*guest, rig: &rig };
+    conformance::run(&subject, &mut |name, result| {
+        let line = match result {
+            Ok(()) => {
+                passed += 1;
+                format!("ok: {name}")
+            }
+            Err(why) => {
+                broken += 1;
+                format!("FAILED: {name}: {why}")
+            }
+        };
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    });
+    let _ = writeln!(io::stdout(), "{passed} cases passed, {broken} failed");
+    if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

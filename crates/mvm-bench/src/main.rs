@@ -1,5 +1,0 @@
-//! Benchmarks of `mvm` against the bare Firecracker sequence, in one run on one host.
-
-mod bare;
-
-fn main() {}
