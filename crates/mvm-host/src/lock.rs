@@ -90,7 +90,7 @@ fn take(path: &Path) -> Result<Option<Held>, Error> {
     }
     let own = file.metadata().act(what())?;
     let named = fs::symlink_metadata(path).ok();
-    if !named.is_some_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
+    if named.is_none_or(|named| (named.dev(), named.ino()) != (own.dev(), own.ino())) {
         return Ok(None);
     }
     let text = serde_json::to_vec(&holder()).unwrap_or_default();

@@ -16,7 +16,7 @@ use std::{
 };
 
 use mvm_core::{
-    effect::{Effect, Firewall, Port},
+    effect::{Effect, Firewall, Limits, Port},
     id::InstanceRef,
     instance::{Drain, Instance, Want},
     net::{NetId, Network, Offset, Subnet},
@@ -310,6 +310,110 @@ fn an_instance_boots_sleeps_wakes_dies_and_leaves_nothing() {
     let logs = ground.host.logs(&ground.record.instance, 5).unwrap();
     println!("{logs:#?}");
     assert!(!logs.vmm.is_empty());
+    ground.nothing_is_left();
+}
+
+/// The steps of a launch up to a jail, with this much memory allowed.
+fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
+    let record = &ground.record;
+    let jail = mvm_core::effect::Jail {
+        instance: record.instance.clone(),
+        uid: record.uid,
+        image: record.image.clone().unwrap(),
+        resources: record.resources,
+        identity: mvm_core::effect::Identity {
+            network: record.network.clone(),
+            offset: record.offset,
+            role: record.role.clone(),
+        },
+    };
+    let limits = Limits { memory, ..Limits::of(record.resources) };
+    let (net, offset, uid) = (record.network.net, record.offset, record.uid);
+    for effect in [
+        Effect::EnsureBridge(record.network.clone()),
+        Effect::EnsureTap { net, offset, uid },
+        Effect::EnsureCgroup { instance: record.instance.instance.clone(), limits },
+        Effect::EnsureVolume { instance: record.instance.clone(), uid, size: Mib(16) },
+        Effect::EnsureJail(Box::new(jail.clone())),
+    ] {
+        ground.host.execute(&effect).unwrap();
+        ground.host.execute(&effect).unwrap();
+    }
+    jail
+}
+
+#[test]
+#[ignore = "runs in a test host"]
+fn a_shim_killed_at_any_moment_of_a_start_leaves_what_can_be_cleared_and_started_again() {
+    let mut ground = Ground::new(false);
+    lay_ground(&ground, Mib(200));
+    let id = ground.record.instance.instance.clone();
+    let spawn =
+        Effect::SpawnVmm { instance: ground.record.instance.clone(), uid: ground.record.uid };
+    let place = vmm::place::Place::of(ground.host.roots(), &id);
+    let records = vmm::records::Records::at(&place);
+    for reads in [1u32, 20, 60, 150, 400, 1000] {
+        let spawned = std::thread::scope(|scope| {
+            let spawned = scope.spawn(|| ground.host.execute(&spawn));
+            let shim = loop {
+                if let Ok(Some(shim)) = records.shim() {
+                    break shim;
+                }
+            };
+            // Reads of the record pass the time; no moment is better than another.
+            for _ in 0..reads {
+                let _ = records.shim();
+            }
+            if let Ok(Some(process)) = shim.open() {
+                process.kill().unwrap();
+            }
+            spawned.join().unwrap()
+        });
+        let seen = ground.observe();
+        println!(
+            "   killed after {reads}: {:?}, vmm {:?}, shim {}",
+            spawned.map_err(|error| error.to_string()),
+            seen.vmm.map(|vmm| vmm.phase),
+            seen.shim
+        );
+        ground.host.execute(&Effect::RemoveVmm(id.clone())).unwrap();
+        let seen = ground.observe();
+        assert!(seen.vmm.is_none() && !seen.shim && seen.exit.is_none(), "{seen:?}");
+        assert!(!vmm::cgroup::is_populated(&place.cgroup).unwrap());
+    }
+    ground.host.execute(&spawn).unwrap();
+    ground.host.execute(&spawn).unwrap();
+    assert_eq!(ground.vmm().phase, Phase::Empty);
+    for effect in [
+        Effect::RemoveVmm(id.clone()),
+        Effect::RemoveJail(id.clone()),
+        Effect::RemoveCgroup(id.clone()),
+    ] {
+        ground.host.execute(&effect).unwrap();
+        ground.host.execute(&effect).unwrap();
+    }
+    ground.nothing_is_left();
+}
+
+#[test]
+#[ignore = "runs in a test host"]
+fn a_vmm_that_outgrows_its_cgroup_is_named_as_out_of_memory() {
+    let mut ground = Ground::new(false);
+    let jail = lay_ground(&ground, Mib(24));
+    ground
+        .host
+        .execute(&Effect::SpawnVmm { instance: jail.instance.clone(), uid: jail.uid })
+        .unwrap();
+    let _ = ground.host.execute(&Effect::BootVmm(Box::new(jail.clone())));
+    let began = Instant::now();
+    let exit = loop {
+        if let Some(exit) = ground.observe().exit {
+            break exit;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", ground.observe());
+    };
+    println!("   {exit:?}");
+    assert!(exit.reason().starts_with("OOM"), "{}", exit.reason());
     ground.nothing_is_left();
 }
 
