@@ -261,6 +261,40 @@ fn sleeps_and_wakes(ground: &mut Ground) {
     assert!(guest.abs_diff(SystemClock.now().0 / 1000) <= 2, "the guest's clock says {guest}");
 }
 
+/// What the kernel says of VMM and shim: user, capabilities, seccomp, cgroup.
+fn the_pair_is_confined(ground: &Ground) {
+    let place = vmm::place::Place::of(ground.host.roots(), &ground.record.instance.instance);
+    let records = vmm::records::Records::at(&place);
+    let uid = ground.record.uid.0;
+    for (id, leaf, seccomp) in [
+        (records.vmm().unwrap().unwrap(), "vmm", "2"),
+        (records.shim().unwrap().unwrap(), "shim", "0"),
+    ] {
+        let read =
+            |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", id.pid)).unwrap();
+        let status = read("status");
+        let field = |name: &str| {
+            let mut lines = status.lines().filter_map(|line| line.strip_prefix(name));
+            lines.next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        println!(
+            "   {leaf}: uid {}, gid {}, groups {:?}, caps {}, no_new_privs {}, seccomp {}, {}",
+            field("Uid:"),
+            field("Gid:"),
+            field("Groups:"),
+            field("CapEff:"),
+            field("NoNewPrivs:"),
+            field("Seccomp:"),
+            field("VmRSS:")
+        );
+        assert_eq!(field("Uid:"), format!("{uid} {uid} {uid} {uid}"));
+        assert_eq!(field("Gid:"), format!("{uid} {uid} {uid} {uid}"));
+        assert_eq!(field("CapEff:"), "0000000000000000");
+        assert_eq!(field("Seccomp:"), seccomp);
+        assert_eq!(read("cgroup").trim(), format!("0::/mvm/{}/{leaf}", place.instance));
+    }
+}
+
 fn the_output_of_a_command_is_whole(ground: &Ground) {
     let (out, _, status) = ground.exec("head -c 3000000 /dev/zero | tr '\\0' x", b"");
     assert_eq!((out.len(), status), (3_000_000, ExecStatus::Code(0)));
@@ -300,6 +334,7 @@ fn a_killed_vmm_is_told_of(ground: &Ground) {
 fn an_instance_boots_sleeps_wakes_dies_and_leaves_nothing() {
     let mut ground = Ground::new(true);
     sleeps_and_wakes(&mut ground);
+    the_pair_is_confined(&ground);
     the_output_of_a_command_is_whole(&ground);
     a_dead_shim_does_not_kill_its_vm(&ground);
     ground.reach(Want::Stopped);
@@ -352,7 +387,7 @@ fn a_shim_killed_at_any_moment_of_a_start_leaves_what_can_be_cleared_and_started
         Effect::SpawnVmm { instance: ground.record.instance.clone(), uid: ground.record.uid };
     let place = vmm::place::Place::of(ground.host.roots(), &id);
     let records = vmm::records::Records::at(&place);
-    for reads in [1u32, 20, 60, 150, 400, 1000] {
+    for moment in [0u64, 10, 30, 60, 90, 120, 160, 200, 300] {
         let spawned = std::thread::scope(|scope| {
             let spawned = scope.spawn(|| ground.host.execute(&spawn));
             let shim = loop {
@@ -360,9 +395,9 @@ fn a_shim_killed_at_any_moment_of_a_start_leaves_what_can_be_cleared_and_started
                     break shim;
                 }
             };
-            // Reads of the record pass the time; no moment is better than another.
-            for _ in 0..reads {
-                let _ = records.shim();
+            // A shim that lives on passes the time until its moment.
+            if let Ok(Some(process)) = shim.open() {
+                process.wait(Duration::from_millis(moment)).unwrap();
             }
             if let Ok(Some(process)) = shim.open() {
                 process.kill().unwrap();
@@ -371,7 +406,7 @@ fn a_shim_killed_at_any_moment_of_a_start_leaves_what_can_be_cleared_and_started
         });
         let seen = ground.observe();
         println!(
-            "   killed after {reads}: {:?}, vmm {:?}, shim {}",
+            "   killed after {moment} ms: {:?}, vmm {:?}, shim {}",
             spawned.map_err(|error| error.to_string()),
             seen.vmm.map(|vmm| vmm.phase),
             seen.shim
