@@ -1,1 +1,39 @@
-//! TBD
+//! Packages and assets into verified, content-addressed files and images.
+//!
+//! What this crate refuses to know: privilege, tenants, instances. It downloads pinned bytes
+//! (`catalogue`, `source`, `fetch`), puts a virtual machine monitor in place (`assets`), and turns
+//! Debian packages, a guest agent and a kernel into an image (`deb` → `tree` → `rootfs`, `kernel`
+//! and `initramfs`; driven by `image`, named by `recipe`, kept by `store`).
+//!
+//! Nothing here retries, prints, or runs anything that was downloaded.
+
+pub mod assets;
+pub mod catalogue;
+pub mod deb;
+mod default_tree;
+pub mod fetch;
+mod guest_kernel;
+pub mod hash;
+pub mod image;
+pub mod initramfs;
+pub mod kernel;
+pub mod manifest;
+pub mod modules;
+pub mod progress;
+pub mod recipe;
+pub mod rootfs;
+pub mod source;
+pub mod store;
+pub mod tree;
+
+pub use assets::{AssetError, Assets, VmmPaths};
+pub use catalogue::{Arch, Catalogue, CatalogueError};
+pub use default_tree::DefaultTreeError;
+pub use fetch::{FetchConfig, FetchError, Fetcher, Mirror};
+pub use guest_kernel::{GuestKernelError, KernelSource};
+pub use hash::ContentHash;
+pub use image::{BuildError, DefaultImage};
+pub use manifest::Manifest;
+pub use progress::{OnProgress, Progress, Step};
+pub use rootfs::RootCompression;
+pub use store::{Image, ImageStore, StoreError};

@@ -1,2 +1,13 @@
-//! TBD
-fn main() {}
+//! The `mvm` command line: arguments in, text or JSON out.
+
+mod args;
+mod commands;
+mod exit;
+mod render;
+mod run;
+mod show;
+mod terminal;
+
+fn main() -> std::process::ExitCode {
+    run::main()
+}

@@ -161,7 +161,8 @@ pub enum Effect {
     /// Jail directory with the drives, the image and a private tmpfs → `jail`. Inverse:
     /// [`Effect::RemoveJail`].
     EnsureJail(Box<Jail>),
-    /// Jail, its mount and its tmpfs gone.
+    /// Jail, its mount and its tmpfs gone; durably, for a jail that came back with the power would
+    /// hold a link to the volume of an instance that may be destroyed by then.
     RemoveJail(InstanceId),
     /// Shim, jailer and a VMM whose API answers → `vmm` with phase Empty, `shim`. An earlier exit
     /// record is gone. Inverse: [`Effect::RemoveVmm`].
@@ -192,7 +193,9 @@ pub enum Effect {
     /// vCPUs run → phase.
     ResumeVmm(InstanceId),
     /// A partial snapshot written, sealed with the tenant's key if `keyed`, and synced →
-    /// `snapshots` Partial. What does not fit is refused before anything is written.
+    /// `snapshots` Partial. What does not fit is refused before anything is written. The data volume
+    /// is synced too: a guest that was put to sleep by force did not do it, and after a power cut
+    /// its memory would wake over an older disk. An epoch that was published or retired is refused.
     WriteSnapshot {
         /// Whose it is.
         instance: InstanceRef,

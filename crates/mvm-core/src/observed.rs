@@ -120,7 +120,8 @@ pub struct ObservedInstance {
     pub vmm: Option<ObservedVmm>,
     /// Whether its shim lives.
     pub shim: bool,
-    /// How the last VMM ended, while nothing cleaned that away.
+    /// How the last VMM ended, while nothing cleaned that away. Unseen when its runtime records are
+    /// there, but no exit record, no VMM and no shim: else nothing would ever remove those records.
     pub exit: Option<ExitRecord>,
     /// Whether the tenant's bridge is there and up with its gateway address.
     pub bridge: bool,

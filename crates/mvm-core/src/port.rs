@@ -226,7 +226,7 @@ pub enum Table {
     Pools,
     /// Instances by `tenant/pool/instance`.
     Instances,
-    /// Tombstones by net-id.
+    /// Tombstones by `net/<net-id>`, which is the key of no record with claims.
     Tombstones,
     /// Single values: `node_id`, `network_generation`.
     Meta,
@@ -273,12 +273,14 @@ pub trait Transaction {
     /// # Errors
     /// Why the store failed.
     fn put(&mut self, table: Table, key: &str, value: &str) -> Result<(), Error>;
-    /// Removes one record and releases every claim of its key.
+    /// Removes one record and releases every claim of its key; with a tenant goes its audit log,
+    /// whose archive is a file.
     ///
     /// # Errors
     /// Why the store failed.
     fn delete(&mut self, table: Table, key: &str) -> Result<(), Error>;
-    /// Claims a unique name (`uid/458752`, `address/3/7`) for the record `owner`.
+    /// Claims a unique name (`uid/458752`, `address/3/7`) for the record `owner`. Claiming twice
+    /// is claiming once.
     ///
     /// # Errors
     /// `Conflict` when another record holds it.

@@ -1,13 +1,15 @@
 //! Admission arithmetic: what a tenant may hold and what the node has.
 //!
 //! Running and Warm instances cost vCPUs and memory at their own size; what is on its way there
-//! counts as there. Sleeping instances cost disk only (SPEC §7).
+//! counts as there. Sleeping instances cost disk only (SPEC §7). What is put back by a failed sleep
+//! is not refused: a guest is never lost to a figure.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, ErrorKind},
     instance::{Instance, Want},
+    pool::Resources,
     state::State,
     units::{Gib, Mib, Vcpus},
 };
@@ -72,23 +74,54 @@ impl Usage {
         usage
     }
 
-    /// Adds the cost of one: of the greater of what it is and what it is wanted to be.
+    /// Adds the cost of one instance.
     pub fn add(&mut self, instance: &Instance) {
-        let size = instance.resources;
+        self.hold(instance.resources, instance.state, instance.want);
+    }
+
+    /// Adds the cost of an instance of `size` in `state` on its way to `want`.
+    ///
+    /// Every figure is counted by itself, so that two admissions at once cannot both take the last
+    /// of something: memory and vCPUs for what has a process or passes through one, disk for what
+    /// is or shall be written, and the place that is asked for (together with the one that is left,
+    /// except on the way through Running to Warm or Sleeping, which takes no place of its own).
+    pub fn hold(&mut self, size: Resources, state: State, want: Want) {
+        let leaves = matches!(want, Want::Stopped | Want::Destroyed);
         self.disk_mib += u64::from(size.data_disk_mib.0);
-        let (state, want) = (instance.state, instance.want);
-        if state == State::Running || want == Want::Running {
+        if want == Want::Running || (state == State::Running && leaves) {
             self.running += 1;
-        } else if state == State::Warm || want == Want::Warm {
-            self.warm += 1;
-        } else if state == State::Sleeping || want == Want::Sleeping {
-            self.disk_mib += u64::from(size.mem_mib.0);
-            return;
-        } else {
-            return;
         }
-        self.vcpus += size.vcpus.0;
-        self.mem_mib += u64::from(size.mem_mib.0);
+        if want == Want::Warm || (state == State::Warm && (leaves || want == Want::Running)) {
+            self.warm += 1;
+        }
+        if state == State::Sleeping || want == Want::Sleeping {
+            self.disk_mib += u64::from(size.mem_mib.0);
+        }
+        let asks = matches!(want, Want::Running | Want::Warm)
+            || (want == Want::Sleeping && state != State::Sleeping);
+        if state.has_process() || asks {
+            self.vcpus += size.vcpus.0;
+            self.mem_mib += u64::from(size.mem_mib.0);
+        }
+    }
+
+    /// The figures that are greater than in `before`, and 0 where nothing grew: a quota refuses
+    /// what a change adds, never what was there.
+    #[must_use]
+    pub const fn growth(self, before: Self) -> Self {
+        const fn small(now: u32, then: u32) -> u32 {
+            if now > then { now } else { 0 }
+        }
+        const fn large(now: u64, then: u64) -> u64 {
+            if now > then { now } else { 0 }
+        }
+        Self {
+            vcpus: small(self.vcpus, before.vcpus),
+            mem_mib: large(self.mem_mib, before.mem_mib),
+            running: small(self.running, before.running),
+            warm: small(self.warm, before.warm),
+            disk_mib: large(self.disk_mib, before.disk_mib),
+        }
     }
 }
 
@@ -153,5 +186,52 @@ impl Capacity {
             .hint("stop or sleep an instance first: mvm instance list"));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    const SIZE: Resources =
+        Resources { vcpus: Vcpus(2), mem_mib: Mib(512), data_disk_mib: Mib(64) };
+
+    fn usage(held: &[(State, Want)]) -> Usage {
+        let mut usage = Usage::default();
+        for (state, want) in held {
+            usage.hold(SIZE, *state, *want);
+        }
+        usage
+    }
+
+    #[test]
+    fn an_instance_on_its_way_to_warm_already_holds_its_place_there() {
+        assert_eq!(usage(&[(State::Running, Want::Warm)]).warm, 1);
+    }
+
+    #[test]
+    fn an_instance_that_sleeps_through_running_costs_memory_until_it_sleeps() {
+        assert_eq!(usage(&[(State::Ready, Want::Sleeping)]).mem_mib, 512);
+        assert_eq!(usage(&[(State::Warm, Want::Sleeping)]).mem_mib, 512);
+        assert_eq!(usage(&[(State::Sleeping, Want::Sleeping)]).mem_mib, 0);
+    }
+
+    #[test]
+    fn a_running_instance_holds_its_place_until_it_is_stopped() {
+        assert_eq!(usage(&[(State::Running, Want::Stopped)]).running, 1);
+        assert_eq!(
+            usage(&[(State::Stopped, Want::Stopped)]),
+            Usage { disk_mib: 64, ..Usage::default() }
+        );
+    }
+
+    #[test]
+    fn only_what_grows_is_refused() {
+        let quotas = Quotas { max_running: 1, ..Quotas::default() };
+        let over = usage(&[(State::Running, Want::Running); 2]);
+        let sleeping = usage(&[(State::Running, Want::Running), (State::Running, Want::Sleeping)]);
+        quotas.admit(&sleeping.growth(over)).unwrap();
+        assert_eq!(quotas.admit(&over.growth(sleeping)).unwrap_err().kind, ErrorKind::Refused);
     }
 }

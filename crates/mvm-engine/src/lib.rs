@@ -1,1 +1,42 @@
-//! TBD
+//! Operations over the ports: what was asked becomes records, plans and effects.
+//!
+//! ```text
+//! operate ─▶ lock the subject ─▶ load ─▶ observe ─▶ notice the truth ─▶ record the want
+//!                                          ▲                                  │
+//!                                          └── run the steps ◀── plan ◀───────┘   until empty
+//! ```
+//!
+//! After a crash at any point the next operation on the subject walks the same path. This crate
+//! decides nothing that [`mvm_core::plan`] decides, makes no system call and prints nothing.
+//!
+//! - [`engine`] — [`Engine`], its ports and settings, and the door for operations.
+//! - `operate` — one function per operation; `converge` — one instance to what it shall be.
+//! - `run` — attempts, backoff, cancellation and parallel work; nowhere else.
+//! - [`query`] — questions, which change nothing but a record that is not true any more.
+//! - [`store`] — the durable store, and one in memory with the same meaning.
+
+mod admit;
+mod converge;
+pub mod engine;
+mod firewall;
+mod operate;
+pub mod outcome;
+mod preview;
+pub mod query;
+mod run;
+pub mod store;
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests stop at the first surprise"
+)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+pub use engine::{Config, Context, Engine, Ports};
+pub use outcome::{Change, Deferral, Failed, Made, Outcome};
+pub use preview::Preview;
+pub use run::{Cancel, is_cancelled};

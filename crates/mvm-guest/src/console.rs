@@ -16,12 +16,22 @@ pub(crate) fn open() {
 
 /// Writes one line. A line that cannot be written is lost.
 pub(crate) fn say(text: &str) {
+    // 30 = facility daemon, level info.
+    write(30, text);
+}
+
+/// Writes a line that reaches the console of a guest booted with `quiet`, too.
+pub(crate) fn alarm(text: &str) {
+    // 26 = facility daemon, level critical.
+    write(26, text);
+}
+
+fn write(priority: u8, text: &str) {
     let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    // One write is one record of the kernel's log; 30 = facility daemon, level info.
-    let written = KMSG
-        .get()
-        .and_then(Option::as_ref)
-        .map(|mut kmsg| kmsg.write_all(format!("<30>mvm-guest: {text}\n").as_bytes()).is_ok());
+    // One write is one record of the kernel's log.
+    let written = KMSG.get().and_then(Option::as_ref).map(|mut kmsg| {
+        kmsg.write_all(format!("<{priority}>mvm-guest: {text}\n").as_bytes()).is_ok()
+    });
     if written != Some(true) {
         let _ = std::io::stderr().write_all(format!("mvm-guest: {text}\n").as_bytes());
     }

@@ -124,7 +124,7 @@ pub(crate) fn make_run_directory(places: &Places) -> Outcome<()> {
 /// After a panic nobody is left to recover: the last line, and out.
 pub(crate) fn set_last_resort(is_init: bool) {
     std::panic::set_hook(Box::new(move |panic| {
-        say(&format!("broken invariant: {panic}"));
+        console::alarm(&format!("broken invariant: {panic}"));
         if is_init {
             workload::restart();
         }

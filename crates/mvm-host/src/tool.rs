@@ -150,6 +150,7 @@ pub fn run(
     }
     let end = Instant::now() + deadline;
     let failed = |source| Error::Run { program: program.to_owned(), source };
+    #[expect(clippy::disallowed_methods, reason = "R4: this is the one spawner")]
     let mut child = Command::new(program)
         .args(args)
         .env_clear()
@@ -315,7 +316,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     fn args<'a>(args: &[&'a str]) -> Vec<&'a OsStr> {
-        args.iter().map(|arg| OsStr::new(*arg)).collect()
+        args.iter().copied().map(OsStr::new).collect()
     }
 
     #[test]
@@ -329,7 +330,7 @@ mod tests {
     fn the_environment_holds_nothing_of_ours() {
         let output = run(&find("env").unwrap(), &[], b"", LONG).unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert_eq!(text, format!("PATH={PATH}\nLC_ALL=C\n"));
+        assert_eq!(text, format!("LC_ALL=C\nPATH={PATH}\n"));
     }
 
     #[test]

@@ -167,6 +167,12 @@ fn warm(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Ste
             }),
             warmed,
         ],
+        // A wake that was given up, or a sleep that had to resume: what it was told is told again
+        // at the next wake.
+        (Phase::Running, State::Warm) => vec![Step::Do(Effect::PauseVmm {
+            instance: record.instance.instance.clone(),
+            purpose: PausedFor::Warm,
+        })],
         (Phase::Running | Phase::Empty | Phase::Paused(_), _) => run(record, seen, vmm),
     }
 }
@@ -192,17 +198,17 @@ fn sleep(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Ve
         Phase::Paused(PausedFor::Sleep) if matches!(record.state, State::Running | State::Warm) => {
             let mut steps = warmed_unless(record);
             if phase != Some(SnapshotPhase::Published) {
-                steps.extend(write(record));
+                steps.extend(write(record, seen));
             }
             steps.push(Step::Do(Effect::RemoveVmm(record.instance.instance.clone())));
             steps
         }
         Phase::Paused(PausedFor::Warm) if record.state == State::Warm => {
             let mut steps = vec![Step::Do(Effect::ResumeVmm(record.instance.instance.clone()))];
-            steps.extend(lie_down(record));
+            steps.extend(lie_down(record, seen));
             steps
         }
-        Phase::Running if matches!(record.state, State::Running | State::Warm) => lie_down(record),
+        Phase::Running if matches!(record.state, State::Running | State::Warm) => lie_down(record, seen),
         Phase::Empty | Phase::Running | Phase::Paused(_) => run(record, seen, vmm),
     }
 }
@@ -215,7 +221,7 @@ fn warmed_unless(record: &Instance) -> Vec<Step> {
 }
 
 /// From a running guest to one that is paused for sleep, written, published and gone.
-fn lie_down(record: &Instance) -> Vec<Step> {
+fn lie_down(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
     let id = &record.instance.instance;
     let mut steps = Vec::new();
     match record.drain {
@@ -227,22 +233,26 @@ fn lie_down(record: &Instance) -> Vec<Step> {
     }
     steps.push(Step::Do(Effect::PauseVmm { instance: id.clone(), purpose: PausedFor::Sleep }));
     steps.extend(warmed_unless(record));
-    steps.extend(write(record));
+    steps.extend(write(record, seen));
     steps.push(Step::Do(Effect::RemoveVmm(id.clone())));
     steps
 }
 
-fn write(record: &Instance) -> Vec<Step> {
+fn write(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
     let (instance, epoch) = (record.instance.clone(), record.epoch);
-    vec![
-        Step::Do(Effect::WriteSnapshot {
-            instance: instance.clone(),
-            epoch,
-            memory: record.resources.mem_mib,
-            keyed: record.keyed,
-        }),
-        Step::Do(Effect::PublishSnapshot { instance, epoch }),
-    ]
+    let mut steps = Vec::new();
+    // A wake that retired it and was given up before Running was recorded left the epoch as it was.
+    if seen.snapshots.get(&epoch) == Some(&SnapshotPhase::Retired) {
+        steps.push(Step::Do(Effect::RemoveSnapshot { instance: instance.clone(), epoch }));
+    }
+    steps.push(Step::Do(Effect::WriteSnapshot {
+        instance: instance.clone(),
+        epoch,
+        memory: record.resources.mem_mib,
+        keyed: record.keyed,
+    }));
+    steps.push(Step::Do(Effect::PublishSnapshot { instance, epoch }));
+    steps
 }
 
 /// A published snapshot and no process: clear away the rest, then say so.
@@ -268,14 +278,14 @@ fn stop(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
             Step::Ask(GuestAct::Shutdown { grace: record.policy.graceful_shutdown_seconds });
         match vmm.phase {
             Phase::Running => steps.push(shutdown),
-            Phase::Paused(_) if record.state == State::Sleeping => {}
-            Phase::Paused(_) => {
+            Phase::Paused(_) if record.state.has_process() => {
                 steps.extend(drop_snapshots(record, seen));
                 steps.push(Step::Do(Effect::ResumeVmm(id.clone())));
                 steps.push(Step::Ask(GuestAct::Thaw));
                 steps.push(shutdown);
             }
-            Phase::Empty => {}
+            // A guest that was loaded and never told so must not run.
+            Phase::Paused(_) | Phase::Empty => {}
         }
     }
     steps.extend(clear(record, seen));
@@ -345,3 +355,6 @@ fn jail_of(record: &Instance, image: ImageHash) -> Jail {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,9 @@
 //! - [`pool`] — which instance shall be in which state, from the counts.
 //! - [`truth`] — what happened while nobody looked.
 
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod fixture;
 pub mod instance;
 pub mod pool;
 pub mod truth;

@@ -17,7 +17,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Assignment {
-    /// An instance that is there gets another state.
+    /// An instance that is there gets another state; or, when it is in that state parked by
+    /// policy, becomes standby of the counts.
     Move {
         /// Which.
         instance: InstanceRef,
@@ -153,7 +154,7 @@ fn is_there(one: &Instance, to: Want) -> bool {
     if to == Want::Running {
         is_available(one) && !one.in_flight()
     } else {
-        one.want == to && !one.in_flight()
+        one.want == to && !one.in_flight() && one.parked_by != Some(ParkedBy::Policy)
     }
 }
 
@@ -167,3 +168,6 @@ const fn rank(from: State, to: Want) -> u8 {
         (_, _) => 5,
     }
 }
+
+#[cfg(test)]
+mod tests;

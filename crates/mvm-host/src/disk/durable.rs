@@ -150,7 +150,8 @@ pub fn remove_dir(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Overwrites a file's bytes with zeros, durably, then removes it; absent is removed.
+/// Overwrites a file's bytes with zeros, durably, then removes it; absent is removed. Of a symbolic
+/// link only the link goes.
 ///
 /// On a file system or device that writes elsewhere (a copy-on-write file system, flash) the old
 /// bytes may survive below; there only encryption of the device helps.
@@ -164,6 +165,9 @@ pub fn shred(path: &Path) -> Result<(), Error> {
         .open(path);
     let mut file = match file {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return remove_file(path);
+        }
         opened => opened.act("open", path)?,
     };
     let length = file.metadata().act("look at", path)?.len();

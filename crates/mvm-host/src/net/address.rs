@@ -6,8 +6,9 @@ use std::net::Ipv4Addr;
 
 use mvm_core::net::Subnet;
 
-use super::netlink::{
-    Attributes, CREATE, Message, Netlink, NetlinkError, REPLACE, Request, absent,
+use super::{
+    message::{Attributes, CREATE, Message, REPLACE, Request},
+    netlink::{Netlink, NetlinkError, absent},
 };
 
 const RTM_NEWADDR: u16 = 20;

@@ -8,8 +8,9 @@ use mvm_core::{
     net::{Mac, NetId, Offset},
 };
 
-use super::netlink::{
-    Attributes, CREATE, EXCLUSIVE, Message, Netlink, NetlinkError, Reader, Request, absent,
+use super::{
+    message::{Attributes, CREATE, EXCLUSIVE, Message, Reader, Request},
+    netlink::{Netlink, NetlinkError, absent},
 };
 
 const RTM_NEWLINK: u16 = 16;
@@ -18,6 +19,7 @@ const RTM_GETLINK: u16 = 18;
 /// `struct ifinfomsg`.
 const FIXED: usize = 16;
 const IFF_UP: u32 = 1;
+const IFF_NOARP: u32 = 0x80;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
@@ -27,6 +29,9 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
 const IFLA_BR_STP_STATE: u16 = 5;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+const IFLA_BR_MULTI_BOOLOPT: u16 = 46;
+/// `struct br_boolopt_multi` {value, mask} with `BR_BOOLOPT_NO_LL_LEARN` (Linux 5.0).
+const NO_LINK_LOCAL_LEARNING: [u32; 2] = [1, 1];
 const IFLA_TUN_OWNER: u16 = 1;
 const IFLA_TUN_GROUP: u16 = 2;
 const IFLA_TUN_TYPE: u16 = 3;
@@ -71,18 +76,20 @@ pub(super) const fn bridge_mac(net: NetId) -> Mac {
 
 /// A device by its name.
 pub(super) fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
-    let get = request(RTM_GETLINK, 0, 0, false, Attributes::default().text(IFLA_IFNAME, name));
+    let get = request(RTM_GETLINK, 0, 0, 0, Attributes::default().text(IFLA_IFNAME, name));
     let found = absent(netlink.ask(&get))?.unwrap_or_default();
     Ok(found.iter().find_map(parse))
 }
 
 /// Every device of this network namespace.
 pub(super) fn list(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
-    let dump = request(RTM_GETLINK, 0, 0, false, Attributes::default());
+    let dump = request(RTM_GETLINK, 0, 0, 0, Attributes::default());
     Ok(netlink.dump(&dump)?.iter().filter_map(parse).collect())
 }
 
-/// Makes a network's bridge, down: no STP, no forward delay, no multicast snooping (nobody queries).
+/// Makes a network's bridge, down: no STP, no forward delay, no multicast snooping (nobody
+/// queries), and nothing learnt from frames to link-local groups, which reach the bridge's table
+/// past every netfilter hook (`br_handle_frame`).
 pub(super) fn create_bridge(netlink: &mut Netlink, net: NetId) -> Result<(), NetlinkError> {
     let data = bridge_data();
     let info = Attributes::default().bytes(IFLA_INFO_KIND, b"bridge").nested(IFLA_INFO_DATA, &data);
@@ -90,7 +97,7 @@ pub(super) fn create_bridge(netlink: &mut Netlink, net: NetId) -> Result<(), Net
         .text(IFLA_IFNAME, &layout::bridge(net))
         .bytes(IFLA_ADDRESS, &bridge_mac(net).0)
         .nested(IFLA_LINKINFO, &info);
-    netlink.ask(&request(RTM_NEWLINK, CREATE | EXCLUSIVE, 0, false, attributes)).map(drop)
+    netlink.ask(&request(RTM_NEWLINK, CREATE | EXCLUSIVE, 0, 0, attributes)).map(drop)
 }
 
 /// Gives the bridge its properties again, and takes it up.
@@ -104,7 +111,7 @@ pub(super) fn set_bridge(
         .nested(IFLA_INFO_DATA, &bridge_data());
     let attributes =
         Attributes::default().bytes(IFLA_ADDRESS, &bridge_mac(net).0).nested(IFLA_LINKINFO, &info);
-    netlink.ask(&request(RTM_NEWLINK, 0, index, true, attributes)).map(drop)
+    netlink.ask(&request(RTM_NEWLINK, 0, index, IFF_UP, attributes)).map(drop)
 }
 
 fn bridge_data() -> Attributes {
@@ -112,18 +119,20 @@ fn bridge_data() -> Attributes {
         .u32(IFLA_BR_FORWARD_DELAY, 0)
         .u32(IFLA_BR_STP_STATE, 0)
         .u8(IFLA_BR_MCAST_SNOOPING, 0)
+        .bytes(IFLA_BR_MULTI_BOOLOPT, &NO_LINK_LOCAL_LEARNING.map(u32::to_ne_bytes).concat())
 }
 
-/// Puts a device on a bridge and takes it up.
+/// Puts a tap on a bridge and takes it up; the host itself speaks no ARP on it, so that frames to
+/// link-local groups, which the bridge passes to the port's own stack, are not answered.
 pub(super) fn attach(netlink: &mut Netlink, name: &str, bridge: u32) -> Result<(), NetlinkError> {
     let attributes = Attributes::default().text(IFLA_IFNAME, name).u32(IFLA_MASTER, bridge);
-    netlink.ask(&request(RTM_NEWLINK, 0, 0, true, attributes)).map(drop)
+    netlink.ask(&request(RTM_NEWLINK, 0, 0, IFF_UP | IFF_NOARP, attributes)).map(drop)
 }
 
 /// Removes a device; its absence is success.
 pub(super) fn remove(netlink: &mut Netlink, name: &str) -> Result<(), NetlinkError> {
     let attributes = Attributes::default().text(IFLA_IFNAME, name);
-    absent(netlink.ask(&request(RTM_DELLINK, 0, 0, false, attributes))).map(drop)
+    absent(netlink.ask(&request(RTM_DELLINK, 0, 0, 0, attributes))).map(drop)
 }
 
 impl Link {
@@ -144,10 +153,10 @@ impl Link {
     }
 }
 
-fn request(kind: u16, flags: u16, index: u32, up: bool, attributes: Attributes) -> Request {
-    let change = if up { IFF_UP } else { 0 };
+/// `raise` are the interface flags to be set; all others stay.
+fn request(kind: u16, flags: u16, index: u32, raise: u32, attributes: Attributes) -> Request {
     let mut fixed = vec![0; 4];
-    for word in [index, change, change] {
+    for word in [index, raise, raise] {
         fixed.extend_from_slice(&word.to_ne_bytes());
     }
     Request { kind, flags, fixed, attributes }

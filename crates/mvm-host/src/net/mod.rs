@@ -6,7 +6,7 @@
 //! - [`ensure_bridge`] … [`remove_tap`] act by netlink; the tap is the one on the wake path.
 //! - [`replace_firewall`] and [`firewall_generation`] replace the tables and tell whether they
 //!   still stand.
-//! - [`list`] and [`verify`] show what bears our names, and what is wrong with it.
+//! - [`list`] and [`verify()`] show what bears our names, and what is wrong with it.
 //!
 //! It refuses to know instances, states and policies. Everything acts on the network namespace of
 //! the calling thread.
@@ -20,6 +20,7 @@
 mod address;
 mod foreign;
 mod link;
+mod message;
 mod netlink;
 mod nft;
 mod route;
@@ -137,9 +138,11 @@ pub fn remove_routes(net: NetId) -> Result<(), Error> {
     route::remove(&mut netlink, net).map_err(refused)
 }
 
-/// Whether the network's policy routes are there. While the bridge exists, the kernel is asked
-/// where it would send a guest's packet, at a cost that does not grow with the number of networks;
-/// otherwise the rules are listed.
+/// Whether the network's policy routes are there, all of them.
+///
+/// While the wall works, one question to the kernel tells (where would it send a guest's packet?),
+/// at a cost that does not grow with the number of networks. Otherwise the rules are listed: that
+/// somebody else's rule stands before ours is for [`verify()`] to say, not a reason to make them.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -149,11 +152,11 @@ pub fn routes_are_there(net: NetId) -> Result<bool, Error> {
     };
     let mut netlink = Netlink::route().map_err(refused)?;
     if let Some(index) = bridge_index(&mut netlink, net)?
-        && let Some(in_force) = route::in_force(&mut netlink, index).map_err(refused)?
+        && route::in_force(&mut netlink, index).map_err(refused)?
     {
-        return Ok(in_force);
+        return Ok(true);
     }
-    Ok(route::list(&mut netlink).map_err(refused)?.iter().any(|rule| rule.net == net))
+    Ok(route::are_complete(&route::list(&mut netlink).map_err(refused)?, net))
 }
 
 /// Makes the guest's tap: persistent, for this user and group alone, with the virtio-net header,
@@ -212,7 +215,7 @@ pub fn remove_tap(net: NetId, offset: Offset) -> Result<(), Error> {
 }
 
 /// Whether the guest's tap is there. One that is there was complete when it was made
-/// ([`ensure_tap`]); whether it still is, [`verify`] tells.
+/// ([`ensure_tap`]); whether it still is, [`verify()`] tells.
 ///
 /// # Errors
 /// When the kernel cannot be asked.

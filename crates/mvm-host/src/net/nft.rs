@@ -145,8 +145,9 @@ fn remove(netlink: &mut Netlink, stamp: &Path) -> Result<(), Error> {
 
 fn run_nft(script: &str) -> Result<(), Error> {
     let arguments = [OsStr::new("-f"), OsStr::new("-")];
-    tool::run(Path::new(NFT), &arguments, script.as_bytes(), DEADLINE).map(drop).map_err(|error| {
-        Error::from(crate::disk::Error::from(error))
+    let done = tool::run(Path::new(NFT), &arguments, script.as_bytes(), DEADLINE);
+    done.map(drop).map_err(|error| {
+        Error::from(error)
             .context("cannot replace the nftables tables")
             .hint("see whether the kernel has nf_tables, nft_ct and nft_masq: `nft list ruleset`")
     })

@@ -4,12 +4,12 @@
 //!
 //! | priority | rule |
 //! |---|---|
-//! | 10240 | to its own subnet: lookup main |
-//! | 10241 | to 10.240.0.0/12: prohibit |
-//! | 10241 | to 169.254.0.0/16: prohibit |
+//! | 240 | to its own subnet: lookup main |
+//! | 241 | to 10.240.0.0/12: prohibit |
+//! | 241 | to 169.254.0.0/16: prohibit |
 //!
 //! The priorities are two constants, not a function of the net-id: the bridge's name tells the
-//! rules apart, and `11000 + 2N` would pass the main table's 32766 for the higher net-ids.
+//! rules apart. They are low so that the wall stands before the tables of VPNs and the like.
 //! Rules carry the routing protocol number 109, so that a listing takes nobody else's for ours.
 //! The `local` table stands before all of them (priority 0): they guard the way *through* the
 //! host, not the host's own addresses; that is the firewall's part.
@@ -21,8 +21,9 @@ use mvm_core::{
     net::{CLUSTER_BASE, CLUSTER_PREFIX, NetId, Network},
 };
 
-use super::netlink::{
-    Attributes, CREATE, EXCLUSIVE, Message, Netlink, NetlinkError, Reader, Request, absent,
+use super::{
+    message::{Attributes, CREATE, EXCLUSIVE, Message, Reader, Request},
+    netlink::{Answer, Netlink, NetlinkError, absent},
 };
 
 const RTM_NEWRULE: u16 = 32;
@@ -51,14 +52,17 @@ const UNICAST: u8 = 1;
 /// Who made a rule (`FRA_PROTOCOL`); a number that iproute2's `rt_protos` gives to nobody.
 const PROTOCOL: u8 = 109;
 /// The exception for a network's own subnet.
-const OWN: u32 = 10_240;
+const OWN: u32 = 240;
 /// What is prohibited.
-const WALL: u32 = 10_241;
+const WALL: u32 = 241;
 const LINK_LOCAL: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 0, 0), 16);
 /// Two addresses of the cluster's range in different /16s: a subnet holds at most one of them, and
 /// none of them can be a gateway, a network's or its broadcast address (those are 0, 1 or 7
 /// modulo 8).
 const PROBES: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 240, 0, 2), Ipv4Addr::new(10, 255, 0, 2)];
+
+/// Any unicast source: the kernel looks at policy routes before it judges the source.
+const PROBE_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 6);
 
 /// One of our rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +120,14 @@ fn apply(netlink: &mut Netlink, requests: &[Request]) -> Result<(), NetlinkError
     Ok(())
 }
 
+/// Whether these rules hold all that a network needs, whatever its subnet is.
+pub(super) fn are_complete(rules: &[Rule], net: NetId) -> bool {
+    let of =
+        |priority| rules.iter().filter(move |rule| rule.net == net && rule.priority == priority);
+    let prohibits = |to| of(WALL).any(|rule| rule.action == PROHIBIT && rule.to == to);
+    of(OWN).next().is_some() && prohibits((CLUSTER_BASE, CLUSTER_PREFIX)) && prohibits(LINK_LOCAL)
+}
+
 /// All rules of ours, whoever's network.
 pub(super) fn list(netlink: &mut Netlink) -> Result<Vec<Rule>, NetlinkError> {
     let mut fixed = vec![0; FIXED];
@@ -125,25 +137,21 @@ pub(super) fn list(netlink: &mut Netlink) -> Result<Vec<Rule>, NetlinkError> {
 }
 
 /// Whether the wall of a network is in force: asks the kernel where it would send a guest's packet
-/// to a foreign subnet. One question, whatever the number of networks; `None` when the bridge is
-/// absent, so that the question cannot be asked.
-pub(super) fn in_force(netlink: &mut Netlink, bridge: u32) -> Result<Option<bool>, NetlinkError> {
+/// to a foreign subnet. One system call, whatever the number of networks.
+pub(super) fn in_force(netlink: &mut Netlink, bridge: u32) -> Result<bool, NetlinkError> {
     let question = |to: Ipv4Addr| {
         let mut fixed = vec![0; FIXED];
         fixed.splice(..3, [AF_INET, 32, 32]);
         let attributes = Attributes::default()
             .bytes(RTA_DST, &to.octets())
-            .bytes(RTA_SRC, &Ipv4Addr::new(10, 240, 0, 6).octets())
+            .bytes(RTA_SRC, &PROBE_SOURCE.octets())
             .u32(RTA_IIF, bridge);
         Request { kind: RTM_GETROUTE, flags: 0, fixed, attributes }
     };
     let answers = netlink.ask_all(&PROBES.map(question))?;
-    let errnos: Vec<Option<i32>> =
-        answers.iter().map(|answer| answer.as_ref().err().and_then(NetlinkError::errno)).collect();
-    if errnos.contains(&Some(libc::ENODEV)) {
-        return Ok(None);
-    }
-    Ok(Some(errnos.contains(&Some(libc::EACCES))))
+    let prohibited =
+        |answer: &Answer| answer.as_ref().err().and_then(NetlinkError::errno) == Some(libc::EACCES);
+    Ok(answers.iter().any(prohibited))
 }
 
 /// The interfaces by which traffic leaves the host: those of the main table's default routes and
@@ -207,4 +215,70 @@ fn parse(message: &Message) -> Option<Rule> {
     let to: [u8; 4] = reader.value(FRA_DST)?.try_into().ok()?;
     let (prefix, action) = (*message.body.get(1)?, *message.body.get(7)?);
     ours.then(|| Rule { net, priority, action, to: (Ipv4Addr::from(to), prefix) })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    fn network() -> Network {
+        let subnet = "10.240.3.0/24".parse().unwrap();
+        Network { tenant: "acme".parse().unwrap(), net: NetId(3), subnet }
+    }
+
+    /// A request as the kernel would list it.
+    fn listed(rule: &Rule) -> Message {
+        let request = rule.request(RTM_NEWRULE, 0);
+        Message { kind: RTM_NEWRULE, body: request.body() }
+    }
+
+    #[test]
+    fn a_rule_is_read_back_as_it_was_written() {
+        for rule in intended(&network()) {
+            assert_eq!(parse(&listed(&rule)), Some(rule));
+        }
+    }
+
+    #[test]
+    fn a_rule_of_another_maker_or_priority_is_not_ours() {
+        let rule = intended(&network()).pop_first().unwrap();
+        let mut elsewhere = rule.clone();
+        elsewhere.priority = 7;
+        assert_eq!(parse(&listed(&elsewhere)), None);
+        let mut message = listed(&rule);
+        let protocol = message.body.iter().rposition(|byte| *byte == PROTOCOL).unwrap();
+        message.body.splice(protocol..=protocol, [3]);
+        assert_eq!(parse(&message), None);
+    }
+
+    #[test]
+    fn a_wall_with_a_hole_is_not_complete() {
+        let rules: Vec<Rule> = intended(&network()).into_iter().collect();
+        assert!(are_complete(&rules, NetId(3)) && !are_complete(&rules, NetId(4)));
+        for hole in 0..rules.len() {
+            let mut rest = rules.clone();
+            rest.remove(hole);
+            assert!(!are_complete(&rest, NetId(3)));
+        }
+    }
+
+    #[test]
+    fn egress_is_where_default_routes_and_gateways_lead() {
+        let route = |prefix: u8, attributes: Attributes| {
+            let mut fixed = vec![0; FIXED];
+            fixed.splice(..2, [AF_INET, prefix]);
+            fixed.splice(7..8, [UNICAST]);
+            let body = Request { kind: 0, flags: 0, fixed, attributes }.body();
+            parse_egress(&Message { kind: 24, body })
+        };
+        let by = |index| Attributes::default().u32(RTA_OIF, index);
+        assert_eq!(route(0, by(2)), [2].into());
+        assert_eq!(route(24, by(2)), [].into());
+        assert_eq!(route(8, by(3).bytes(RTA_GATEWAY, &[192, 0, 2, 1])), [3].into());
+        let hop = |index: u8| [8, 0, 0, 0, index, 0, 0, 0];
+        let hops = [hop(4), hop(5)].concat();
+        let balanced = Attributes::default().bytes(RTA_MULTIPATH, &hops);
+        assert_eq!(route(0, balanced), [4, 5].into());
+    }
 }

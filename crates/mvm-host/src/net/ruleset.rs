@@ -2,7 +2,6 @@
 //!
 //! ```text
 //! table bridge mvm   prerouting  what a guest's port may send: its own MAC, IP and ARP, no more
-//!                    input       no frames to link-local groups (the bridge would learn from them)
 //! table inet mvm     forward     guest → outside; answers back; never guest → guest of another
 //!                    input       guest → host: answers, and the resolver on the gateway
 //!                    postrouting guests leave under the host's address
@@ -12,10 +11,17 @@
 //! enter or leave by a tenant's bridge, and never carry a policy of `drop`. An `accept` here does
 //! not overrule a `drop` in somebody else's table; [`super::foreign`] looks for those.
 //!
+//! The inet chains also drop what comes in by a tap itself instead of its bridge: the bridge hands
+//! frames to link-local groups (01:80:c2:00:00:0X) to the port's own IP stack, LLDP's past every
+//! bridge hook, and a UDP packet for the host in such a frame would be delivered.
+//!
+//! A host with `br_netfilter` shows frames between two guests of one bridge to the forward chain
+//! as well, whatever their destination: they pass by the set `within`.
+//!
 //! All lookups are hashes or interval trees over concatenated keys, so that a frame costs the same
 //! with one port and with thousands. The ports' table names no bridge (`meta ibrname` needs a
 //! kernel module that not every kernel has): that a tap is on its own bridge is what
-//! [`super::verify`] compares.
+//! [`mod@super::verify`] compares.
 
 use std::fmt::Write;
 
@@ -52,13 +58,7 @@ fn bridge_table(intent: &Firewall, ports: &[&Port]) -> String {
     let addresses = set("ports", "ifname . ether_addr . ipv4_addr", "", ports, |port| {
         format!("{:?} . {} . {}", tap(port), port.mac, port.address)
     });
-    let mut unknown = String::new();
-    let mut groups = String::new();
-    for digit in 0..=9 {
-        let _ = writeln!(unknown, "\t\tiifname \"tn{digit}*\" drop");
-        let _ =
-            writeln!(groups, "\t\tiifname \"tn{digit}*\" ether daddr 01:80:c2:00:00:00/44 drop");
-    }
+    let unknown = drop_taps();
     format!(
         "table bridge {TABLE} {{
 \tcomment \"mvm generation {generation}\"
@@ -73,9 +73,6 @@ fn bridge_table(intent: &Firewall, ports: &[&Port]) -> String {
 \t\ttype filter hook prerouting priority dstnat; policy accept;
 \t\tiifname @taps goto guest
 {unknown}\t}}
-\tchain input {{
-\t\ttype filter hook input priority filter; policy accept;
-{groups}\t}}
 }}
 ",
         generation = intent.generation,
@@ -94,13 +91,14 @@ fn inet_table(intent: &Firewall, networks: &[&Network]) -> String {
     let within = set("within", "ifname . ifname", "", networks, |network| {
         format!("{0:?} . {0:?}", bridge(network))
     });
+    let beside = drop_taps();
     format!(
         "table inet {TABLE} {{
 \tcomment \"mvm generation {generation}\"
 {subnets}{gateways}{within}\tchain from_guest {{
 \t\tmeta nfproto != ipv4 drop
 \t\tiifname . ip saddr != @subnets drop
-\t\tiifname . oifname @within iifname . ip daddr @subnets accept
+\t\tiifname . oifname @within accept
 \t\toifname \"br-tenant-*\" drop
 \t\tip daddr {{ 10.240.0.0/12, 169.254.0.0/16, 224.0.0.0/4 }} drop
 \t\taccept
@@ -115,13 +113,13 @@ fn inet_table(intent: &Firewall, networks: &[&Network]) -> String {
 \tchain forward {{
 \t\ttype filter hook forward priority filter; policy accept;
 \t\tiifname \"br-tenant-*\" goto from_guest
-\t\toifname \"br-tenant-*\" ct state established,related accept
+{beside}\t\toifname \"br-tenant-*\" ct state established,related accept
 \t\toifname \"br-tenant-*\" drop
 \t}}
 \tchain input {{
 \t\ttype filter hook input priority filter; policy accept;
 \t\tiifname \"br-tenant-*\" goto to_host
-\t}}
+{beside}\t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tiifname . ip saddr @subnets oifname != \"br-tenant-*\" masquerade
@@ -130,6 +128,14 @@ fn inet_table(intent: &Firewall, networks: &[&Network]) -> String {
 ",
         generation = intent.generation,
     )
+}
+
+/// Drops what any tap of our naming sends, known or not.
+fn drop_taps() -> String {
+    (0..=9).fold(String::new(), |mut text, digit| {
+        let _ = writeln!(text, "\t\tiifname \"tn{digit}*\" drop");
+        text
+    })
 }
 
 /// A named set; nft has no notation for one without elements other than leaving them out.

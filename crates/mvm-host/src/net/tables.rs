@@ -2,7 +2,7 @@
 //!
 //! - [`ruleset_id`]: a number that every committed nftables transaction of this network namespace
 //!   raises by one, whoever's it is.
-//! - [`are_there`]: whether both tables exist.
+//! - [`count`]: how many of the two tables exist.
 //! - [`digest`]: a hash over everything in them as the kernel reports it, handles included. It
 //!   means nothing by itself; equal digests mean that nobody touched them in between.
 //!
@@ -11,7 +11,8 @@
 use sha2::{Digest, Sha256};
 
 use super::{
-    netlink::{Attributes, Message, Netlink, NetlinkError, Request, absent},
+    message::{Attributes, Message, Request},
+    netlink::{Netlink, NetlinkError, absent},
     ruleset::TABLE,
 };
 

@@ -30,7 +30,7 @@ pub(super) fn verify(roots: &Roots, intent: &Firewall) -> Result<Vec<Finding>, E
         let problems = bridge(&mut netlink, &links, network).map_err(refused)?;
         findings.extend(problems.into_iter().map(|problem| of(network, "bridge", problem)));
     }
-    findings.extend(routes(&mut netlink, intent).map_err(refused)?);
+    findings.extend(routes(&mut netlink, &links, intent).map_err(refused)?);
     findings.extend(taps(&links, intent));
     findings.extend(egress(&mut netlink).map_err(refused)?);
     findings.extend(table(roots, intent)?);
@@ -63,7 +63,11 @@ fn bridge(
     Ok(problems)
 }
 
-fn routes(netlink: &mut Netlink, intent: &Firewall) -> Result<Vec<Finding>, NetlinkError> {
+fn routes(
+    netlink: &mut Netlink,
+    links: &[Link],
+    intent: &Firewall,
+) -> Result<Vec<Finding>, NetlinkError> {
     let mut present: BTreeMap<NetId, Vec<route::Rule>> = BTreeMap::new();
     for rule in route::list(netlink)? {
         present.entry(rule.net).or_default().push(rule);
@@ -76,6 +80,15 @@ fn routes(netlink: &mut Netlink, intent: &Firewall) -> Result<Vec<Finding>, Netl
         if missing > 0 {
             let problem = format!("{missing} of the 3 policy routes are missing");
             findings.push(of(network, "routes", problem));
+            continue;
+        }
+        let bridge = links.iter().find(|link| link.as_bridge() == Some(network.net));
+        if let Some(bridge) = bridge
+            && !route::in_force(netlink, bridge.index)?
+        {
+            let problem = "a rule with a lower number stands before the policy routes: \
+                           see `ip rule`";
+            findings.push(of(network, "routes", problem.to_owned()));
         }
     }
     findings.extend(present.into_keys().map(|net| {

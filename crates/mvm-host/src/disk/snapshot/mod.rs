@@ -10,7 +10,7 @@
 //! key of their own, which the tenant's key wraps. Without a key (development) the files are plain
 //! and sparse. `docs/formats/snapshot.md` is the law of the bytes.
 //!
-//! - [`header`] — what a snapshot says of itself, and whether it fits this host.
+//! - [`mod@header`] — what a snapshot says of itself, and whether it fits this host.
 //! - [`place`] — the directories and their three names.
 //! - [`store()`], [`open()`] — in and out.
 //! - `seal` — keys, nonces, associated data; `stream` — whole files through it; `sparse` — what of

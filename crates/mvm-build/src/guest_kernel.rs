@@ -1,0 +1,124 @@
+//! The kernel of an image, and what it needs to find its root.
+//!
+//! Brings `kernel`, `modules` and `initramfs` together, from a file or from a Debian package. It
+//! downloads nothing and writes nothing.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::path::{Path, PathBuf};
+
+use crate::deb::{self, DebError};
+use crate::initramfs;
+use crate::kernel::{self, KernelError};
+use crate::modules::{self, ModuleError};
+use crate::tree::{Tree, TreeError, TreePath};
+
+/// Where the kernel comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelSource {
+    /// An ELF `vmlinux` or a bzImage that boots without an initramfs: virtio over MMIO, its block,
+    /// net and vsock devices, squashfs, overlay and ext4 are built in.
+    File(PathBuf),
+    /// Debian's cloud kernel; its drivers are modules, so the image gets an initramfs.
+    Debian,
+}
+
+/// Why a kernel can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestKernelError {
+    /// The kernel is none.
+    #[error("cannot use the kernel {name}")]
+    Kernel {
+        /// Its file or package.
+        name: String,
+        /// The reason.
+        #[source]
+        source: KernelError,
+    },
+    /// The package has no kernel in it.
+    #[error("the package {0} has no boot/vmlinuz file")]
+    NoKernel(String),
+    /// Its modules can't be used.
+    #[error("cannot use the modules of {name}")]
+    Modules {
+        /// The package.
+        name: String,
+        /// The reason.
+        #[source]
+        source: ModuleError,
+    },
+    /// The initramfs passes the bounds.
+    #[error("cannot put the initramfs together")]
+    Initramfs(#[source] TreeError),
+    /// The package can't be opened.
+    #[error("cannot open {path}")]
+    Open {
+        /// The package's file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The package can't be unpacked.
+    #[error("cannot unpack {package}")]
+    Unpack {
+        /// The package.
+        package: String,
+        /// The reason.
+        #[source]
+        source: DebError,
+    },
+}
+
+/// A kernel as the image holds it.
+pub(crate) struct GuestKernel {
+    pub(crate) vmlinux: Vec<u8>,
+    pub(crate) initrd: Option<Vec<u8>>,
+    pub(crate) cmdline: Vec<String>,
+}
+
+impl GuestKernel {
+    /// A kernel that was given as a file.
+    pub(crate) fn of_file(bytes: &[u8]) -> Result<Self, GuestKernelError> {
+        let vmlinux = kernel::vmlinux(bytes)
+            .map_err(|source| GuestKernelError::Kernel { name: "file".to_owned(), source })?
+            .into_owned();
+        let cmdline = vec!["rootfstype=squashfs".to_owned(), "init=/sbin/init".to_owned()];
+        Ok(Self { vmlinux, initrd: None, cmdline })
+    }
+
+    /// The kernel, the modules and the initramfs of a downloaded package.
+    pub(crate) fn of_package(
+        name: &str,
+        path: &Path,
+        agent: &[u8],
+    ) -> Result<Self, GuestKernelError> {
+        let mut tree = Tree::default();
+        let archive = File::open(path)
+            .map_err(|source| GuestKernelError::Open { path: path.to_owned(), source })?;
+        deb::unpack(BufReader::new(archive), &mut tree, &kernel_placement)
+            .map_err(|source| GuestKernelError::Unpack { package: name.to_owned(), source })?;
+        let image = tree
+            .iter()
+            .find(|(path, _)| path.as_str().starts_with("boot/vmlinuz-"))
+            .and_then(|(path, _)| tree.file(path.as_str()))
+            .ok_or_else(|| GuestKernelError::NoKernel(name.to_owned()))?;
+        let vmlinux = kernel::vmlinux(image)
+            .map_err(|source| GuestKernelError::Kernel { name: name.to_owned(), source })?
+            .into_owned();
+        let modules = modules::in_load_order(&tree, &modules::WANTED)
+            .map_err(|source| GuestKernelError::Modules { name: name.to_owned(), source })?;
+        let initrd = initramfs::build(agent, &modules).map_err(GuestKernelError::Initramfs)?;
+        Ok(Self { vmlinux, initrd: Some(initrd), cmdline: Vec::new() })
+    }
+}
+
+/// Of a kernel's package: the kernel, the modules and the list of what is built in.
+fn kernel_placement(path: &TreePath) -> Option<TreePath> {
+    let text = path.as_str();
+    let text = text.strip_prefix("usr/").unwrap_or(text);
+    let is_wanted = text.starts_with("boot/vmlinuz-")
+        || text.starts_with("lib/modules/")
+            && (text.contains(".ko") || text.ends_with("/modules.builtin"));
+    if is_wanted { TreePath::new(text).ok() } else { None }
+}

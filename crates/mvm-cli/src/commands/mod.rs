@@ -1,0 +1,38 @@
+//! The commands, one file a noun: parse, ask the library, render.
+
+pub(crate) mod events;
+pub(crate) mod instance;
+pub(crate) mod net;
+pub(crate) mod node;
+pub(crate) mod pool;
+pub(crate) mod tenant;
+
+use std::io::{self, BufRead, Write};
+
+use mvm::{Error, ErrorKind};
+
+use crate::terminal;
+
+/// Asks a person before something is lost; elsewhere `--force` must say so.
+///
+/// # Errors
+/// `Usage` without a terminal, `Conflict` when the answer is no.
+pub(crate) fn confirm(force: bool, what: &str) -> Result<(), Error> {
+    if force {
+        return Ok(());
+    }
+    if !terminal::is_interactive() {
+        return Err(Error::new(ErrorKind::Usage, format!("this would {what}"))
+            .hint("add --force to do it without being asked"));
+    }
+    let mut out = io::stderr().lock();
+    // A terminal that cannot be written to cannot answer either; then the answer is no.
+    let _ = write!(out, "This will {what}. Go on? [y/N] ").and_then(|()| out.flush());
+    let mut answer = String::new();
+    let _ = io::stdin().lock().read_line(&mut answer);
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Error::new(ErrorKind::Conflict, "nothing was changed, because the answer was no"))
+    }
+}

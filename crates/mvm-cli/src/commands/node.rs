@@ -1,0 +1,17 @@
+//! `mvm node …`.
+
+use std::process::ExitCode;
+
+use mvm::Error;
+
+use crate::{args::NodeCommand, run::Session, show};
+
+pub(crate) fn run(session: &Session, command: &NodeCommand) -> Result<ExitCode, Error> {
+    match command {
+        NodeCommand::Info => {
+            let node = show::Node::of(session.mvm.node_info()?);
+            session.print(&node, show::node)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `mvm tenant …`.
+
+use std::process::ExitCode;
+
+use mvm::{Error, ErrorKind, Operation, TenantId};
+
+use super::confirm;
+use crate::{
+    args::{TenantCommand, TenantCreateArgs},
+    run::Session,
+    show,
+};
+
+pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<ExitCode, Error> {
+    match command {
+        TenantCommand::Create(args) => session.operate(&create(&args)?),
+        TenantCommand::List => {
+            let all: Vec<_> = session.mvm.tenant_list()?.iter().map(show::Tenant::of).collect();
+            session.print(&all, |all| show::tenants(all))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        TenantCommand::Info { tenant } => {
+            let one = show::Tenant::of(&session.mvm.tenant_info(&tenant)?);
+            session.print(&one, show::tenant)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        TenantCommand::Destroy { tenant, force } => {
+            confirm(force, &format!("destroy the tenant {tenant} with everything in it"))?;
+            session.operate(&Operation::TenantDestroy { tenant, force: true })
+        }
+    }
+}
+
+fn create(args: &TenantCreateArgs) -> Result<Operation, Error> {
+    let tenant = TenantId::parse_new(&args.tenant)
+        .map_err(|error| Error::new(ErrorKind::Invalid, error.to_string()))?;
+    Ok(Operation::TenantCreate {
+        tenant,
+        net: args.net_id,
+        subnet: args.subnet,
+        quotas: args.quotas(),
+        keyed: !args.no_key,
+    })
+}

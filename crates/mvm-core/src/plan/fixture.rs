@@ -1,0 +1,66 @@
+//! Records and observations for the planner's tests.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    id::InstanceId,
+    instance::{Drain, Instance, Want},
+    net::{NetId, Network, Offset},
+    observed::{ObservedInstance, ObservedVmm, Origin, Phase},
+    pool::{Resources, Role, RuntimePolicy},
+    state::State,
+    units::{Generation, Mib, Timestamp, Uid, Vcpus},
+};
+
+/// An instance at rest in `state`, number `n`, created at `n` seconds.
+pub(super) fn instance(n: u32, state: State) -> Instance {
+    let address = format!("acme/workers/{}", InstanceId::from_random(n));
+    Instance {
+        instance: address.parse().unwrap(),
+        network: Network {
+            tenant: "acme".parse().unwrap(),
+            net: NetId(3),
+            subnet: "10.240.3.0/24".parse().unwrap(),
+        },
+        offset: Offset(3),
+        uid: Uid(458_752),
+        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(128), data_disk_mib: Mib(64) },
+        role: Role::Worker,
+        policy: RuntimePolicy::default(),
+        image: Some("a".repeat(64).parse().unwrap()),
+        keyed: true,
+        state,
+        want: Want::rest(state),
+        drain: Drain::Ask,
+        epoch: Generation(7),
+        parked_by: None,
+        manual_override_until: None,
+        last_failure: None,
+        created_at: Timestamp(u64::from(n) * 1000),
+        state_since: Timestamp(0),
+        generation: Generation(1),
+    }
+}
+
+/// A VMM in `phase`.
+pub(super) fn vmm(origin: Origin, phase: Phase) -> Option<ObservedVmm> {
+    Some(ObservedVmm { origin, phase, pid: 42, resident_kib: 0 })
+}
+
+/// Everything in place around `vmm`, no snapshot.
+pub(super) fn seen(vmm: Option<ObservedVmm>) -> ObservedInstance {
+    ObservedInstance {
+        shim: vmm.is_some(),
+        vmm,
+        exit: None,
+        bridge: true,
+        routes: true,
+        tap: true,
+        cgroup: true,
+        jail: true,
+        snapshots: BTreeMap::new(),
+        volume: Some(Mib(64)),
+        files: true,
+        firewall: Some(Generation(5)),
+    }
+}

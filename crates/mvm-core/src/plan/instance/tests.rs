@@ -1,0 +1,170 @@
+#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
+use super::*;
+use crate::{
+    observed::{Ending, ExitRecord},
+    plan::{
+        fixture::{instance, seen, vmm},
+        truth,
+    },
+};
+
+const FIREWALL: Generation = Generation(5);
+
+fn names(steps: &[Step]) -> Vec<String> {
+    steps
+        .iter()
+        .map(|step| match step {
+            Step::Do(effect) => effect.name().to_owned(),
+            Step::Ask(act) => serde_json::to_value(act)
+                .map(|value| match value.as_str() {
+                    Some(name) => name.to_owned(),
+                    None => value.as_object().unwrap().keys().next().unwrap().clone(),
+                })
+                .unwrap(),
+            Step::SyncFirewall => "sync_firewall".to_owned(),
+            Step::Record(transition) => format!("record {}", transition.state),
+        })
+        .collect()
+}
+
+fn before(steps: &[String], first: &str, second: &str) {
+    let at = |name: &str| steps.iter().position(|step| step == name);
+    assert!(at(first).is_some() && at(first) < at(second), "{first} before {second} in {steps:?}");
+}
+
+fn wanting(state: State, want: Want) -> Instance {
+    Instance { want, ..instance(1, state) }
+}
+
+#[test]
+fn a_wake_retires_the_snapshot_between_loading_and_resuming() {
+    let mut there = seen(None);
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    let steps = names(&plan(&wanting(State::Sleeping, Want::Running), &there, FIREWALL));
+    before(&steps, "load_snapshot", "retire_snapshot");
+    before(&steps, "retire_snapshot", "resume_vmm");
+    before(&steps, "resume_vmm", "wake");
+    before(&steps, "wake", "thaw");
+    assert_eq!(steps.last().unwrap(), "record Running");
+}
+
+#[test]
+fn a_loaded_guest_is_not_resumed_before_its_snapshot_is_retired_after_a_crash_either() {
+    let mut there = seen(vmm(Origin::Snapshot(Generation(7)), Phase::Paused(PausedFor::Warm)));
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    let steps = names(&plan(&wanting(State::Sleeping, Want::Running), &there, FIREWALL));
+    before(&steps, "retire_snapshot", "resume_vmm");
+}
+
+#[test]
+fn a_sleep_publishes_only_what_was_drained_quiesced_paused_and_written() {
+    let there = seen(vmm(Origin::Boot, Phase::Running));
+    let steps = names(&plan(&wanting(State::Running, Want::Sleeping), &there, FIREWALL));
+    for (first, second) in [
+        ("drain", "quiesce"),
+        ("quiesce", "pause_vmm"),
+        ("pause_vmm", "record Warm"),
+        ("record Warm", "write_snapshot"),
+        ("write_snapshot", "publish_snapshot"),
+        ("publish_snapshot", "remove_vmm"),
+    ] {
+        before(&steps, first, second);
+    }
+}
+
+#[test]
+fn a_warm_guest_is_resumed_to_drain_before_it_sleeps() {
+    let there = seen(vmm(Origin::Boot, Phase::Paused(PausedFor::Warm)));
+    let steps = names(&plan(&wanting(State::Warm, Want::Sleeping), &there, FIREWALL));
+    before(&steps, "resume_vmm", "drain");
+    assert!(!steps.contains(&"record Warm".to_owned()), "it is Warm already: {steps:?}");
+}
+
+#[test]
+fn a_forced_sleep_does_not_ask_for_a_drain() {
+    let there = seen(vmm(Origin::Boot, Phase::Running));
+    let record = Instance { drain: Drain::Skip, ..wanting(State::Running, Want::Sleeping) };
+    assert!(!names(&plan(&record, &there, FIREWALL)).contains(&"drain".to_owned()));
+}
+
+#[test]
+fn a_vmm_that_died_after_publishing_is_asleep_and_one_before_is_lost() {
+    let record = wanting(State::Warm, Want::Sleeping);
+    let mut there = seen(None);
+    there.exit =
+        Some(ExitRecord { ending: Ending::Signaled(9), oom_kills: 0, console_tail: vec![] });
+    there.snapshots.insert(record.epoch, SnapshotPhase::Partial);
+    assert_eq!(truth::notice(&record, &there).unwrap().event, EventKind::InstanceFailed);
+    there.snapshots.insert(record.epoch, SnapshotPhase::Published);
+    assert_eq!(truth::notice(&record, &there), None);
+    assert_eq!(names(&plan(&record, &there, FIREWALL)).last().unwrap(), "record Sleeping");
+}
+
+#[test]
+fn an_old_snapshot_does_not_save_a_guest_that_died_while_running() {
+    let mut there = seen(None);
+    there.snapshots.insert(Generation(6), SnapshotPhase::Published);
+    let record = wanting(State::Running, Want::Sleeping);
+    assert_eq!(truth::notice(&record, &there).unwrap().state, State::Stopped);
+}
+
+#[test]
+fn a_guest_lost_after_its_snapshot_was_retired_is_reported_as_lost_while_waking() {
+    let mut there = seen(None);
+    there.snapshots.insert(Generation(7), SnapshotPhase::Retired);
+    let lost = truth::notice(&wanting(State::Sleeping, Want::Running), &there).unwrap();
+    assert!(lost.reason.contains("while waking"), "{}", lost.reason);
+}
+
+#[test]
+fn a_wake_that_failed_before_retiring_puts_the_guest_back_to_sleep() {
+    let mut there = seen(vmm(Origin::Snapshot(Generation(7)), Phase::Paused(PausedFor::Warm)));
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    assert_eq!(names(&plan(&instance(1, State::Sleeping), &there, FIREWALL)), ["remove_vmm"]);
+}
+
+#[test]
+fn every_state_at_rest_with_nothing_left_over_needs_no_step() {
+    let bare =
+        ObservedInstance { volume: Some(crate::units::Mib(64)), files: true, ..Default::default() };
+    let mut asleep = bare.clone();
+    asleep.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    for (state, there) in [
+        (State::Created, &bare),
+        (State::Ready, &bare),
+        (State::Stopped, &bare),
+        (State::Sleeping, &asleep),
+        (State::Running, &seen(vmm(Origin::Boot, Phase::Running))),
+        (State::Warm, &seen(vmm(Origin::Boot, Phase::Paused(PausedFor::Warm)))),
+    ] {
+        assert_eq!(plan(&instance(1, state), there, FIREWALL), vec![], "{state}");
+        assert_eq!(truth::notice(&instance(1, state), there), None, "{state}");
+    }
+}
+
+#[test]
+fn a_stop_discards_the_snapshot_before_the_guest_may_write_to_its_disk() {
+    let mut there = seen(vmm(Origin::Boot, Phase::Paused(PausedFor::Sleep)));
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    let steps = names(&plan(&wanting(State::Warm, Want::Stopped), &there, FIREWALL));
+    before(&steps, "remove_snapshot", "resume_vmm");
+}
+
+#[test]
+fn a_launch_repairs_firewall_bridge_and_routes_first() {
+    let there = ObservedInstance { files: true, ..Default::default() };
+    let steps = names(&plan(&wanting(State::Ready, Want::Running), &there, FIREWALL));
+    before(&steps, "sync_firewall", "ensure_tap");
+    before(&steps, "ensure_bridge", "ensure_tap");
+    before(&steps, "ensure_routes", "spawn_vmm");
+    before(&steps, "ensure_cgroup", "spawn_vmm");
+    before(&steps, "ensure_volume", "ensure_jail");
+}
+
+#[test]
+fn a_warm_instance_whose_guest_was_resumed_is_paused_again_without_asking_the_guest() {
+    let record = wanting(State::Warm, Want::Warm);
+    let there = seen(vmm(Origin::Boot, Phase::Running));
+    assert_eq!(names(&plan(&record, &there, FIREWALL)), ["pause_vmm"]);
+}

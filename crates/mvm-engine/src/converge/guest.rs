@@ -1,0 +1,82 @@
+//! Words with the guest, and what each answer means for the plan that asked.
+
+use mvm_core::{
+    error::{Error, ErrorKind},
+    event::EventKind,
+    instance::{Drain, Want},
+    port::{GuestAct, GuestAnswer},
+};
+
+use super::Course;
+use crate::{engine::Telling, run::Fault};
+
+impl Course<'_> {
+    pub(super) fn ask(&mut self, act: &GuestAct) -> Result<(), Fault> {
+        let id = &self.record.instance;
+        tracing::debug!(instance = %id, ?act, "asks the guest");
+        let stopping = self.record.want == Want::Stopped;
+        let answer = match self.engine.ports.guest.ask(id, act) {
+            Ok(answer) => answer,
+            Err(error) if stopping => {
+                tracing::warn!(instance = %id, %error, "the guest cannot be asked; it is stopped");
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(error.context(format!("cannot ask the guest of {id}")).into());
+            }
+        };
+        let is_forced = self.is_drain_silent || self.record.drain == Drain::Skip;
+        match (act, answer) {
+            (_, GuestAnswer::Done) | (GuestAct::Shutdown { .. }, _) => Ok(()),
+            (GuestAct::Thaw, _) if stopping => Ok(()),
+            (GuestAct::Quiesce, _) if is_forced => Ok(()),
+            (GuestAct::Drain { timeout }, GuestAnswer::Silent) => {
+                let reason = format!("no answer within {timeout}");
+                self.is_drain_silent = true;
+                self.events.push(EventKind::DrainForced);
+                Ok(self.tell(EventKind::DrainForced, reason)?)
+            }
+            (GuestAct::Drain { .. }, GuestAnswer::Refused(why)) => Err(Fault::last(
+                Error::new(
+                    ErrorKind::Conflict,
+                    format!("the guest of {id} refuses to sleep: {why}"),
+                )
+                .hint("wait until it is done, or sleep it all the same with --force"),
+            )),
+            (_, GuestAnswer::Silent) => Err(Fault::last(
+                Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the guest of {id} does not answer ({})", word(act)),
+                )
+                .hint(format!("see what it does: mvm instance logs {id}")),
+            )),
+            (_, GuestAnswer::Refused(why)) => Err(Fault::last(Error::new(
+                ErrorKind::Failed,
+                format!("the guest of {id} refuses ({}): {why}", word(act)),
+            ))),
+        }
+    }
+
+    fn tell(&self, kind: EventKind, reason: String) -> Result<(), Error> {
+        let id = &self.record.instance;
+        let event = self
+            .engine
+            .event(&self.cx.actor, &id.tenant, kind)
+            .of_pool(&id.pool)
+            .of_instance(&id.instance)
+            .because(reason);
+        self.engine.within(|tx| tx.append(&event))
+    }
+}
+
+/// The name of an act, for progress and errors.
+pub(super) const fn word(act: &GuestAct) -> &'static str {
+    match act {
+        GuestAct::Await { .. } => "await_agent",
+        GuestAct::Drain { .. } => "drain",
+        GuestAct::Quiesce => "quiesce",
+        GuestAct::Wake { .. } => "wake",
+        GuestAct::Thaw => "thaw",
+        GuestAct::Shutdown { .. } => "shutdown",
+    }
+}

@@ -1,0 +1,86 @@
+//! Committing a transition: the record and its events in one transaction.
+
+use mvm_core::{
+    error::Error,
+    event::{Actor, Event, EventKind},
+    instance::{Failure, Instance, Want},
+    plan::Transition,
+    port::Table,
+    state::State,
+    units::Timestamp,
+};
+
+use crate::{
+    engine::{Engine, Telling},
+    store::records,
+};
+
+impl Engine {
+    /// Commits a transition with its events; none is left of a destroyed instance.
+    pub(crate) fn commit(
+        &self,
+        actor: &Actor,
+        record: &Instance,
+        to: &Transition,
+    ) -> Result<Instance, Error> {
+        let mut changed = record.clone();
+        apply(&mut changed, to, self.ports.clock.now());
+        self.within(|tx| {
+            let mut changed = changed.clone();
+            for event in self.events_of(actor, record, to) {
+                tx.append(&event)?;
+            }
+            if to.state == State::Destroyed {
+                tx.delete(Table::Instances, &record.instance.to_string())?;
+                records::raise_network_generation(tx)?;
+            } else {
+                records::put(tx, &mut changed)?;
+            }
+            Ok(changed)
+        })
+    }
+
+    fn events_of(&self, actor: &Actor, record: &Instance, to: &Transition) -> Vec<Event> {
+        let event = |kind| {
+            self.event(actor, &record.instance.tenant, kind)
+                .of_pool(&record.instance.pool)
+                .of_instance(&record.instance.instance)
+        };
+        let mut events = Vec::new();
+        match (record.state, to.event) {
+            (_, EventKind::InstanceSlept) => {
+                let published = event(EventKind::SnapshotPublished);
+                events.push(published.with("epoch", record.epoch.0));
+            }
+            (State::Sleeping, EventKind::InstanceStopped | EventKind::InstanceDestroyed) => {
+                let discarded = event(EventKind::SnapshotDiscarded);
+                events.push(discarded.with("epoch", record.epoch.0));
+            }
+            (_, _) => {}
+        }
+        events.push(event(to.event).because(to.reason.clone()).with("from", record.state));
+        events
+    }
+}
+
+fn apply(record: &mut Instance, to: &Transition, now: Timestamp) {
+    if record.state != to.state {
+        record.state_since = now;
+    }
+    record.state = to.state;
+    match to.state {
+        State::Running => {
+            record.epoch = record.epoch.next();
+            record.last_failure = None;
+            if record.want == Want::Running {
+                record.parked_by = None;
+            }
+        }
+        State::Created | State::Ready | State::Stopped => record.parked_by = None,
+        State::Warm | State::Sleeping | State::Destroyed => {}
+    }
+    if to.event == EventKind::InstanceFailed {
+        record.want = Want::rest(to.state);
+        record.last_failure = Some(Failure { at: now, reason: to.reason.clone() });
+    }
+}

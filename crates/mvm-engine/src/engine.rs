@@ -1,0 +1,255 @@
+//! The engine: its ports and settings, and the door through which operations come.
+//!
+//! An `Engine` holds no state of its own but what it read once about the machine; any number of
+//! them, in any number of processes, may work over the same store and host.
+
+use std::{
+    sync::{Arc, OnceLock},
+    thread,
+    time::Duration,
+};
+
+use mvm_core::{
+    effect::Effect,
+    error::Error,
+    event::{Actor, Event, EventKind},
+    id::{InstanceId, PoolId, Subject, TenantId},
+    operation::Operation,
+    port::{Builder, Clock, Guest, Host, Lock, Locks, Progress, ProgressStep, Store, Transaction},
+    quota::Capacity,
+    units::{Mib, Seconds},
+};
+
+use crate::{
+    outcome::Outcome,
+    preview::Preview,
+    run::{self, Cancel},
+    store::records,
+};
+
+/// What the engine works over.
+#[derive(Clone)]
+pub struct Ports {
+    /// The machine.
+    pub host: Arc<dyn Host>,
+    /// The agents in the guests.
+    pub guest: Arc<dyn Guest>,
+    /// The records.
+    pub store: Arc<dyn Store>,
+    /// The images.
+    pub builder: Arc<dyn Builder>,
+    /// Time and randomness.
+    pub clock: Arc<dyn Clock>,
+    /// Exclusion between threads and processes.
+    pub locks: Arc<dyn Locks>,
+}
+
+/// Settings of the engine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a subject's lock is waited for.
+    pub lock_wait: Duration,
+    /// How long policy and counts leave an instance alone after a person's command (SPEC §3).
+    pub manual_override: Seconds,
+    /// How long a destroyed tenant's net-id stays taken (SPEC §2).
+    pub net_id_rest: Seconds,
+    /// How many instances are worked on at once; 1 keeps all work on the calling thread.
+    pub parallel: usize,
+    /// Memory for guests; nine tenths of the node's if absent.
+    pub guest_memory: Option<Mib>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            lock_wait: Duration::from_secs(120),
+            manual_override: Seconds(600),
+            net_id_rest: Seconds(30 * 24 * 3600),
+            parallel: thread::available_parallelism().map_or(1, |n| n.get().min(4)),
+            guest_memory: None,
+        }
+    }
+}
+
+/// Who asks, how they stop it, and where they hear of it.
+#[derive(Clone)]
+pub struct Context {
+    /// Who asks.
+    pub actor: Actor,
+    /// Stops the work between two steps.
+    pub cancel: Cancel,
+    /// Hears of every step.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl Context {
+    /// A context of `actor` that nobody listens to.
+    #[must_use]
+    pub fn silent(actor: Actor) -> Self {
+        struct Silence;
+        impl Progress for Silence {
+            fn report(&self, _: &ProgressStep) {}
+        }
+        Self { actor, cancel: Cancel::new(), progress: Arc::new(Silence) }
+    }
+
+    pub(crate) fn tell(&self, subject: &dyn std::fmt::Display, activity: &str, at: (usize, usize)) {
+        self.progress.report(&ProgressStep {
+            subject: subject.to_string(),
+            activity: activity.to_owned(),
+            done: at.0 as u64,
+            total: at.1 as u64,
+        });
+    }
+}
+
+/// Operations and questions over the ports.
+pub struct Engine {
+    pub(crate) ports: Ports,
+    pub(crate) config: Config,
+    capacity: OnceLock<Option<Capacity>>,
+}
+
+impl Engine {
+    /// An engine over these ports.
+    #[must_use]
+    pub const fn new(ports: Ports, config: Config) -> Self {
+        Self { ports, config, capacity: OnceLock::new() }
+    }
+
+    /// Does what is asked, to its end.
+    ///
+    /// Changes of several instances go on when one fails; then [`Outcome::error`] speaks for the
+    /// failures. The audit log has every change.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict`, `Invalid` and `Refused` before anything is changed; other kinds when
+    /// a step failed and the subject was brought back to where it can rest.
+    pub fn operate(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
+        let id = format!("{:08x}", self.ports.clock.draw());
+        let span = tracing::info_span!("operation", id = %id, actor = %cx.actor);
+        let _entered = span.enter();
+        tracing::debug!(?operation, "begins");
+        let start = self.ports.clock.elapsed();
+        let done = self.dispatch(cx, operation);
+        let duration_ms = self.milliseconds_since(start);
+        match done {
+            Ok(outcome) => {
+                let failures = outcome.failures.len();
+                tracing::info!(duration_ms, changes = outcome.changes.len(), failures, "done");
+                Ok(Outcome { operation: id, duration_ms, ..outcome })
+            }
+            Err(error) => {
+                tracing::info!(duration_ms, kind = ?error.kind, %error, "refused or failed");
+                Err(error)
+            }
+        }
+    }
+
+    fn dispatch(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
+        match operation.clone() {
+            Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
+                let ask = crate::operate::tenant::NewTenant { tenant, net, subnet, quotas, keyed };
+                self.tenant_create(cx, &ask)
+            }
+            Operation::TenantDestroy { tenant, force } => self.tenant_destroy(cx, &tenant, force),
+            Operation::PoolCreate { pool, source, profile, role, resources } => {
+                let ask = crate::operate::pool::NewPool { pool, source, profile, role, resources };
+                self.pool_create(cx, &ask)
+            }
+            Operation::PoolBuild { pool } => self.pool_build(cx, &pool),
+            Operation::PoolScale { pool, running, warm, sleeping, no_wait } => {
+                let ask = crate::operate::scale::Scale { pool, running, warm, sleeping };
+                self.pool_scale(cx, &ask, no_wait)
+            }
+            Operation::PoolDestroy { pool, force } => self.pool_destroy(cx, &pool, force),
+            Operation::InstanceCreate { pool } => self.instance_create(cx, &pool),
+            Operation::InstanceMove { instance, wish, drain } => {
+                self.instance_move(cx, &instance, wish, drain)
+            }
+        }
+    }
+
+    /// What [`Engine::operate`] would do first, found out by the same checks and without a change.
+    ///
+    /// # Errors
+    /// As [`Engine::operate`] before it changes anything.
+    pub fn plan_only(&self, cx: &Context, operation: &Operation) -> Result<Preview, Error> {
+        self.preview(cx, operation)
+    }
+
+    pub(crate) fn within<T>(
+        &self,
+        work: impl FnMut(&mut dyn Transaction) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        records::within(&*self.ports.store, work)
+    }
+
+    pub(crate) fn execute(&self, effect: &Effect) -> Result<(), Error> {
+        tracing::debug!(effect = effect.name(), "effect");
+        run::patiently(&*self.ports.clock, || self.ports.host.execute(effect))
+            .map_err(|e| e.context(format!("cannot {}", effect.name().replace('_', " "))))
+    }
+
+    pub(crate) fn lock(&self, subject: &Subject) -> Result<Box<dyn Lock>, Error> {
+        self.ports.locks.lock(subject, self.config.lock_wait)
+    }
+
+    pub(crate) fn milliseconds_since(&self, start: Duration) -> u64 {
+        let span = self.ports.clock.elapsed().saturating_sub(start);
+        u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// What the node can hold; none when the host does not know its memory.
+    pub(crate) fn capacity(&self) -> Result<Option<Capacity>, Error> {
+        if let Some(memory) = self.config.guest_memory {
+            return Ok(Some(Capacity { mem_mib: u64::from(memory.0) }));
+        }
+        if let Some(known) = self.capacity.get() {
+            return Ok(*known);
+        }
+        let total = self.ports.host.observe_node()?.facts.mem_mib;
+        let capacity = (total > 0).then(|| Capacity { mem_mib: total - total / 10 });
+        Ok(*self.capacity.get_or_init(|| capacity))
+    }
+
+    pub(crate) fn event(&self, actor: &Actor, tenant: &TenantId, kind: EventKind) -> Event {
+        Event {
+            time: self.ports.clock.now(),
+            tenant: tenant.clone(),
+            pool: None,
+            instance: None,
+            event: kind,
+            actor: actor.clone(),
+            reason: String::new(),
+            detail: std::collections::BTreeMap::new(),
+        }
+    }
+}
+
+/// Fills in an event, field by field.
+pub(crate) trait Telling: Sized {
+    fn of_pool(self, pool: &PoolId) -> Self;
+    fn of_instance(self, instance: &InstanceId) -> Self;
+    fn because(self, reason: impl Into<String>) -> Self;
+    fn with(self, name: &str, value: impl std::fmt::Display) -> Self;
+}
+
+impl Telling for Event {
+    fn of_pool(mut self, pool: &PoolId) -> Self {
+        self.pool = Some(pool.clone());
+        self
+    }
+    fn of_instance(mut self, instance: &InstanceId) -> Self {
+        self.instance = Some(instance.clone());
+        self
+    }
+    fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = reason.into();
+        self
+    }
+    fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {
+        self.detail.insert(name.to_owned(), value.to_string());
+        self
+    }
+}

@@ -1,0 +1,526 @@
+//! A small world for unit tests: a host that keeps state and can be told to fail, guests that can
+//! be told what to answer, locks between threads, and a clock that moves only when it is read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use mvm_core::{
+    effect::{Effect, Firewall},
+    error::{Error, ErrorKind},
+    event::{Actor, EventKind, LoggedEvent},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
+    instance::{Drain, Instance},
+    net::{NetId, Network, Offset},
+    observed::*,
+    operation::Operation,
+    pool::{Resources, Role, Source},
+    port::*,
+    quota::Quotas,
+    state::{Move, State},
+    units::{Generation, Mib, Timestamp, Vcpus},
+};
+
+use crate::{
+    engine::{Config, Context, Engine, Ports},
+    outcome::{Made, Outcome},
+    query::Filter,
+    store::memory::MemoryStore,
+};
+
+#[derive(Default)]
+pub(crate) struct Content {
+    pub(crate) bridges: BTreeSet<NetId>,
+    pub(crate) routes: BTreeSet<NetId>,
+    pub(crate) taps: BTreeSet<(NetId, Offset)>,
+    pub(crate) cgroups: BTreeSet<InstanceId>,
+    pub(crate) jails: BTreeSet<InstanceId>,
+    pub(crate) vmms: BTreeMap<InstanceId, ObservedVmm>,
+    pub(crate) exits: BTreeMap<InstanceId, ExitRecord>,
+    pub(crate) snapshots: BTreeMap<InstanceId, BTreeMap<Generation, SnapshotPhase>>,
+    pub(crate) volumes: BTreeMap<InstanceId, Mib>,
+    pub(crate) keys: BTreeSet<TenantId>,
+    pub(crate) firewall: Option<Firewall>,
+    pub(crate) done: Vec<&'static str>,
+    pub(crate) asked: Vec<GuestAct>,
+    /// Effects that fail, by name: how many more times, and how.
+    pub(crate) failing: BTreeMap<&'static str, (u32, ErrorKind)>,
+    /// Acts that guests answer otherwise than with Done.
+    pub(crate) answers: BTreeMap<&'static str, GuestAnswer>,
+    /// After how many more acts and commits the process dies: the last one happens, and its caller
+    /// never hears of it.
+    pub(crate) crash_after: Option<u32>,
+    /// After how many more acts every VMM dies.
+    pub(crate) vmms_die_after: Option<u32>,
+    /// Lock files that were made and not retired.
+    pub(crate) lock_files: BTreeSet<Subject>,
+    /// The effect at which the VMM of the instance dies while it fails.
+    pub(crate) dying_at: Option<&'static str>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct World(Arc<(Mutex<Content>, Mutex<BTreeSet<Subject>>, Condvar)>);
+
+pub(crate) const MEMORY: u64 = 100_000;
+
+impl World {
+    pub(crate) fn look(&self) -> MutexGuard<'_, Content> {
+        self.0.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn fail(&self, effect: &'static str, times: u32, kind: ErrorKind) {
+        self.look().failing.insert(effect, (times, kind));
+    }
+
+    /// One act or commit happened; the process may be told to die right after it.
+    fn tick(&self) {
+        let mut content = self.look();
+        match content.vmms_die_after.as_mut() {
+            Some(0) => {
+                content.vmms_die_after = None;
+                let died: Vec<InstanceId> = content.vmms.keys().cloned().collect();
+                for id in died {
+                    content.die(&id);
+                }
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        match content.crash_after.as_mut() {
+            Some(0) => {
+                content.crash_after = None;
+                drop(content);
+                std::panic::resume_unwind(Box::new("crash"));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+    }
+
+    pub(crate) fn kill(&self, id: &InstanceRef) {
+        self.look().die(&id.instance);
+    }
+}
+
+impl Host for World {
+    fn execute(&self, effect: &Effect) -> Result<(), Error> {
+        let mut content = self.look();
+        let name = effect.name();
+        if let Some((left, kind)) = content.failing.get_mut(name)
+            && *left > 0
+        {
+            *left -= 1;
+            let kind = *kind;
+            if content.dying_at == Some(name)
+                && let Effect::BootVmm(jail) = effect
+            {
+                drop(content);
+                self.kill(&jail.instance);
+            }
+            return Err(Error::new(kind, format!("{name} was told to fail")));
+        }
+        content.done.push(name);
+        content.apply(effect)?;
+        drop(content);
+        self.tick();
+        Ok(())
+    }
+
+    fn observe_instance(&self, record: &Instance) -> Result<ObservedInstance, Error> {
+        let content = self.look();
+        let id = &record.instance.instance;
+        let snapshots = content.snapshots.get(id).cloned().unwrap_or_default();
+        Ok(ObservedInstance {
+            vmm: content.vmms.get(id).copied(),
+            shim: content.vmms.contains_key(id),
+            exit: content.exits.get(id).cloned(),
+            bridge: content.bridges.contains(&record.network.net),
+            routes: content.routes.contains(&record.network.net),
+            tap: content.taps.contains(&(record.network.net, record.offset)),
+            cgroup: content.cgroups.contains(id),
+            jail: content.jails.contains(id),
+            files: !snapshots.is_empty() || content.volumes.contains_key(id),
+            snapshots,
+            volume: content.volumes.get(id).copied(),
+            firewall: content.firewall.as_ref().map(|f| f.generation),
+        })
+    }
+
+    fn observe_tenant(&self, network: &Network) -> Result<ObservedTenant, Error> {
+        let content = self.look();
+        Ok(ObservedTenant {
+            bridge: content.bridges.contains(&network.net),
+            routes: content.routes.contains(&network.net),
+            key: content.keys.contains(&network.tenant),
+            files: content.keys.contains(&network.tenant),
+            firewall: content.firewall.as_ref().map(|f| f.generation),
+        })
+    }
+
+    fn observe_pool(&self, _: &PoolRef) -> Result<ObservedPool, Error> {
+        Ok(ObservedPool::default())
+    }
+
+    fn observe_node(&self) -> Result<ObservedNode, Error> {
+        let content = self.look();
+        Ok(ObservedNode {
+            bridges: content.bridges.iter().copied().collect(),
+            facts: NodeFacts { mem_mib: MEMORY, ..NodeFacts::default() },
+            ..ObservedNode::default()
+        })
+    }
+
+    fn verify_network(&self, _: &Firewall) -> Result<Vec<Finding>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn logs(&self, _: &InstanceRef, _: usize) -> Result<Logs, Error> {
+        Ok(Logs::default())
+    }
+}
+
+fn refuse(what: &str) -> Result<(), Error> {
+    Err(Error::new(ErrorKind::Failed, what.to_owned()))
+}
+
+impl Content {
+    fn die(&mut self, id: &InstanceId) {
+        assert!(self.vmms.remove(id).is_some(), "{id} has no VMM to kill");
+        let ending = Ending::Signaled(9);
+        let record = ExitRecord { ending, oom_kills: 0, console_tail: Vec::new() };
+        self.exits.insert(id.clone(), record);
+    }
+
+    /// Whether nothing of any instance is left.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.taps.is_empty()
+            && self.cgroups.is_empty()
+            && self.jails.is_empty()
+            && self.vmms.is_empty()
+            && self.exits.is_empty()
+            && self.volumes.is_empty()
+            && self.snapshots.values().all(BTreeMap::is_empty)
+    }
+
+    fn apply(&mut self, effect: &Effect) -> Result<(), Error> {
+        match effect {
+            Effect::EnsureBridge(n) => drop(self.bridges.insert(n.net)),
+            Effect::RemoveBridge(n) => drop(self.bridges.remove(n)),
+            Effect::EnsureRoutes(n) => drop(self.routes.insert(n.net)),
+            Effect::RemoveRoutes(n) => drop(self.routes.remove(n)),
+            Effect::ReplaceFirewall(f) => {
+                self.firewall = (!f.networks.is_empty()).then(|| f.clone());
+            }
+            Effect::EnsureTenantKey(t) => drop(self.keys.insert(t.clone())),
+            Effect::RemoveTenantFiles(t) => drop(self.keys.remove(t)),
+            Effect::EnsureRevision { .. } | Effect::RemovePoolFiles(_) => {}
+            Effect::EnsureVolume { instance, size, .. } => {
+                self.volumes.entry(instance.instance.clone()).or_insert(*size);
+            }
+            Effect::RemoveInstanceFiles(i) => {
+                self.volumes.remove(&i.instance);
+                self.snapshots.remove(&i.instance);
+            }
+            Effect::EnsureTap { net, offset, .. } => drop(self.taps.insert((*net, *offset))),
+            Effect::RemoveTap { net, offset } => drop(self.taps.remove(&(*net, *offset))),
+            Effect::EnsureCgroup { instance, .. } => drop(self.cgroups.insert(instance.clone())),
+            Effect::RemoveCgroup(i) => drop(self.cgroups.remove(i)),
+            Effect::EnsureJail(jail) => drop(self.jails.insert(jail.instance.instance.clone())),
+            Effect::RemoveJail(i) => drop(self.jails.remove(i)),
+            Effect::SpawnVmm { .. }
+            | Effect::RemoveVmm(_)
+            | Effect::BootVmm(_)
+            | Effect::LoadSnapshot { .. }
+            | Effect::PauseVmm { .. }
+            | Effect::ResumeVmm(_) => return self.vmm(effect),
+            Effect::WriteSnapshot { instance, epoch, .. } => {
+                self.set_snapshot(instance, *epoch, SnapshotPhase::Partial);
+            }
+            Effect::PublishSnapshot { instance, epoch } => {
+                self.set_snapshot(instance, *epoch, SnapshotPhase::Published);
+            }
+            Effect::RetireSnapshot { instance, epoch } => {
+                self.set_snapshot(instance, *epoch, SnapshotPhase::Retired);
+            }
+            Effect::RemoveSnapshot { instance, epoch } => {
+                if let Some(all) = self.snapshots.get_mut(&instance.instance) {
+                    all.remove(epoch);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn set_snapshot(&mut self, id: &InstanceRef, epoch: Generation, phase: SnapshotPhase) {
+        self.snapshots.entry(id.instance.clone()).or_default().insert(epoch, phase);
+    }
+
+    fn vmm(&mut self, effect: &Effect) -> Result<(), Error> {
+        let empty =
+            ObservedVmm { origin: Origin::Boot, phase: Phase::Empty, pid: 7, resident_kib: 1 };
+        let (id, origin, phase) = match effect {
+            Effect::SpawnVmm { instance, .. } => {
+                if !self.jails.contains(&instance.instance) {
+                    return refuse("spawned without a jail");
+                }
+                self.exits.remove(&instance.instance);
+                self.vmms.insert(instance.instance.clone(), empty);
+                return Ok(());
+            }
+            Effect::RemoveVmm(id) => {
+                self.vmms.remove(id);
+                self.exits.remove(id);
+                return Ok(());
+            }
+            Effect::BootVmm(jail) => (&jail.instance.instance, Some(Origin::Boot), Phase::Running),
+            Effect::LoadSnapshot { instance, epoch } => {
+                let all = self.snapshots.get(&instance.instance);
+                if all.and_then(|s| s.get(epoch)) != Some(&SnapshotPhase::Published) {
+                    return refuse("loaded a snapshot that is not published");
+                }
+                let origin = Some(Origin::Snapshot(*epoch));
+                (&instance.instance, origin, Phase::Paused(PausedFor::Warm))
+            }
+            Effect::PauseVmm { instance, purpose } => (instance, None, Phase::Paused(*purpose)),
+            Effect::ResumeVmm(id) => (id, None, Phase::Running),
+            _ => return refuse(effect.name()),
+        };
+        let Some(vmm) = self.vmms.get_mut(id) else { return refuse("there is no VMM") };
+        vmm.origin = origin.unwrap_or(vmm.origin);
+        vmm.phase = phase;
+        Ok(())
+    }
+}
+
+impl Guest for World {
+    fn ask(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
+        let answer = self.answer(id, act);
+        self.tick();
+        answer
+    }
+
+    fn exec(&self, _: &InstanceRef, _: &ExecRequest, _: ExecStreams) -> Result<ExecStatus, Error> {
+        Ok(ExecStatus::Code(0))
+    }
+}
+
+impl World {
+    fn answer(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
+        let mut content = self.look();
+        content.asked.push(act.clone());
+        let name = match act {
+            GuestAct::Await { .. } => "await",
+            GuestAct::Drain { .. } => "drain",
+            GuestAct::Quiesce => "quiesce",
+            GuestAct::Wake { .. } => "wake",
+            GuestAct::Thaw => "thaw",
+            GuestAct::Shutdown { .. } => "shutdown",
+        };
+        if content.vmms.get(&id.instance).is_none_or(|vmm| vmm.phase != Phase::Running) {
+            return Ok(GuestAnswer::Silent);
+        }
+        Ok(content.answers.get(name).cloned().unwrap_or(GuestAnswer::Done))
+    }
+}
+
+impl Builder for World {
+    fn ensure_image(&self, _: &Source, _: &dyn Progress) -> Result<ImageHash, Error> {
+        Ok("ab".repeat(32).parse().unwrap())
+    }
+}
+
+struct Held(World, Subject);
+
+impl Lock for Held {
+    fn retire(self: Box<Self>) {
+        self.0.look().lock_files.remove(&self.1);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.0.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&self.1);
+        self.0.0.2.notify_all();
+    }
+}
+
+impl Locks for World {
+    fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
+        let held = self.0.1.lock().unwrap();
+        let (mut held, late) =
+            self.0.2.wait_timeout_while(held, wait, |held| held.contains(subject)).unwrap();
+        if late.timed_out() && held.contains(subject) {
+            return Err(Error::new(ErrorKind::Unavailable, format!("{subject} is locked")));
+        }
+        held.insert(subject.clone());
+        self.look().lock_files.insert(subject.clone());
+        Ok(Box::new(Held(self.clone(), subject.clone())))
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Ticks {
+    pub(crate) now: AtomicU64,
+    draws: AtomicU32,
+}
+
+impl Clock for Ticks {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.now.fetch_add(1, Ordering::SeqCst))
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.now.load(Ordering::SeqCst))
+    }
+    fn pause(&self, span: Duration) {
+        self.now.fetch_add(u64::try_from(span.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+    fn draw(&self) -> u32 {
+        self.draws.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+/// The store of a process that may be told to die after a commit.
+struct Dying(MemoryStore, World);
+
+impl Store for Dying {
+    fn transact(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Transaction) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.0.transact(work)?;
+        self.1.tick();
+        Ok(())
+    }
+
+    fn events(&self, id: &TenantId, after: u64, limit: usize) -> Result<Vec<LoggedEvent>, Error> {
+        self.0.events(id, after, limit)
+    }
+}
+
+/// An engine over a world; cloning the parts makes a second engine over the same world.
+pub(crate) struct Rig {
+    pub(crate) engine: Engine,
+    pub(crate) world: World,
+    pub(crate) store: MemoryStore,
+    pub(crate) clock: Arc<Ticks>,
+    pub(crate) cx: Context,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::over(World::default(), MemoryStore::new(), Arc::default())
+    }
+
+    fn over(world: World, store: MemoryStore, clock: Arc<Ticks>) -> Self {
+        let ports = Ports {
+            host: Arc::new(world.clone()),
+            guest: Arc::new(world.clone()),
+            store: Arc::new(Dying(store.clone(), world.clone())),
+            builder: Arc::new(world.clone()),
+            clock: clock.clone(),
+            locks: Arc::new(world.clone()),
+        };
+        let cx = Context::silent(Actor::Uid(1000));
+        let engine = Engine::new(ports, Self::config());
+        Self { engine, world, store, clock, cx }
+    }
+
+    /// An engine over the same world and another store.
+    pub(crate) fn engine_over(&self, store: Arc<dyn Store>) -> Engine {
+        Engine::new(Ports { store, ..self.engine.ports.clone() }, Self::config())
+    }
+
+    fn config() -> Config {
+        Config { parallel: 2, lock_wait: Duration::from_secs(20), ..Config::default() }
+    }
+
+    /// A new process over what is left of the world.
+    pub(crate) fn again(&self) -> Self {
+        Self::over(self.world.clone(), self.store.clone(), self.clock.clone())
+    }
+
+    pub(crate) fn operate(&self, operation: &Operation) -> Result<Outcome, Error> {
+        self.engine.operate(&self.cx, operation)
+    }
+
+    /// A rig with tenant `acme` and its built pool `acme/web`.
+    pub(crate) fn with_pool(quotas: Quotas) -> Self {
+        let rig = Self::new();
+        rig.operate(&tenant_create("acme", quotas)).unwrap();
+        rig.operate(&pool_create("acme/web")).unwrap();
+        rig.operate(&Operation::PoolBuild { pool: pool("acme/web") }).unwrap();
+        rig
+    }
+
+    pub(crate) fn create(&self) -> InstanceRef {
+        let made = self.operate(&Operation::InstanceCreate { pool: pool("acme/web") }).unwrap();
+        let Some(Made::Instance(record)) = made.made else { unreachable!("no instance was made") };
+        record.instance
+    }
+
+    pub(crate) fn go(&self, id: &InstanceRef, wish: Move) -> Result<Outcome, Error> {
+        let drain = Drain::Ask;
+        self.operate(&Operation::InstanceMove { instance: id.clone(), wish, drain })
+    }
+
+    /// A new instance that was brought to `state`.
+    pub(crate) fn instance_in(&self, state: State) -> InstanceRef {
+        let id = self.create();
+        let moves: &[Move] = match state {
+            State::Created | State::Ready | State::Destroyed => &[],
+            State::Running => &[Move::Start],
+            State::Warm => &[Move::Start, Move::Warm],
+            State::Sleeping => &[Move::Start, Move::Sleep],
+            State::Stopped => &[Move::Start, Move::Stop],
+        };
+        for wish in moves {
+            self.go(&id, *wish).unwrap();
+        }
+        id
+    }
+
+    pub(crate) fn record(&self, id: &InstanceRef) -> Instance {
+        let view = self.engine.instances(&Filter::Instance(id.clone())).unwrap();
+        view.into_iter().next().unwrap().record
+    }
+
+    pub(crate) fn kinds(&self) -> Vec<EventKind> {
+        let tenant: TenantId = "acme".parse().unwrap();
+        let log = self.store.events(&tenant, 0, usize::MAX).unwrap();
+        log.into_iter().map(|entry| entry.event.event).collect()
+    }
+}
+
+pub(crate) fn pool(text: &str) -> PoolRef {
+    text.parse().unwrap()
+}
+
+pub(crate) fn tenant_create(id: &str, quotas: Quotas) -> Operation {
+    let tenant = id.parse().unwrap();
+    Operation::TenantCreate { tenant, net: None, subnet: None, quotas, keyed: true }
+}
+
+pub(crate) fn pool_create(id: &str) -> Operation {
+    Operation::PoolCreate {
+        pool: pool(id),
+        source: Source::Image("default".to_owned()),
+        profile: "minimal".to_owned(),
+        role: Role::Worker,
+        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(64) },
+    }
+}
+
+pub(crate) fn scale(running: u32, warm: u32, sleeping: u32) -> Operation {
+    Operation::PoolScale {
+        pool: pool("acme/web"),
+        running: Some(running),
+        warm: Some(warm),
+        sleeping: Some(sleeping),
+        no_wait: false,
+    }
+}

@@ -1,0 +1,68 @@
+//! The firewall's intent from the records, and bringing it into force.
+//!
+//! The firewall's lock is a leaf: nothing is locked under it. The intent is read under that lock,
+//! so that what is applied last is what was recorded last. It refuses to know any rule.
+
+use mvm_core::{
+    effect::{Effect, Firewall, Port},
+    error::Error,
+    id::Subject,
+    instance::{Instance, Want},
+    net::Network,
+    pool::Pool,
+    port::Transaction,
+    tenant::Tenant,
+};
+
+use crate::{engine::Engine, run, store::records};
+
+/// What the firewall shall hold. A tenant that is being destroyed and has no pool left is out of it.
+pub(crate) fn intent(tx: &mut dyn Transaction) -> Result<Firewall, Error> {
+    let mut networks = Vec::new();
+    for tenant in records::list::<Tenant>(tx, "")? {
+        let is_leaving =
+            tenant.destroying && records::list::<Pool>(tx, tenant.tenant_id.as_str())?.is_empty();
+        if !is_leaving {
+            networks.push(tenant.network);
+        }
+    }
+    let ports = records::list::<Instance>(tx, "")?.iter().filter_map(port).collect();
+    Ok(Firewall { generation: records::network_generation(tx)?, networks, ports })
+}
+
+fn port(instance: &Instance) -> Option<Port> {
+    Some(Port {
+        net: instance.network.net,
+        offset: instance.offset,
+        mac: instance.mac(),
+        address: instance.address()?,
+    })
+}
+
+/// Whether a plan for this wish may launch a process and so asks for the firewall.
+pub(crate) const fn is_asked_by(want: Want) -> bool {
+    matches!(want, Want::Running | Want::Warm | Want::Sleeping)
+}
+
+impl Engine {
+    /// Brings the firewall to the present intent unless it is in force.
+    pub(crate) fn sync_firewall(&self, network: &Network) -> Result<(), Error> {
+        let lock = self.lock(&Subject::Firewall)?;
+        let is_empty = run::patiently(&*self.ports.clock, || {
+            let intent = self.within(intent)?;
+            let in_force = self.ports.host.observe_tenant(network)?.firewall;
+            if in_force == Some(intent.generation) {
+                return Ok(false);
+            }
+            tracing::debug!(generation = intent.generation.0, "replaces the firewall");
+            let is_empty = intent.networks.is_empty();
+            self.ports.host.execute(&Effect::ReplaceFirewall(intent))?;
+            Ok(is_empty)
+        })
+        .map_err(|e| e.context("cannot bring the firewall into force"))?;
+        if is_empty {
+            lock.retire();
+        }
+        Ok(())
+    }
+}

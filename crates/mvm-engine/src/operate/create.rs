@@ -1,0 +1,132 @@
+//! Making an instance: its id, address and uid, all of them nobody else's.
+
+use mvm_core::{
+    alloc,
+    error::{Error, ErrorKind},
+    event::EventKind,
+    id::{InstanceId, InstanceRef, PoolRef},
+    instance::{Drain, Instance, Want},
+    net::Offset,
+    port::Transaction,
+    state::State,
+    tenant::Tenant,
+    units::{Generation, Uid},
+};
+
+use super::living;
+use crate::{
+    admit,
+    engine::{Context, Engine, Telling},
+    outcome::{Made, Outcome},
+    store::records,
+};
+
+/// How often a drawn id may be taken before the store is taken for broken.
+const DRAWS: u32 = 64;
+
+impl Engine {
+    pub(crate) fn instance_create(&self, cx: &Context, pool: &PoolRef) -> Result<Outcome, Error> {
+        self.within(|tx| living(tx, pool))?;
+        self.converge_tenant(&pool.tenant)?;
+        cx.cancel.check()?;
+        let record = self.within(|tx| self.instance_allocate(tx, cx, pool))?;
+        self.sync_firewall(&record.network)?;
+        Ok(Outcome { made: Some(Made::Instance(Box::new(record))), ..Outcome::default() })
+    }
+
+    /// Chooses id, address and uid of a new instance and puts its record.
+    pub(crate) fn instance_allocate(
+        &self,
+        tx: &mut dyn Transaction,
+        cx: &Context,
+        id: &PoolRef,
+    ) -> Result<Instance, Error> {
+        let (tenant, pool) = living(tx, id)?;
+        let held = records::list::<Instance>(tx, &id.to_string())?.len();
+        let limit = tenant.quotas.max_instances_per_pool;
+        if held >= limit as usize {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("pool {id} has {held} instances (limit {limit})"),
+            )
+            .hint("destroy one, or raise --max-instances-per-pool"));
+        }
+        let now = self.ports.clock.now();
+        let state = if pool.current().is_some() { State::Ready } else { State::Created };
+        let mut record = Instance {
+            instance: self.free_id(tx, id)?,
+            network: tenant.network.clone(),
+            offset: free_offset(tx, &tenant)?,
+            uid: free_uid(tx)?,
+            resources: pool.instance_resources,
+            role: pool.role.clone(),
+            policy: pool.runtime_policy,
+            image: pool.current().cloned(),
+            keyed: tenant.keyed,
+            state,
+            want: Want::Idle,
+            drain: Drain::Ask,
+            epoch: Generation(0),
+            parked_by: None,
+            manual_override_until: None,
+            last_failure: None,
+            created_at: now,
+            state_since: now,
+            generation: Generation(0),
+        };
+        admit_new(tx, &tenant, &record)?;
+        let key = record.instance.to_string();
+        tx.claim(&format!("instance/{}", record.instance.instance), &key)?;
+        tx.claim(&format!("address/{}/{}", record.network.net, record.offset.0), &key)?;
+        tx.claim(&format!("uid/{}", record.uid.0), &key)?;
+        records::put(tx, &mut record)?;
+        records::raise_network_generation(tx)?;
+        let event = self
+            .event(&cx.actor, &id.tenant, EventKind::InstanceCreated)
+            .of_pool(&id.pool)
+            .of_instance(&record.instance.instance);
+        tx.append(&event)?;
+        Ok(record)
+    }
+
+    fn free_id(&self, tx: &mut dyn Transaction, pool: &PoolRef) -> Result<InstanceRef, Error> {
+        for _ in 0..DRAWS {
+            let instance = InstanceRef {
+                tenant: pool.tenant.clone(),
+                pool: pool.pool.clone(),
+                instance: InstanceId::from_random(self.ports.clock.draw()),
+            };
+            if tx.claim(&format!("instance/{}", instance.instance), &instance.to_string()).is_ok()
+                && records::find::<Instance>(tx, &instance.to_string())?.is_none()
+            {
+                return Ok(instance);
+            }
+        }
+        Err(Error::new(ErrorKind::Failed, format!("no free instance id in {DRAWS} draws")))
+    }
+}
+
+/// A new instance costs its data disk only.
+fn admit_new(tx: &mut dyn Transaction, tenant: &Tenant, record: &Instance) -> Result<(), Error> {
+    let before = admit::of_tenant(tx, tenant)?;
+    let mut after = before;
+    after.add(record);
+    tenant.quotas.admit(&after.growth(before))
+}
+
+fn free_offset(tx: &mut dyn Transaction, tenant: &Tenant) -> Result<Offset, Error> {
+    let network = &tenant.network;
+    let taken = tx.claimed(&format!("address/{}", network.net))?;
+    let taken = taken.into_iter().filter_map(|n| u16::try_from(n).ok().map(Offset)).collect();
+    alloc::offset(network.subnet, &taken).ok_or_else(|| {
+        Error::new(ErrorKind::Refused, format!("every address of {} is taken", network.subnet))
+            .hint("destroy an instance first: mvm instance list")
+    })
+}
+
+fn free_uid(tx: &mut dyn Transaction) -> Result<Uid, Error> {
+    let taken = tx.claimed("uid")?.into_iter().map(Uid).collect();
+    alloc::uid(&taken).ok_or_else(|| {
+        Error::new(ErrorKind::Refused, "every uid for instances is taken on this node")
+    })
+}

@@ -1,0 +1,279 @@
+//! Moving an instance.
+//!
+//! A move under the instance's lock: load → observe → notice the truth → is it legal → finish what
+//! was under way → admit and record the wish → converge.
+
+use mvm_core::{
+    error::{Error, ErrorKind},
+    event::{Actor, EventKind},
+    id::{InstanceRef, Subject},
+    instance::{Drain, Instance, ParkedBy, Want},
+    observed::ObservedInstance,
+    plan,
+    port::Transaction,
+    quota::Capacity,
+    state::{Move, State},
+    units::Generation,
+};
+
+use super::living;
+use crate::{
+    admit,
+    converge::{FirewallAfter, Rest},
+    engine::{Context, Engine},
+    outcome::{Change, Outcome},
+    run,
+    store::records,
+};
+
+/// A wish about one instance.
+#[derive(Debug, Clone)]
+pub(crate) struct Wish {
+    pub(crate) instance: InstanceRef,
+    pub(crate) want: Want,
+    /// The move that must be legal; the counts need none.
+    pub(crate) by_move: Option<Move>,
+    pub(crate) drain: Drain,
+    pub(crate) by: ParkedBy,
+    pub(crate) firewall: FirewallAfter,
+}
+
+/// What came of a wish.
+#[derive(Debug)]
+pub(crate) enum Granted {
+    Changed(Change),
+    Deferred(String),
+}
+
+/// Who a wish counts as, by who asks.
+pub(crate) const fn mover(actor: &Actor) -> ParkedBy {
+    match actor {
+        Actor::Uid(_) => ParkedBy::Person,
+        Actor::Engine => ParkedBy::Counts,
+        Actor::Policy => ParkedBy::Policy,
+    }
+}
+
+const fn target(wish: Move) -> Option<Want> {
+    match wish {
+        Move::Prepare => None,
+        Move::Start | Move::Wake => Some(Want::Running),
+        Move::Warm => Some(Want::Warm),
+        Move::Sleep => Some(Want::Sleeping),
+        Move::Stop => Some(Want::Stopped),
+        Move::Destroy => Some(Want::Destroyed),
+    }
+}
+
+impl Engine {
+    pub(crate) fn instance_move(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        wish: Move,
+        drain: Drain,
+    ) -> Result<Outcome, Error> {
+        let wish = self.wish(cx, instance, wish, drain)?;
+        match self.bring(cx, &wish)? {
+            Granted::Changed(change) => Ok(Outcome { changes: vec![change], ..Outcome::default() }),
+            Granted::Deferred(reason) => Err(Error::new(ErrorKind::Conflict, reason)),
+        }
+    }
+
+    pub(crate) fn wish(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        wish: Move,
+        drain: Drain,
+    ) -> Result<Wish, Error> {
+        let Some(want) = target(wish) else {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{instance} becomes Ready when its pool has a build"),
+            )
+            .hint(format!("mvm pool build {}", instance.pool_ref())));
+        };
+        Ok(Wish {
+            instance: instance.clone(),
+            want,
+            by_move: Some(wish),
+            drain,
+            by: mover(&cx.actor),
+            firewall: FirewallAfter::Each,
+        })
+    }
+
+    /// Grants a wish under the instance's lock, and waits until the instance is there.
+    pub(crate) fn bring(&self, cx: &Context, wish: &Wish) -> Result<Granted, Error> {
+        let start = self.ports.clock.elapsed();
+        self.within(|tx| records::instance(tx, &wish.instance))?;
+        let lock = self.lock(&Subject::Instance(wish.instance.clone()))?;
+        let (record, seen) = match self.truth(&wish.instance) {
+            Ok(truth) => truth,
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                lock.retire();
+                return Err(error);
+            }
+            Err(error) => return Err(error),
+        };
+        let from = record.state;
+        let change = |to, events| {
+            let duration_ms = self.milliseconds_since(start);
+            let instance = wish.instance.clone();
+            Granted::Changed(Change { instance, from: Some(from), to, events, duration_ms })
+        };
+        legal(&record, wish)?;
+        if let Some(until) = record.manual_override_until
+            && wish.by != ParkedBy::Person
+            && wish.want != Want::Destroyed
+            && until > self.ports.clock.now()
+        {
+            return Ok(Granted::Deferred("a person's command is more recent".to_owned()));
+        }
+        let (record, seen, mut events) = match self.finish(cx, record, seen, wish)? {
+            Underway::Done(record, events) => return Ok(change(record.state, events)),
+            Underway::Resting(record, seen, events) => (*record, seen, events),
+        };
+        let origin = record.clone();
+        let record = self.record_wish(cx, record, wish)?;
+        match self.converge(cx, origin, record, seen, wish.firewall)? {
+            Rest::There(record, more) => {
+                events.extend(more);
+                Ok(change(record.state, events))
+            }
+            Rest::Gone(more) => {
+                events.extend(more);
+                lock.retire();
+                Ok(change(State::Destroyed, events))
+            }
+        }
+    }
+
+    /// The record after a look at the instance; the caller holds its lock.
+    pub(crate) fn truth(&self, id: &InstanceRef) -> Result<(Instance, ObservedInstance), Error> {
+        let record = self.within(|tx| prepared(tx, id))?;
+        let seen =
+            run::patiently(&*self.ports.clock, || self.ports.host.observe_instance(&record))?;
+        match plan::truth::notice(&record, &seen) {
+            Some(found) => Ok((self.commit(&Actor::Engine, &record, &found)?, seen)),
+            None => Ok((record, seen)),
+        }
+    }
+
+    /// Finishes what is under way and clears what was left behind, unless the instance shall stop.
+    fn finish(
+        &self,
+        cx: &Context,
+        record: Instance,
+        seen: ObservedInstance,
+        wish: &Wish,
+    ) -> Result<Underway, Error> {
+        let is_leaving = record.want == Want::Destroyed;
+        if wish.want == Want::Destroyed || (wish.want == Want::Stopped && !is_leaving) {
+            return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
+        }
+        let is_clean = plan::instance::plan(&record, &seen, Generation(0)).is_empty();
+        if is_clean && !record.in_flight() {
+            return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
+        }
+        let was_same = record.want == wish.want;
+        match self.converge(cx, record.clone(), record, Some(seen), wish.firewall)? {
+            Rest::There(record, events) if was_same => Ok(Underway::Done(record, events)),
+            Rest::There(record, events) => {
+                legal(&record, wish)?;
+                Ok(Underway::Resting(record, None, events))
+            }
+            Rest::Gone(_) => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("{} was being destroyed and is gone", wish.instance),
+            )),
+        }
+    }
+
+    fn record_wish(&self, cx: &Context, record: Instance, wish: &Wish) -> Result<Instance, Error> {
+        let capacity = self.capacity()?;
+        let admitted = self.within(|tx| self.admit_wish(tx, &record, wish, capacity));
+        if let Err(error) = &admitted
+            && error.kind == ErrorKind::Refused
+        {
+            self.tell_refusal(cx, &wish.instance, error);
+        }
+        admitted
+    }
+
+    /// Checks a wish against quota and capacity and puts it into the record.
+    pub(crate) fn admit_wish(
+        &self,
+        tx: &mut dyn Transaction,
+        record: &Instance,
+        wish: &Wish,
+        capacity: Option<Capacity>,
+    ) -> Result<Instance, Error> {
+        let mut record = record.clone();
+        if !matches!(wish.want, Want::Stopped | Want::Destroyed) {
+            let (tenant, pool) = living(tx, &wish.instance.pool_ref())?;
+            admit::check(tx, &tenant, &record, wish.want, capacity)?;
+            if matches!(record.state, State::Ready | State::Stopped) {
+                record.image = pool.current().cloned().or(record.image);
+            }
+        }
+        record.want = wish.want;
+        record.drain = wish.drain;
+        if matches!(wish.want, Want::Warm | Want::Sleeping) {
+            record.parked_by = Some(wish.by);
+        }
+        if wish.by == ParkedBy::Person {
+            let now = self.ports.clock.now();
+            record.manual_override_until = Some(now.plus(self.config.manual_override));
+        }
+        records::put(tx, &mut record)?;
+        Ok(record)
+    }
+}
+
+/// The record of an instance, Ready if its pool got a build since.
+fn prepared(tx: &mut dyn Transaction, id: &InstanceRef) -> Result<Instance, Error> {
+    let mut record = records::instance(tx, id)?;
+    if record.state == State::Created
+        && let Some(image) = records::pool(tx, &id.pool_ref())?.current()
+    {
+        record.state = State::Ready;
+        record.image = Some(image.clone());
+        records::put(tx, &mut record)?;
+    }
+    Ok(record)
+}
+
+enum Underway {
+    Resting(Box<Instance>, Option<ObservedInstance>, Vec<EventKind>),
+    Done(Box<Instance>, Vec<EventKind>),
+}
+
+/// Whether the wish is legal in the instance's state, or in the one that it is on its way to.
+pub(crate) fn legal(record: &Instance, wish: &Wish) -> Result<(), Error> {
+    let Some(by_move) = wish.by_move else { return Ok(()) };
+    let Err(illegal) = record.state.next(by_move) else { return Ok(()) };
+    let arriving = record.want.state(record.state);
+    let is_repeated = record.in_flight() && record.want == wish.want;
+    if is_repeated || (record.in_flight() && arriving.next(by_move).is_ok()) {
+        return Ok(());
+    }
+    let mut error =
+        Error::new(ErrorKind::Conflict, format!("cannot {by_move} {}", record.instance))
+            .because(&illegal);
+    if let Some(failure) = &record.last_failure {
+        error = error.hint(format!("it died before: {}", failure.reason));
+    }
+    let hint = match (record.state, by_move) {
+        (State::Created, _) => Some(format!("mvm pool build {}", record.instance.pool_ref())),
+        (State::Warm | State::Sleeping, Move::Start) => {
+            Some(format!("mvm instance wake {}", record.instance))
+        }
+        (State::Ready | State::Stopped, Move::Wake) => {
+            Some(format!("mvm instance start {}", record.instance))
+        }
+        (_, _) => None,
+    };
+    Err(hint.into_iter().fold(error, Error::hint))
+}

@@ -1,0 +1,257 @@
+//! Making, building and removing pools.
+
+use mvm_core::{
+    effect::Effect,
+    error::{Error, ErrorKind},
+    event::EventKind,
+    id::{ImageHash, InstanceRef, PoolId, PoolRef, Subject},
+    instance::{Drain, Instance, Want},
+    pool::{Counts, Pool, Resources, Revision, Role, RuntimePolicy, Source},
+    port::{Table, Transaction},
+    quota::Usage,
+    state::State,
+    tenant::Tenant,
+    units::Generation,
+};
+
+use super::{
+    instance::{Granted, Wish, mover},
+    living, refuse_destroying,
+};
+use crate::{
+    converge::FirewallAfter,
+    engine::{Context, Engine, Telling},
+    outcome::{Failed, Made, Outcome},
+    run,
+    store::records,
+};
+
+/// What is asked of a new pool.
+#[derive(Debug, Clone)]
+pub(crate) struct NewPool {
+    pub(crate) pool: PoolRef,
+    pub(crate) source: Source,
+    pub(crate) profile: String,
+    pub(crate) role: Role,
+    pub(crate) resources: Resources,
+}
+
+impl Engine {
+    pub(crate) fn pool_create(&self, cx: &Context, ask: &NewPool) -> Result<Outcome, Error> {
+        valid(ask)?;
+        self.converge_tenant(&ask.pool.tenant)?;
+        let pool = self.within(|tx| self.pool_record(tx, cx, ask))?;
+        Ok(Outcome { made: Some(Made::Pool(pool)), ..Outcome::default() })
+    }
+
+    /// Puts the record of a new pool.
+    pub(crate) fn pool_record(
+        &self,
+        tx: &mut dyn Transaction,
+        cx: &Context,
+        ask: &NewPool,
+    ) -> Result<Pool, Error> {
+        let id = &ask.pool;
+        let tenant = records::tenant(tx, &id.tenant)?;
+        refuse_destroying("tenant", &id.tenant, tenant.destroying)?;
+        let pools = records::list::<Pool>(tx, id.tenant.as_str())?;
+        if let Some(pool) = pools.iter().find(|pool| pool.pool == *id) {
+            refuse_destroying("pool", id, pool.destroying)?;
+            return Err(Error::new(ErrorKind::Conflict, format!("pool {id} exists already"))
+                .hint(format!("see it: mvm pool info {id}")));
+        }
+        if pools.len() >= tenant.quotas.max_pools as usize {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "tenant {} has {} pools (limit {})",
+                    id.tenant,
+                    pools.len(),
+                    tenant.quotas.max_pools
+                ),
+            )
+            .hint("destroy one, or raise --max-pools"));
+        }
+        fits(&tenant, ask.resources)?;
+        let mut pool = Pool {
+            pool: id.clone(),
+            source: ask.source.clone(),
+            profile: ask.profile.clone(),
+            role: ask.role.clone(),
+            instance_resources: ask.resources,
+            desired_counts: Counts::default(),
+            runtime_policy: RuntimePolicy::default(),
+            revisions: Vec::new(),
+            destroying: false,
+            created_at: self.ports.clock.now(),
+            generation: Generation(0),
+        };
+        records::put(tx, &mut pool)?;
+        let event = self.event(&cx.actor, &id.tenant, EventKind::PoolCreated).of_pool(&id.pool);
+        tx.append(&event.with("source", &ask.source))?;
+        Ok(pool)
+    }
+
+    /// One build per tenant at a time: the tenant's lock is held while the image is made, the
+    /// pool's only while it becomes current.
+    pub(crate) fn pool_build(&self, cx: &Context, id: &PoolRef) -> Result<Outcome, Error> {
+        let (_, pool) = self.within(|tx| living(tx, id))?;
+        let _tenant = self.lock(&Subject::Tenant(id.tenant.clone()))?;
+        let image = self
+            .ports
+            .builder
+            .ensure_image(&pool.source, &*cx.progress)
+            .map_err(|e| e.context(format!("cannot build pool {id} from {}", pool.source)))?;
+        let _pool = self.lock(&Subject::Pool(id.clone()))?;
+        cx.cancel.check()?;
+        self.within(|tx| living(tx, id))?;
+        self.execute(&Effect::EnsureRevision { pool: id.clone(), image: image.clone() })?;
+        let waiting = self.within(|tx| self.record_build(tx, cx, id, &image))?;
+        for instance in waiting {
+            self.prepare(&instance)?;
+        }
+        Ok(Outcome { made: Some(Made::Image(image)), ..Outcome::default() })
+    }
+
+    fn record_build(
+        &self,
+        tx: &mut dyn Transaction,
+        cx: &Context,
+        id: &PoolRef,
+        image: &ImageHash,
+    ) -> Result<Vec<InstanceRef>, Error> {
+        let (_, mut pool) = living(tx, id)?;
+        if pool.current() != Some(image) {
+            let built_at = self.ports.clock.now();
+            pool.revisions.insert(0, Revision { image: image.clone(), built_at });
+            records::put(tx, &mut pool)?;
+            let event = self.event(&cx.actor, &id.tenant, EventKind::PoolBuilt).of_pool(&id.pool);
+            tx.append(&event.with("image", image))?;
+        }
+        let all = records::list::<Instance>(tx, &id.to_string())?;
+        let waiting = all.into_iter().filter(|one| one.state == State::Created);
+        Ok(waiting.map(|one| one.instance).collect())
+    }
+
+    /// Makes a Created instance Ready; any look at it does that once its pool has a build.
+    fn prepare(&self, id: &InstanceRef) -> Result<(), Error> {
+        let lock = self.lock(&Subject::Instance(id.clone()))?;
+        match self.truth(id) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                lock.retire();
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn pool_destroy(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        force: bool,
+    ) -> Result<Outcome, Error> {
+        let tenant = self.within(|tx| may_go(tx, id, force))?;
+        let mut outcome = Outcome::default();
+        self.remove_pool(cx, id, FirewallAfter::All, &mut outcome)?;
+        self.sync_firewall(&tenant.network)?;
+        if outcome.failures.is_empty() {
+            outcome.made = Some(Made::Removed(id.to_string()));
+        }
+        Ok(outcome)
+    }
+
+    /// Removes a pool with its instances; what fails stands in the outcome, and the pool stays.
+    pub(crate) fn remove_pool(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        firewall: FirewallAfter,
+        outcome: &mut Outcome,
+    ) -> Result<(), Error> {
+        let lock = self.lock(&Subject::Pool(id.clone()))?;
+        let marked = self.within(|tx| {
+            let Some(mut pool) = records::find::<Pool>(tx, &id.to_string())? else {
+                return Ok(None);
+            };
+            if !pool.destroying {
+                pool.destroying = true;
+                records::put(tx, &mut pool)?;
+            }
+            Ok(Some(records::list::<Instance>(tx, &id.to_string())?))
+        })?;
+        let Some(instances) = marked else {
+            lock.retire();
+            return Ok(());
+        };
+        let results = run::each(self.config.parallel, &instances, |record| {
+            cx.cancel.check()?;
+            self.bring(
+                cx,
+                &Wish {
+                    instance: record.instance.clone(),
+                    want: Want::Destroyed,
+                    by_move: None,
+                    drain: Drain::Skip,
+                    by: mover(&cx.actor),
+                    firewall,
+                },
+            )
+        });
+        let mut is_whole = true;
+        for (record, result) in instances.iter().zip(results) {
+            match result {
+                Ok(Granted::Changed(change)) => outcome.changes.push(change),
+                Ok(Granted::Deferred(_)) => {}
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => {
+                    is_whole = false;
+                    let subject = record.instance.to_string();
+                    outcome.failures.push(Failed { subject, error });
+                }
+            }
+        }
+        if !is_whole {
+            return Ok(());
+        }
+        self.execute(&Effect::RemovePoolFiles(id.clone()))?;
+        self.within(|tx| {
+            tx.delete(Table::Pools, &id.to_string())?;
+            tx.append(
+                &self.event(&cx.actor, &id.tenant, EventKind::PoolDestroyed).of_pool(&id.pool),
+            )
+        })?;
+        lock.retire();
+        Ok(())
+    }
+}
+
+pub(crate) fn valid(ask: &NewPool) -> Result<(), Error> {
+    ask.resources.validate()?;
+    ask.profile.parse::<PoolId>().map(drop).map_err(|_| {
+        Error::new(ErrorKind::Invalid, format!("{:?} is not the name of a profile", ask.profile))
+            .hint("a profile is named like a pool, for example: minimal")
+    })
+}
+
+/// Whether a pool may be destroyed: by force, or when it is empty or going already.
+pub(crate) fn may_go(tx: &mut dyn Transaction, id: &PoolRef, force: bool) -> Result<Tenant, Error> {
+    let pool = records::pool(tx, id)?;
+    let count = records::list::<Instance>(tx, &id.to_string())?.len();
+    if count > 0 && !force && !pool.destroying {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!("pool {id} is not empty: it has {count} instances"),
+        )
+        .hint(format!("destroy it with all it has: mvm pool destroy {id} --force")));
+    }
+    records::tenant(tx, &id.tenant)
+}
+
+/// A pool whose single instance breaks the quota is refused at once.
+fn fits(tenant: &Tenant, size: Resources) -> Result<(), Error> {
+    let mut one = Usage::default();
+    one.hold(size, State::Running, Want::Running);
+    tenant.quotas.admit(&one).map_err(|e| e.context("not even one instance of this pool could run"))
+}

@@ -1,0 +1,223 @@
+//! Setting a pool's counts, and bringing its instances there.
+//!
+//! The counts are checked and recorded first. Then, under the pool's lock: look at every instance,
+//! let [`plan::pool::assign`] choose, make the new records, bring the firewall into force once, and
+//! move all of them with a bound. One that fails does not stop the others.
+
+use mvm_core::{
+    error::{Error, ErrorKind},
+    event::EventKind,
+    id::{InstanceRef, PoolRef, Subject},
+    instance::{Drain, Instance, ParkedBy, Want},
+    plan::{self, pool::Assignment},
+    pool::{Counts, Pool},
+    port::Transaction,
+    quota::Usage,
+    state::State,
+};
+
+use super::{
+    instance::{Granted, Wish},
+    living,
+};
+use crate::{
+    converge::FirewallAfter,
+    engine::{Context, Engine, Telling},
+    outcome::{Deferral, Failed, Made, Outcome},
+    run,
+    store::records,
+};
+
+/// The greatest count (SPEC §5).
+const MAX_COUNT: u32 = 100;
+
+/// The counts that are asked of a pool; an absent one stays.
+#[derive(Debug, Clone)]
+pub(crate) struct Scale {
+    pub(crate) pool: PoolRef,
+    pub(crate) running: Option<u32>,
+    pub(crate) warm: Option<u32>,
+    pub(crate) sleeping: Option<u32>,
+}
+
+impl Engine {
+    pub(crate) fn pool_scale(
+        &self,
+        cx: &Context,
+        ask: &Scale,
+        no_wait: bool,
+    ) -> Result<Outcome, Error> {
+        self.within(|tx| records::pool(tx, &ask.pool))?;
+        // Before the pool's lock, because it may need the tenant's.
+        self.converge_tenant(&ask.pool.tenant)?;
+        let _lock = self.lock(&Subject::Pool(ask.pool.clone()))?;
+        let pool = self.within(|tx| self.record_counts(tx, cx, ask, no_wait))?;
+        if no_wait {
+            return Ok(Outcome { made: Some(Made::Pool(pool)), ..Outcome::default() });
+        }
+        let instances = self.look(&ask.pool)?;
+        let mut outcome = Outcome { deferrals: self.overridden(&instances), ..Outcome::default() };
+        let assignments =
+            plan::pool::assign(&instances, pool.desired_counts, self.ports.clock.now());
+        let wishes = self.wishes(cx, &pool, &assignments, &mut outcome);
+        let results = run::each(self.config.parallel, &wishes, |wish| {
+            cx.cancel.check()?;
+            self.bring(cx, wish)
+        });
+        for (wish, result) in wishes.iter().zip(results) {
+            settle(&mut outcome, &wish.instance, result);
+        }
+        outcome.made = Some(Made::Pool(pool));
+        Ok(outcome)
+    }
+
+    /// Checks the counts and puts them into the pool's record.
+    pub(crate) fn record_counts(
+        &self,
+        tx: &mut dyn Transaction,
+        cx: &Context,
+        ask: &Scale,
+        no_wait: bool,
+    ) -> Result<Pool, Error> {
+        let (tenant, mut pool) = living(tx, &ask.pool)?;
+        let before = pool.desired_counts;
+        let counts = Counts {
+            running: ask.running.unwrap_or(before.running),
+            warm: ask.warm.unwrap_or(before.warm),
+            sleeping: ask.sleeping.unwrap_or(before.sleeping),
+        };
+        let total = in_range(counts)?;
+        let limit = tenant.quotas.max_instances_per_pool;
+        if total > limit {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!("the counts ask for {total} instances of {} (limit {limit})", ask.pool),
+            )
+            .hint("ask for less, or raise --max-instances-per-pool"));
+        }
+        if total > 0 && pool.current().is_none() && !no_wait {
+            return Err(Error::new(ErrorKind::Conflict, format!("pool {} has no build", ask.pool))
+                .hint(format!("mvm pool build {}", ask.pool)));
+        }
+        let mut asked = Usage::default();
+        for other in records::list::<Pool>(tx, ask.pool.tenant.as_str())? {
+            if other.pool != ask.pool {
+                hold(&mut asked, &other, other.desired_counts);
+            }
+        }
+        let (mut then, mut now) = (asked, asked);
+        hold(&mut then, &pool, before);
+        hold(&mut now, &pool, counts);
+        tenant.quotas.admit(&now.growth(then)).map_err(|e| e.context("the counts are too high"))?;
+        if counts != before {
+            pool.desired_counts = counts;
+            records::put(tx, &mut pool)?;
+            let event = self
+                .event(&cx.actor, &ask.pool.tenant, EventKind::PoolScaled)
+                .of_pool(&ask.pool.pool)
+                .with("running", counts.running)
+                .with("warm", counts.warm)
+                .with("sleeping", counts.sleeping);
+            tx.append(&event)?;
+        }
+        Ok(pool)
+    }
+
+    fn overridden(&self, instances: &[Instance]) -> Vec<Deferral> {
+        let now = self.ports.clock.now();
+        let bound = instances.iter().filter(|one| {
+            one.want != Want::Destroyed && one.manual_override_until.is_some_and(|t| t > now)
+        });
+        bound
+            .map(|one| Deferral {
+                instance: one.instance.clone(),
+                reason: format!("stays {}: a person's command is more recent", one.state),
+            })
+            .collect()
+    }
+
+    /// The assignments as wishes; the new instances are recorded and known to the firewall.
+    fn wishes(
+        &self,
+        cx: &Context,
+        pool: &Pool,
+        assignments: &[Assignment],
+        outcome: &mut Outcome,
+    ) -> Vec<Wish> {
+        let mut wishes = Vec::new();
+        let mut made = None;
+        for assignment in assignments {
+            let (instance, to) = match assignment {
+                Assignment::Move { instance, to } => (instance.clone(), *to),
+                Assignment::Create { to } => match self.new_record(cx, &pool.pool) {
+                    Ok(record) => {
+                        let instance = record.instance.clone();
+                        made = Some(record);
+                        (instance, *to)
+                    }
+                    Err(error) => {
+                        let subject = format!("a new instance of {}", pool.pool);
+                        outcome.failures.push(Failed { subject, error });
+                        continue;
+                    }
+                },
+            };
+            wishes.push(Wish {
+                instance,
+                want: to,
+                by_move: None,
+                drain: Drain::Ask,
+                by: ParkedBy::Counts,
+                firewall: FirewallAfter::Each,
+            });
+        }
+        if let Some(record) = made
+            && let Err(error) = self.sync_firewall(&record.network)
+        {
+            tracing::warn!(%error, "each launch will bring the firewall into force by itself");
+        }
+        wishes
+    }
+
+    fn new_record(&self, cx: &Context, pool: &PoolRef) -> Result<Instance, Error> {
+        cx.cancel.check()?;
+        self.within(|tx| self.instance_allocate(tx, cx, pool))
+    }
+}
+
+fn settle(outcome: &mut Outcome, instance: &InstanceRef, result: Result<Granted, Error>) {
+    match result {
+        Ok(Granted::Changed(change)) => outcome.changes.push(change),
+        Ok(Granted::Deferred(reason)) => {
+            outcome.deferrals.push(Deferral { instance: instance.clone(), reason });
+        }
+        Err(error) => outcome.failures.push(Failed { subject: instance.to_string(), error }),
+    }
+}
+
+fn in_range(counts: Counts) -> Result<u32, Error> {
+    for (name, count) in
+        [("running", counts.running), ("warm", counts.warm), ("sleeping", counts.sleeping)]
+    {
+        if count > MAX_COUNT {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{name} is {count}: it must be 0 to {MAX_COUNT}"),
+            ));
+        }
+    }
+    Ok(counts.running + counts.warm + counts.sleeping)
+}
+
+fn hold(usage: &mut Usage, pool: &Pool, counts: Counts) {
+    let places = [
+        (counts.running, State::Running, Want::Running),
+        (counts.warm, State::Warm, Want::Warm),
+        (counts.sleeping, State::Sleeping, Want::Sleeping),
+    ];
+    for (count, state, want) in places {
+        for _ in 0..count {
+            usage.hold(pool.instance_resources, state, want);
+        }
+    }
+}

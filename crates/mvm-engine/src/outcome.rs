@@ -1,0 +1,110 @@
+//! What an operation did, as data: for people, for `--json` and for the agent's report.
+
+use mvm_core::{
+    error::Error,
+    event::EventKind,
+    id::{ImageHash, InstanceRef},
+    instance::Instance,
+    pool::Pool,
+    state::State,
+    tenant::Tenant,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::run::is_cancelled;
+
+/// What an operation did, piece by piece.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The operation's id, as in the logs.
+    pub operation: String,
+    /// The record that was made, built or scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+    /// The changes of instances, in the order in which they were asked.
+    pub changes: Vec<Change>,
+    /// What was left alone, and why.
+    pub deferrals: Vec<Deferral>,
+    /// What did not work. The operation as a whole did when this is empty.
+    pub failures: Vec<Failed>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// What an operation made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Made {
+    /// A tenant.
+    Tenant(Tenant),
+    /// A pool, or its new counts.
+    Pool(Pool),
+    /// A pool's current image.
+    Image(ImageHash),
+    /// An instance.
+    Instance(Box<Instance>),
+    /// Something was removed; its address.
+    Removed(String),
+}
+
+/// An instance that is in another state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Which.
+    pub instance: InstanceRef,
+    /// The state before; none for a new one.
+    pub from: Option<State>,
+    /// The state after.
+    pub to: State,
+    /// What happened on the way, as in the audit log.
+    pub events: Vec<EventKind>,
+    /// How long it took, in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// Something that was left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deferral {
+    /// Which instance.
+    pub instance: InstanceRef,
+    /// Why.
+    pub reason: String,
+}
+
+/// Something that did not work, while the rest went on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
+    /// An address.
+    pub subject: String,
+    /// Why.
+    pub error: Error,
+}
+
+impl Outcome {
+    /// The one error that speaks for all failures, with the kind of the first; an interruption
+    /// speaks for itself.
+    #[must_use]
+    pub fn error(&self) -> Option<Error> {
+        if let Some(stopped) = self.failures.iter().find(|one| is_cancelled(&one.error)) {
+            return Some(stopped.error.clone());
+        }
+        let first = self.failures.first()?;
+        let mut error = Error::new(
+            first.error.kind,
+            format!(
+                "{} of {} changes failed",
+                self.failures.len(),
+                self.failures.len() + self.changes.len()
+            ),
+        );
+        for failure in &self.failures {
+            error.causes.push(format!("{}: {}", failure.subject, failure.error));
+            for hint in &failure.error.hints {
+                if !error.hints.contains(hint) {
+                    error.hints.push(hint.clone());
+                }
+            }
+        }
+        Some(error)
+    }
+}

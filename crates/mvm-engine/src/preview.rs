@@ -1,0 +1,137 @@
+//! What an operation would do: its own checks in a transaction that is rolled back, and the plan.
+
+use mvm_core::{
+    error::Error,
+    id::{InstanceRef, PoolRef},
+    instance::{Drain, Instance, Want},
+    operation::Operation,
+    plan::{self, Step, pool::Assignment},
+    state::Move,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{Context, Engine},
+    operate::{
+        instance::legal,
+        living,
+        pool::{self, NewPool},
+        scale::Scale,
+        tenant::{self, NewTenant},
+    },
+    outcome::Made,
+    store::records,
+};
+
+/// What would be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The record that would be made or changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+    /// The next steps of the instance; more follow from what they bring about.
+    pub steps: Vec<Step>,
+    /// The changes of a pool's instances.
+    pub assignments: Vec<Assignment>,
+    /// What would be destroyed with the subject.
+    pub destroyed: Vec<InstanceRef>,
+}
+
+impl Engine {
+    pub(crate) fn preview(&self, cx: &Context, operation: &Operation) -> Result<Preview, Error> {
+        match operation.clone() {
+            Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
+                self.preview_tenant(cx, &NewTenant { tenant, net, subnet, quotas, keyed })
+            }
+            Operation::TenantDestroy { tenant, force } => {
+                self.rehearse(|tx| tenant::begin(tx, &tenant, force))?;
+                self.preview_destroy(tenant.as_str())
+            }
+            Operation::PoolCreate { pool, source, profile, role, resources } => {
+                let ask = NewPool { pool, source, profile, role, resources };
+                pool::valid(&ask)?;
+                let made = self.rehearse(|tx| self.pool_record(tx, cx, &ask))?;
+                Ok(Preview { made: Some(Made::Pool(made)), ..Preview::default() })
+            }
+            Operation::PoolBuild { pool } => {
+                let (_, pool) = self.within(|tx| living(tx, &pool))?;
+                Ok(Preview { made: Some(Made::Pool(pool)), ..Preview::default() })
+            }
+            Operation::PoolScale { pool, running, warm, sleeping, no_wait } => {
+                self.preview_scale(cx, &Scale { pool, running, warm, sleeping }, no_wait)
+            }
+            Operation::PoolDestroy { pool, force } => {
+                self.within(|tx| pool::may_go(tx, &pool, force))?;
+                self.preview_destroy(&pool.to_string())
+            }
+            Operation::InstanceCreate { pool } => self.preview_instance(cx, &pool),
+            Operation::InstanceMove { instance, wish, drain } => {
+                self.preview_move(cx, &instance, wish, drain)
+            }
+        }
+    }
+
+    fn rehearse<T>(
+        &self,
+        work: impl FnMut(&mut dyn mvm_core::port::Transaction) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        records::rehearse(&*self.ports.store, work)
+    }
+
+    fn preview_tenant(&self, cx: &Context, ask: &NewTenant) -> Result<Preview, Error> {
+        tenant::valid(ask)?;
+        let remnants = self.remnants()?;
+        let made = self.rehearse(|tx| self.tenant_allocate(tx, cx, ask, &remnants))?;
+        let mut steps: Vec<Step> = self.tenant_missing(&made)?.into_iter().map(Step::Do).collect();
+        steps.push(Step::SyncFirewall);
+        Ok(Preview { made: Some(Made::Tenant(made)), steps, ..Preview::default() })
+    }
+
+    fn preview_destroy(&self, prefix: &str) -> Result<Preview, Error> {
+        let all = self.within(|tx| records::list::<Instance>(tx, prefix))?;
+        let destroyed = all.into_iter().map(|one| one.instance).collect();
+        Ok(Preview { destroyed, ..Preview::default() })
+    }
+
+    fn preview_scale(&self, cx: &Context, ask: &Scale, no_wait: bool) -> Result<Preview, Error> {
+        let (pool, instances) = self.rehearse(|tx| {
+            let pool = self.record_counts(tx, cx, ask, no_wait)?;
+            Ok((pool, records::list::<Instance>(tx, &ask.pool.to_string())?))
+        })?;
+        let assignments = if no_wait {
+            Vec::new()
+        } else {
+            plan::pool::assign(&instances, pool.desired_counts, self.ports.clock.now())
+        };
+        Ok(Preview { made: Some(Made::Pool(pool)), assignments, ..Preview::default() })
+    }
+
+    fn preview_instance(&self, cx: &Context, pool: &PoolRef) -> Result<Preview, Error> {
+        let made = self.rehearse(|tx| self.instance_allocate(tx, cx, pool))?;
+        let steps = vec![Step::SyncFirewall];
+        Ok(Preview { made: Some(Made::Instance(Box::new(made))), steps, ..Preview::default() })
+    }
+
+    fn preview_move(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        wish: Move,
+        drain: Drain,
+    ) -> Result<Preview, Error> {
+        let wish = self.wish(cx, instance, wish, drain)?;
+        let capacity = self.capacity()?;
+        let (record, generation) = self.within(|tx| {
+            Ok((records::instance(tx, instance)?, records::network_generation(tx)?))
+        })?;
+        legal(&record, &wish)?;
+        let record = if record.in_flight() && wish.want != Want::Destroyed {
+            record
+        } else {
+            self.rehearse(|tx| self.admit_wish(tx, &record, &wish, capacity))?
+        };
+        let seen = self.ports.host.observe_instance(&record)?;
+        let steps = plan::instance::plan(&record, &seen, generation);
+        Ok(Preview { steps, ..Preview::default() })
+    }
+}

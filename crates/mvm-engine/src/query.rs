@@ -1,0 +1,280 @@
+//! Questions. They change nothing, but for a record that is not true any more: an instance whose
+//! VMM is gone is recorded as failed when nobody works on it.
+
+use std::time::Duration;
+
+use mvm_core::{
+    error::{Error, ErrorKind},
+    event::LoggedEvent,
+    id::{InstanceRef, PoolRef, Subject, TenantId},
+    instance::Instance,
+    observed::{ObservedInstance, ObservedNode},
+    plan,
+    pool::Pool,
+    port::{ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
+    quota::Usage,
+    state::State,
+    tenant::Tenant,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{Context, Engine},
+    firewall, run,
+    store::records,
+};
+
+/// Which instances are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filter {
+    /// All of the node.
+    All,
+    /// Those of one tenant.
+    Tenant(TenantId),
+    /// Those of one pool.
+    Pool(PoolRef),
+    /// One.
+    Instance(InstanceRef),
+}
+
+/// An instance as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceView {
+    /// Its record; its state is the true one unless something is under way.
+    pub record: Instance,
+    /// Whether it is on its way to what its record wants.
+    pub in_flight: bool,
+    /// What the host shows of it.
+    pub observed: ObservedInstance,
+}
+
+/// A tenant with what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantView {
+    /// Its record.
+    pub record: Tenant,
+    /// How many pools it has.
+    pub pools: usize,
+    /// How many instances it has.
+    pub instances: usize,
+    /// What they cost.
+    pub usage: Usage,
+}
+
+/// A pool with what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolView {
+    /// Its record.
+    pub record: Pool,
+    /// Its instances' last known states.
+    pub states: std::collections::BTreeMap<State, usize>,
+}
+
+/// The node with what is ours on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its id, made on first use.
+    pub node_id: String,
+    /// Everything of ours on the host.
+    pub observed: ObservedNode,
+    /// What all recorded instances cost.
+    pub usage: Usage,
+}
+
+impl Engine {
+    /// All tenants, by id.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    pub fn tenants(&self) -> Result<Vec<TenantView>, Error> {
+        let all = self.within(|tx| records::list::<Tenant>(tx, ""))?;
+        all.into_iter().map(|record| self.tenant_view(record)).collect()
+    }
+
+    /// One tenant.
+    ///
+    /// # Errors
+    /// `NotFound`; why the store failed.
+    pub fn tenant(&self, id: &TenantId) -> Result<TenantView, Error> {
+        let record = self.within(|tx| records::tenant(tx, id))?;
+        self.tenant_view(record)
+    }
+
+    fn tenant_view(&self, record: Tenant) -> Result<TenantView, Error> {
+        let id = record.tenant_id.as_str();
+        let (pools, instances) = self.within(|tx| {
+            Ok((records::list::<Pool>(tx, id)?, records::list::<Instance>(tx, id)?))
+        })?;
+        let usage = Usage::of(&instances);
+        Ok(TenantView { record, pools: pools.len(), instances: instances.len(), usage })
+    }
+
+    /// The pools of one tenant, or all.
+    ///
+    /// # Errors
+    /// `NotFound` of the tenant; why the store failed.
+    pub fn pools(&self, tenant: Option<&TenantId>) -> Result<Vec<PoolView>, Error> {
+        let pools = self.within(|tx| match tenant {
+            Some(id) => {
+                records::tenant(tx, id)?;
+                records::list::<Pool>(tx, id.as_str())
+            }
+            None => records::list::<Pool>(tx, ""),
+        })?;
+        pools.into_iter().map(|record| self.pool_view(record)).collect()
+    }
+
+    /// One pool.
+    ///
+    /// # Errors
+    /// `NotFound`; why the store failed.
+    pub fn pool(&self, id: &PoolRef) -> Result<PoolView, Error> {
+        let record = self.within(|tx| records::pool(tx, id))?;
+        self.pool_view(record)
+    }
+
+    fn pool_view(&self, record: Pool) -> Result<PoolView, Error> {
+        let instances =
+            self.within(|tx| records::list::<Instance>(tx, &record.pool.to_string()))?;
+        let mut states = std::collections::BTreeMap::new();
+        for instance in instances {
+            *states.entry(instance.state).or_default() += 1;
+        }
+        Ok(PoolView { record, states })
+    }
+
+    /// Instances as they are: each is looked at, with a bound.
+    ///
+    /// # Errors
+    /// `NotFound` of what the filter names; why store or host failed.
+    pub fn instances(&self, filter: &Filter) -> Result<Vec<InstanceView>, Error> {
+        let all = self.within(|tx| match filter {
+            Filter::All => records::list::<Instance>(tx, ""),
+            Filter::Tenant(id) => {
+                records::tenant(tx, id)?;
+                records::list(tx, id.as_str())
+            }
+            Filter::Pool(id) => {
+                records::pool(tx, id)?;
+                records::list(tx, &id.to_string())
+            }
+            Filter::Instance(id) => Ok(vec![records::instance(tx, id)?]),
+        })?;
+        let views = run::each(self.config.parallel, &all, |record| self.view(record));
+        views.into_iter().filter_map(Result::transpose).collect()
+    }
+
+    /// The instance as it is; none when it is gone meanwhile.
+    fn view(&self, record: &Instance) -> Result<Option<InstanceView>, Error> {
+        let seen = self.ports.host.observe_instance(record)?;
+        let of = |record: Instance, observed, is_unsure: bool| {
+            let in_flight = is_unsure || record.in_flight();
+            Some(InstanceView { record, in_flight, observed })
+        };
+        if plan::truth::notice(record, &seen).is_none() {
+            return Ok(of(record.clone(), seen, false));
+        }
+        let subject = Subject::Instance(record.instance.clone());
+        let Ok(lock) = self.ports.locks.lock(&subject, Duration::ZERO) else {
+            return Ok(of(record.clone(), seen, true));
+        };
+        match self.truth(&record.instance) {
+            Ok((record, seen)) => Ok(of(record, seen, false)),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                lock.retire();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The records of a pool's instances after a look at each.
+    pub(crate) fn look(&self, pool: &PoolRef) -> Result<Vec<Instance>, Error> {
+        let views = self.instances(&Filter::Pool(pool.clone()))?;
+        Ok(views.into_iter().map(|view| view.record).collect())
+    }
+
+    /// The last `last` entries of a tenant's audit log after `after_seq`, oldest first.
+    ///
+    /// # Errors
+    /// `NotFound`; why the store failed.
+    pub fn events(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        last: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        self.within(|tx| records::tenant(tx, tenant))?;
+        self.ports.store.events(tenant, after_seq, last)
+    }
+
+    /// The node.
+    ///
+    /// # Errors
+    /// Why store or host failed.
+    pub fn node(&self) -> Result<NodeView, Error> {
+        let observed = self.ports.host.observe_node()?;
+        let draw = self.ports.clock.draw();
+        let (node_id, usage) = self.within(|tx| {
+            let node_id = records::node_id(tx, draw)?;
+            Ok((node_id, Usage::of(&records::list::<Instance>(tx, "")?)))
+        })?;
+        Ok(NodeView { node_id, observed, usage })
+    }
+
+    /// Compares the kernel's network with what the records ask for; empty when all is right.
+    ///
+    /// # Errors
+    /// Why store or host failed.
+    pub fn net_verify(&self) -> Result<Vec<Finding>, Error> {
+        let intent = self.within(firewall::intent)?;
+        self.ports.host.verify_network(&intent)
+    }
+
+    /// The last lines of an instance's logs.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such instance or it never ran.
+    pub fn logs(&self, id: &InstanceRef, lines: usize) -> Result<Logs, Error> {
+        self.within(|tx| records::instance(tx, id))?;
+        self.ports.host.logs(id, lines)
+    }
+
+    /// Runs a command in a running guest, to its end.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when it does not run; `Unavailable` when its agent does not answer.
+    pub fn exec(
+        &self,
+        cx: &Context,
+        id: &InstanceRef,
+        request: &ExecRequest,
+        streams: ExecStreams,
+    ) -> Result<ExecStatus, Error> {
+        cx.cancel.check()?;
+        let record = self.within(|tx| records::instance(tx, id))?;
+        let Some(view) = self.view(&record)? else {
+            return Err(Error::new(ErrorKind::NotFound, format!("{id} is gone")));
+        };
+        if view.record.state != State::Running {
+            return Err(not_running(&view.record));
+        }
+        tracing::info!(instance = %id, actor = %cx.actor, program = ?request.argv.first(), "exec");
+        self.ports.guest.exec(id, request, streams)
+    }
+}
+
+fn not_running(record: &Instance) -> Error {
+    let (id, state) = (&record.instance, record.state);
+    let error = Error::new(ErrorKind::Conflict, format!("{id} is {state}, not Running"));
+    let error = match &record.last_failure {
+        Some(failure) => error.hint(format!("it died: {}", failure.reason)),
+        None => error,
+    };
+    match state {
+        State::Warm | State::Sleeping => error.hint(format!("wake it: mvm instance wake {id}")),
+        State::Ready | State::Stopped => error.hint(format!("start it: mvm instance start {id}")),
+        State::Created => error.hint(format!("build its pool: mvm pool build {}", id.pool_ref())),
+        State::Running | State::Destroyed => error,
+    }
+}

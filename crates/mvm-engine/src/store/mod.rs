@@ -1,0 +1,40 @@
+//! The store: records, claims and audit logs, changed in transactions.
+//!
+//! Two stores with one meaning: [`sqlite::SqliteStore`] for machines, [`memory::MemoryStore`] for
+//! simulation and tests; `tests.rs` runs the same suite over both. This module refuses to know what
+//! a record means; [`records`] is the typed view of it.
+//!
+//! - [`chain`] — the hash chain of the audit log.
+//! - [`export`] — the documented files, written after each commit and never read back.
+
+pub mod chain;
+pub mod export;
+pub mod memory;
+pub mod records;
+pub mod sqlite;
+
+#[cfg(test)]
+mod tests;
+
+use mvm_core::port::Table;
+
+/// The name of a table in the database.
+const fn table_name(table: Table) -> &'static str {
+    match table {
+        Table::Tenants => "tenants",
+        Table::Pools => "pools",
+        Table::Instances => "instances",
+        Table::Tombstones => "tombstones",
+        Table::Meta => "meta",
+    }
+}
+
+/// The number in a claim's name directly below `prefix`, if that is what it is.
+fn claimed_number(name: &str, prefix: &str) -> Option<u32> {
+    name.strip_prefix(prefix)?.strip_prefix('/')?.parse().ok()
+}
+
+/// The half-open range of keys that lie below `prefix`: `0` is the character after `/`.
+fn below(prefix: &str) -> (String, String) {
+    (format!("{prefix}/"), format!("{prefix}0"))
+}

@@ -1,0 +1,141 @@
+//! One suite for every implementation of the host port.
+//!
+//! For every effect: doing it twice is doing it once, the observation shows it, its inverse
+//! removes it, and in the wrong order it fails. Then lives of whole instances: boot, pause, write,
+//! publish, remove, load, retire, resume; and deaths. [`run`] takes whatever implements the ports;
+//! what a test must know besides is [`Rig`]. The suite makes and removes its own tenant
+//! `conformance` with network 4001; it replaces the firewall, so it needs a host without tenants.
+//!
+//! `bench` keeps the fixtures, `parts` tries effects one by one, `life` in sequences.
+
+mod bench;
+mod life;
+mod parts;
+
+use std::collections::BTreeSet;
+
+use mvm_core::{
+    Error,
+    effect::Effect,
+    id::{ImageHash, InstanceId, InstanceRef},
+    port::{Guest, Host},
+};
+
+use bench::Bench;
+
+/// What a test needs from a machine besides its ports.
+pub trait Rig {
+    /// An image that is there and whose guest boots and answers.
+    fn image(&self) -> ImageHash;
+    /// Kills the VMM process, and returns once the host had time to notice.
+    ///
+    /// # Errors
+    /// When there is none or it does not die.
+    fn kill_vmm(&self, instance: &InstanceId) -> Result<(), Error>;
+    /// Kills the shim process.
+    ///
+    /// # Errors
+    /// When there is none or it does not die.
+    fn kill_shim(&self, instance: &InstanceId) -> Result<(), Error>;
+    /// Adds one to a counter that the guest holds only in memory, and returns it.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    fn count(&self, instance: &InstanceRef) -> Result<u64, Error>;
+}
+
+/// An implementation under test.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// The host.
+    pub host: &'a dyn Host,
+    /// Its guests.
+    pub guest: &'a dyn Guest,
+    /// The rest.
+    pub rig: &'a dyn Rig,
+}
+
+type Case = fn(&mut Bench<'_>) -> Result<(), String>;
+
+/// All cases, in the order in which they run.
+const CASES: [(&str, Case); 17] = [
+    ("a_bridge_is_made_once_seen_and_removed", parts::bridge),
+    ("routes_are_made_once_seen_and_removed", parts::routes),
+    ("the_firewall_is_replaced_whole_and_never_by_an_older_intent", parts::firewall),
+    ("a_tenant_key_is_made_once_and_goes_with_the_tenants_files", parts::tenant),
+    ("a_revision_is_linked_made_current_and_goes_with_the_pools_files", parts::pool),
+    ("a_volume_is_made_once_and_goes_with_the_instances_files", parts::volume),
+    ("a_tap_needs_its_bridge", parts::tap),
+    ("a_cgroup_is_made_once_seen_and_removed", parts::cgroup),
+    ("a_jail_needs_image_and_volume", parts::jail),
+    ("a_vmm_needs_jail_and_cgroup_and_holds_both", parts::spawn),
+    ("acts_on_a_vmm_that_is_not_there_fail", parts::no_vmm),
+    ("removing_what_is_not_there_succeeds", parts::absent),
+    ("a_guest_boots_pauses_and_resumes", life::boot),
+    ("a_guest_sleeps_and_wakes_with_its_memory", life::sleep_and_wake),
+    ("a_snapshot_is_resumable_only_while_published", life::phases),
+    ("a_sealed_snapshot_needs_the_tenants_key", life::sealed),
+    ("a_death_is_seen_and_cleared_away", life::deaths),
+];
+
+/// The name of the last case: that the others tried every effect there is.
+const COVERAGE: &str = "every_effect_was_tried_twice_and_seen";
+
+/// The names of all cases.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|(name, _)| *name).chain([COVERAGE])
+}
+
+/// Runs every case, each on a machine cleared of what the others left, and reports each.
+pub fn run(under_test: &Subject<'_>, report: &mut dyn FnMut(&str, Result<(), String>)) {
+    let mut covered = BTreeSet::new();
+    for (name, case) in CASES {
+        let mut bench = Bench::new(*under_test);
+        let result = bench.scrub().and_then(|()| case(&mut bench));
+        let cleared = bench.scrub().and_then(|()| bench.nothing_is_left());
+        covered.append(&mut bench.covered);
+        report(name, result.and(cleared));
+    }
+    let forgotten = (0..EFFECTS).filter(|position| !covered.contains(position)).count();
+    report(
+        COVERAGE,
+        if forgotten == 0 { Ok(()) } else { Err(format!("{forgotten} effects were not tried")) },
+    );
+}
+
+/// How many variants [`Effect`] has.
+const EFFECTS: usize = 27;
+
+/// The place of a variant in [`Effect`]; a new one does not compile until it has its own, and
+/// [`EFFECTS`] must follow.
+const fn position(effect: &Effect) -> usize {
+    match effect {
+        Effect::EnsureBridge(_) => 0,
+        Effect::RemoveBridge(_) => 1,
+        Effect::EnsureRoutes(_) => 2,
+        Effect::RemoveRoutes(_) => 3,
+        Effect::ReplaceFirewall(_) => 4,
+        Effect::EnsureTenantKey(_) => 5,
+        Effect::RemoveTenantFiles(_) => 6,
+        Effect::EnsureRevision { .. } => 7,
+        Effect::RemovePoolFiles(_) => 8,
+        Effect::EnsureVolume { .. } => 9,
+        Effect::RemoveInstanceFiles(_) => 10,
+        Effect::EnsureTap { .. } => 11,
+        Effect::RemoveTap { .. } => 12,
+        Effect::EnsureCgroup { .. } => 13,
+        Effect::RemoveCgroup(_) => 14,
+        Effect::EnsureJail(_) => 15,
+        Effect::RemoveJail(_) => 16,
+        Effect::SpawnVmm { .. } => 17,
+        Effect::RemoveVmm(_) => 18,
+        Effect::BootVmm(_) => 19,
+        Effect::LoadSnapshot { .. } => 20,
+        Effect::PauseVmm { .. } => 21,
+        Effect::ResumeVmm(_) => 22,
+        Effect::WriteSnapshot { .. } => 23,
+        Effect::PublishSnapshot { .. } => 24,
+        Effect::RetireSnapshot { .. } => 25,
+        Effect::RemoveSnapshot { .. } => 26,
+    }
+}

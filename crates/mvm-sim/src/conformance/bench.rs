@@ -1,0 +1,379 @@
+//! The fixtures of the suite and the four questions that it asks of every effect.
+
+use std::collections::BTreeSet;
+
+use mvm_core::{
+    Error, ErrorKind,
+    alloc::FIRST_UID,
+    effect::{Effect, Firewall, Identity, Jail, Limits, Port},
+    id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolRef},
+    instance::{Drain, Instance, Want},
+    net::{NetId, Network, Offset, Subnet},
+    observed::{
+        ObservedInstance, ObservedNode, ObservedPool, ObservedTenant, PausedFor, Phase,
+        SnapshotPhase,
+    },
+    pool::{Resources, Role, RuntimePolicy},
+    port::{GuestAct, GuestAnswer},
+    state::State,
+    units::{Generation, Mib, Seconds, Timestamp, Uid, Vcpus},
+};
+
+use super::{Subject, position};
+
+/// The network of the suite's tenant.
+const NET: NetId = NetId(4001);
+/// The epoch of the suite's snapshots.
+pub(super) const EPOCH: Generation = Generation(7);
+/// How long a guest may take to answer.
+const PATIENCE: Seconds = Seconds(180);
+
+/// All that can be seen of the fixtures.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Seen {
+    pub(super) instance: ObservedInstance,
+    pub(super) tenant: ObservedTenant,
+    pub(super) pool: ObservedPool,
+    pub(super) node: ObservedNode,
+}
+
+/// The subject with its fixtures.
+pub(super) struct Bench<'a> {
+    pub(super) subject: Subject<'a>,
+    pub(super) record: Instance,
+    pub(super) covered: BTreeSet<usize>,
+}
+
+fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
+    let tenant = "conformance".parse()?;
+    let instance = InstanceRef { tenant, pool: "suite".parse()?, instance: "i-c0f00001".parse()? };
+    let subnet = Subnet::automatic(NET)
+        .ok_or_else(|| InvalidId::Name("the suite's net-id has no subnet".to_owned()))?;
+    Ok(Instance {
+        network: Network { tenant: instance.tenant.clone(), net: NET, subnet },
+        instance,
+        offset: Offset::FIRST_GUEST,
+        uid: Uid(FIRST_UID + 60_000),
+        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(128), data_disk_mib: Mib(16) },
+        role: Role::Worker,
+        policy: RuntimePolicy::default(),
+        image: Some(image),
+        keyed: false,
+        state: State::Ready,
+        want: Want::Running,
+        drain: Drain::Ask,
+        epoch: EPOCH,
+        parked_by: None,
+        manual_override_until: None,
+        last_failure: None,
+        created_at: Timestamp(0),
+        state_since: Timestamp(0),
+        generation: Generation(1),
+    })
+}
+
+impl<'a> Bench<'a> {
+    #[expect(clippy::expect_used, reason = "the fixture's ids are constants that parse")]
+    pub(super) fn new(subject: Subject<'a>) -> Self {
+        let record = fixture(subject.rig.image()).expect("the fixture's ids are well formed");
+        Self { subject, record, covered: BTreeSet::new() }
+    }
+
+    pub(super) fn id(&self) -> InstanceId {
+        self.record.instance.instance.clone()
+    }
+
+    pub(super) fn pool(&self) -> PoolRef {
+        self.record.instance.pool_ref()
+    }
+
+    /// What the host shows now.
+    pub(super) fn see(&self) -> Result<Seen, String> {
+        let host = self.subject.host;
+        let failed = |error: Error| format!("cannot observe: {error}");
+        Ok(Seen {
+            instance: host.observe_instance(&self.record).map_err(failed)?,
+            tenant: host.observe_tenant(&self.record.network).map_err(failed)?,
+            pool: host.observe_pool(&self.pool()).map_err(failed)?,
+            node: host.observe_node().map_err(failed)?,
+        })
+    }
+
+    /// Does an effect once, without questions.
+    pub(super) fn do_once(&self, effect: &Effect) -> Result<(), String> {
+        let done = self.subject.host.execute(effect);
+        done.map_err(|error| format!("{} failed: {error}", effect.name()))
+    }
+
+    /// Does an effect twice: it shows after the first time and nothing differs after the second.
+    pub(super) fn tries(
+        &mut self,
+        effect: &Effect,
+        shows: impl Fn(&Seen) -> bool,
+    ) -> Result<(), String> {
+        self.do_once(effect)?;
+        let once = stable(self.see()?);
+        if !shows(&once) {
+            return Err(format!("{} does not show: {once:?}", effect.name()));
+        }
+        self.do_once(effect).map_err(|error| format!("the second time {error}"))?;
+        let twice = stable(self.see()?);
+        if once != twice {
+            return Err(format!("{} twice is not once: {once:?} became {twice:?}", effect.name()));
+        }
+        self.covered.insert(position(effect));
+        Ok(())
+    }
+
+    /// An effect that must fail, change nothing, and say that what it needs is not as it must be.
+    pub(super) fn refuses(&self, effect: &Effect, why: &str) -> Result<(), String> {
+        let before = stable(self.see()?);
+        match self.subject.host.execute(effect) {
+            Ok(()) => Err(format!("{} succeeded although {why}", effect.name())),
+            Err(error) if !is_sensible(error.kind) => {
+                Err(format!("{} failed with {:?} because {why}", effect.name(), error.kind))
+            }
+            Err(_) => {
+                let after = stable(self.see()?);
+                if before == after {
+                    return Ok(());
+                }
+                Err(format!(
+                    "{} failed because {why} and changed {before:?} to {after:?}",
+                    effect.name()
+                ))
+            }
+        }
+    }
+
+    /// Asks the guest and needs it done.
+    pub(super) fn ask(&self, act: &GuestAct) -> Result<(), String> {
+        match self.subject.guest.ask(&self.record.instance, act) {
+            Ok(GuestAnswer::Done) => Ok(()),
+            Ok(other) => Err(format!("the guest answered {other:?} to {act:?}")),
+            Err(error) => Err(format!("cannot ask the guest {act:?}: {error}")),
+        }
+    }
+
+    /// Adds one to the counter in the guest's memory.
+    pub(super) fn count(&self) -> Result<u64, String> {
+        let counted = self.subject.rig.count(&self.record.instance);
+        counted.map_err(|error| format!("the guest does not count: {error}"))
+    }
+
+    pub(super) fn wait_for_guest(&self) -> Result<(), String> {
+        self.ask(&GuestAct::Await { timeout: PATIENCE })
+    }
+
+    pub(super) fn wake_word(&self, generation: u64) -> GuestAct {
+        GuestAct::Wake {
+            network: self.record.network.clone(),
+            offset: self.record.offset,
+            generation,
+        }
+    }
+
+    /// Everything that a VMM needs, up to the VMM.
+    pub(super) fn lay_out(&self) -> Result<(), String> {
+        for effect in [
+            self.bridge(),
+            self.routes(),
+            self.firewall(self.next_firewall()?),
+            self.tap(),
+            self.cgroup(),
+            self.volume(),
+            self.jail(),
+        ] {
+            self.do_once(&effect)?;
+        }
+        Ok(())
+    }
+
+    /// A running guest that answers.
+    pub(super) fn boot(&self) -> Result<(), String> {
+        self.lay_out()?;
+        self.do_once(&self.spawn())?;
+        self.do_once(&Effect::BootVmm(self.jail_plan()))?;
+        self.wait_for_guest()
+    }
+
+    /// Process, tap, jail and cgroup away; disk and network stay.
+    pub(super) fn clear(&self) -> Result<(), String> {
+        for effect in [
+            Effect::RemoveVmm(self.id()),
+            Effect::RemoveTap { net: NET, offset: self.record.offset },
+            Effect::RemoveJail(self.id()),
+            Effect::RemoveCgroup(self.id()),
+        ] {
+            self.do_once(&effect)?;
+        }
+        Ok(())
+    }
+
+    /// Everything of the fixtures away.
+    pub(super) fn scrub(&self) -> Result<(), String> {
+        self.clear()?;
+        for effect in [
+            Effect::RemoveInstanceFiles(self.record.instance.clone()),
+            Effect::RemovePoolFiles(self.pool()),
+            Effect::ReplaceFirewall(Firewall {
+                generation: self.next_firewall()?,
+                networks: Vec::new(),
+                ports: Vec::new(),
+            }),
+            Effect::RemoveRoutes(NET),
+            Effect::RemoveBridge(NET),
+            Effect::RemoveTenantFiles(self.record.instance.tenant.clone()),
+        ] {
+            self.do_once(&effect)?;
+        }
+        Ok(())
+    }
+
+    /// That nothing of the fixtures is left after [`Bench::scrub`].
+    pub(super) fn nothing_is_left(&self) -> Result<(), String> {
+        let seen = self.see()?;
+        let (id, node) = (self.id(), &seen.node);
+        let in_node = node.bridges.contains(&NET)
+            || node.routes.contains(&NET)
+            || node.taps.iter().any(|(net, _)| *net == NET)
+            || [&node.cgroups, &node.jails, &node.runs, &node.processes]
+                .iter()
+                .any(|list| list.contains(&id))
+            || node.tenants.contains(&self.record.instance.tenant);
+        if in_node
+            || seen.instance != ObservedInstance::default()
+            || seen.tenant != ObservedTenant::default()
+            || seen.pool != ObservedPool::default()
+        {
+            return Err(format!("something is left after everything was removed: {seen:?}"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn next_firewall(&self) -> Result<Generation, String> {
+        Ok(self.see()?.instance.firewall.map_or(Generation(1), Generation::next))
+    }
+
+    pub(super) fn bridge(&self) -> Effect {
+        Effect::EnsureBridge(self.record.network.clone())
+    }
+
+    pub(super) fn routes(&self) -> Effect {
+        Effect::EnsureRoutes(self.record.network.clone())
+    }
+
+    pub(super) fn firewall(&self, generation: Generation) -> Effect {
+        let record = &self.record;
+        let ports = record.address().map(|address| Port {
+            net: NET,
+            offset: record.offset,
+            mac: record.mac(),
+            address,
+        });
+        Effect::ReplaceFirewall(Firewall {
+            generation,
+            networks: vec![record.network.clone()],
+            ports: ports.into_iter().collect(),
+        })
+    }
+
+    pub(super) fn tap(&self) -> Effect {
+        Effect::EnsureTap { net: NET, offset: self.record.offset, uid: self.record.uid }
+    }
+
+    pub(super) fn cgroup(&self) -> Effect {
+        Effect::EnsureCgroup { instance: self.id(), limits: Limits::of(self.record.resources) }
+    }
+
+    pub(super) fn volume(&self) -> Effect {
+        Effect::EnsureVolume {
+            instance: self.record.instance.clone(),
+            uid: self.record.uid,
+            size: self.record.resources.data_disk_mib,
+        }
+    }
+
+    pub(super) fn jail_plan(&self) -> Box<Jail> {
+        Box::new(Jail {
+            instance: self.record.instance.clone(),
+            uid: self.record.uid,
+            image: self.subject.rig.image(),
+            resources: self.record.resources,
+            identity: Identity {
+                network: self.record.network.clone(),
+                offset: self.record.offset,
+                role: self.record.role.clone(),
+            },
+        })
+    }
+
+    pub(super) fn jail(&self) -> Effect {
+        Effect::EnsureJail(self.jail_plan())
+    }
+
+    pub(super) fn spawn(&self) -> Effect {
+        Effect::SpawnVmm { instance: self.record.instance.clone(), uid: self.record.uid }
+    }
+
+    pub(super) fn pause(&self, purpose: PausedFor) -> Effect {
+        Effect::PauseVmm { instance: self.id(), purpose }
+    }
+
+    pub(super) fn write(&self) -> Effect {
+        Effect::WriteSnapshot {
+            instance: self.record.instance.clone(),
+            epoch: EPOCH,
+            memory: self.record.resources.mem_mib,
+            keyed: self.record.keyed,
+        }
+    }
+
+    pub(super) fn publish(&self) -> Effect {
+        Effect::PublishSnapshot { instance: self.record.instance.clone(), epoch: EPOCH }
+    }
+
+    pub(super) fn retire(&self) -> Effect {
+        Effect::RetireSnapshot { instance: self.record.instance.clone(), epoch: EPOCH }
+    }
+
+    pub(super) fn load(&self) -> Effect {
+        Effect::LoadSnapshot { instance: self.record.instance.clone(), epoch: EPOCH }
+    }
+
+    pub(super) fn remove_snapshot(&self) -> Effect {
+        Effect::RemoveSnapshot { instance: self.record.instance.clone(), epoch: EPOCH }
+    }
+}
+
+impl Seen {
+    pub(super) fn phase(&self) -> Option<Phase> {
+        self.instance.vmm.map(|vmm| vmm.phase)
+    }
+
+    pub(super) fn snapshot(&self) -> Option<SnapshotPhase> {
+        self.instance.snapshots.get(&EPOCH).copied()
+    }
+}
+
+/// Without the figures that differ from moment to moment.
+fn stable(mut seen: Seen) -> Seen {
+    if let Some(vmm) = &mut seen.instance.vmm {
+        vmm.resident_kib = 0;
+    }
+    seen.node.facts.mem_available_mib = 0;
+    seen.node.facts.disk_free_mib = 0;
+    seen
+}
+
+const fn is_sensible(kind: ErrorKind) -> bool {
+    match kind {
+        ErrorKind::Failed | ErrorKind::NotFound | ErrorKind::Conflict => true,
+        ErrorKind::Usage
+        | ErrorKind::Refused
+        | ErrorKind::Invalid
+        | ErrorKind::Permission
+        | ErrorKind::Unavailable
+        | ErrorKind::Integrity => false,
+    }
+}

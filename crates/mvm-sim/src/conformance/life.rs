@@ -1,0 +1,194 @@
+//! Whole lives: boot, pause, write, publish, remove, load, retire, resume; and deaths.
+
+use mvm_core::{
+    effect::Effect,
+    observed::{Ending, Origin, PausedFor, Phase, SnapshotPhase},
+    port::{GuestAct, GuestAnswer},
+    units::Seconds,
+};
+
+use super::bench::{Bench, EPOCH};
+
+pub(super) fn boot(bench: &mut Bench<'_>) -> Result<(), String> {
+    bench.lay_out()?;
+    bench.do_once(&bench.spawn())?;
+    bench.tries(&Effect::BootVmm(bench.jail_plan()), |seen| {
+        seen.phase() == Some(Phase::Running)
+            && seen.instance.vmm.is_some_and(|vmm| vmm.origin == Origin::Boot)
+    })?;
+    bench.wait_for_guest()?;
+    bench.ask(&bench.wake_word(1))?;
+    let first = bench.count()?;
+    bench.refuses(&bench.write(), "the guest runs")?;
+    bench.refuses(&bench.load(), "the VMM has a guest")?;
+    let id = bench.id();
+    bench.tries(&bench.pause(PausedFor::Warm), |seen| {
+        seen.phase() == Some(Phase::Paused(PausedFor::Warm))
+    })?;
+    is_silent(bench)?;
+    bench.refuses(&bench.write(), "the guest is paused for something else")?;
+    bench.tries(&Effect::ResumeVmm(id.clone()), |seen| seen.phase() == Some(Phase::Running))?;
+    let second = bench.count()?;
+    if second <= first {
+        return Err(format!("the counter went from {first} to {second} over a pause"));
+    }
+    let answer =
+        bench.subject.guest.ask(&bench.record.instance, &GuestAct::Shutdown { grace: Seconds(60) });
+    if answer != Ok(GuestAnswer::Done) {
+        return Err(format!("the guest did not shut down: {answer:?}"));
+    }
+    bench.do_once(&Effect::RemoveVmm(id))?;
+    if bench.see()?.instance.vmm.is_some() {
+        return Err("a VMM is left after its guest shut down".to_owned());
+    }
+    Ok(())
+}
+
+/// A paused guest does not answer.
+fn is_silent(bench: &Bench<'_>) -> Result<(), String> {
+    let act = GuestAct::Await { timeout: Seconds(1) };
+    match bench.subject.guest.ask(&bench.record.instance, &act) {
+        Ok(GuestAnswer::Silent) => Ok(()),
+        other => Err(format!("a paused guest answered {other:?}")),
+    }
+}
+
+/// From a running guest to a published snapshot and no process.
+fn put_to_sleep(bench: &mut Bench<'_>) -> Result<(), String> {
+    bench.ask(&GuestAct::Drain { timeout: Seconds(10) })?;
+    bench.ask(&GuestAct::Quiesce)?;
+    bench.tries(&bench.pause(PausedFor::Sleep), |seen| {
+        seen.phase() == Some(Phase::Paused(PausedFor::Sleep))
+    })?;
+    bench.tries(&bench.write(), |seen| seen.snapshot() == Some(SnapshotPhase::Partial))?;
+    bench.tries(&bench.publish(), |seen| seen.snapshot() == Some(SnapshotPhase::Published))?;
+    bench.clear()?;
+    let seen = bench.see()?;
+    if seen.snapshot() != Some(SnapshotPhase::Published) || seen.instance.vmm.is_some() {
+        return Err(format!("it does not sleep: {seen:?}"));
+    }
+    Ok(())
+}
+
+/// Everything up to an empty VMM.
+fn fresh_vmm(bench: &Bench<'_>) -> Result<(), String> {
+    bench.lay_out()?;
+    bench.do_once(&bench.spawn())
+}
+
+pub(super) fn sleep_and_wake(bench: &mut Bench<'_>) -> Result<(), String> {
+    bench.boot()?;
+    bench.ask(&bench.wake_word(1))?;
+    let mut last = bench.count()?;
+    for round in 2..4 {
+        put_to_sleep(bench)?;
+        fresh_vmm(bench)?;
+        let load = bench.load();
+        bench.tries(&load, |seen| {
+            seen.phase() == Some(Phase::Paused(PausedFor::Warm))
+                && seen.instance.vmm.is_some_and(|vmm| vmm.origin == Origin::Snapshot(EPOCH))
+        })?;
+        bench.tries(&bench.retire(), |seen| seen.snapshot() == Some(SnapshotPhase::Retired))?;
+        bench.tries(&Effect::ResumeVmm(bench.id()), |seen| seen.phase() == Some(Phase::Running))?;
+        bench.ask(&bench.wake_word(round))?;
+        bench.ask(&GuestAct::Thaw)?;
+        let count = bench.count()?;
+        if count <= last {
+            return Err(format!("the counter went from {last} to {count} over sleep {round}"));
+        }
+        last = count;
+        bench.tries(&bench.remove_snapshot(), |seen| seen.snapshot().is_none())?;
+    }
+    Ok(())
+}
+
+pub(super) fn phases(bench: &mut Bench<'_>) -> Result<(), String> {
+    bench.boot()?;
+    bench.ask(&GuestAct::Quiesce)?;
+    bench.do_once(&bench.pause(PausedFor::Sleep))?;
+    bench.do_once(&bench.write())?;
+    bench.refuses(&bench.retire(), "the snapshot is partial")?;
+    bench.tries(&bench.remove_snapshot(), |seen| seen.snapshot().is_none())?;
+    bench.refuses(&bench.publish(), "the snapshot was removed")?;
+    bench.do_once(&bench.write())?;
+    bench.clear()?;
+    fresh_vmm(bench)?;
+    cannot_load(bench, "the snapshot is partial")?;
+    bench.do_once(&bench.publish())?;
+    fresh_vmm(bench)?;
+    bench.do_once(&bench.load())?;
+    bench.do_once(&bench.retire())?;
+    bench.refuses(&bench.publish(), "the snapshot is retired")?;
+    bench.clear()?;
+    fresh_vmm(bench)?;
+    cannot_load(bench, "the snapshot is retired")?;
+    bench.tries(&bench.remove_snapshot(), |seen| seen.snapshot().is_none())?;
+    fresh_vmm(bench)?;
+    cannot_load(bench, "there is no snapshot")
+}
+
+/// Loading fails, the guest does not come to life, and all is cleared away.
+fn cannot_load(bench: &Bench<'_>, why: &str) -> Result<(), String> {
+    if bench.subject.host.execute(&bench.load()).is_ok() {
+        return Err(format!("a snapshot was loaded although {why}"));
+    }
+    match bench.see()?.phase() {
+        None | Some(Phase::Empty) => bench.clear(),
+        Some(phase) => Err(format!("a guest is {phase:?} although {why}")),
+    }
+}
+
+pub(super) fn sealed(bench: &mut Bench<'_>) -> Result<(), String> {
+    let tenant = bench.record.instance.tenant.clone();
+    bench.record.keyed = true;
+    bench.boot()?;
+    bench.ask(&GuestAct::Quiesce)?;
+    bench.do_once(&bench.pause(PausedFor::Sleep))?;
+    bench.refuses(&bench.write(), "the tenant has no key")?;
+    bench.do_once(&Effect::EnsureTenantKey(tenant.clone()))?;
+    bench.do_once(&bench.write())?;
+    bench.do_once(&bench.publish())?;
+    bench.clear()?;
+    bench.do_once(&Effect::EnsureTenantKey(tenant))?;
+    fresh_vmm(bench)?;
+    bench.do_once(&bench.load())?;
+    bench.do_once(&bench.retire())?;
+    bench.do_once(&Effect::ResumeVmm(bench.id()))?;
+    bench.ask(&bench.wake_word(2))?;
+    bench.ask(&GuestAct::Thaw)?;
+    bench.count().map(|_| ())
+}
+
+pub(super) fn deaths(bench: &mut Bench<'_>) -> Result<(), String> {
+    let (id, rig) = (bench.id(), bench.subject.rig);
+    bench.boot()?;
+    rig.kill_vmm(&id).map_err(|error| format!("cannot kill the VMM: {error}"))?;
+    let seen = bench.see()?;
+    if seen.instance.vmm.is_some() || seen.instance.exit.is_none() {
+        return Err(format!("the death of a VMM does not show: {seen:?}"));
+    }
+    let act = GuestAct::Await { timeout: Seconds(1) };
+    if bench.subject.guest.ask(&bench.record.instance, &act) == Ok(GuestAnswer::Done) {
+        return Err("a dead guest answered".to_owned());
+    }
+    bench.do_once(&Effect::RemoveVmm(id.clone()))?;
+    if bench.see()?.instance.exit.is_some() {
+        return Err("the exit record outlives the removal of its VMM".to_owned());
+    }
+    bench.clear()?;
+    bench.boot()?;
+    rig.kill_shim(&id).map_err(|error| format!("cannot kill the shim: {error}"))?;
+    let seen = bench.see()?;
+    if seen.instance.shim || seen.phase() != Some(Phase::Running) {
+        return Err(format!("the death of a shim does not show, or took its VMM: {seen:?}"));
+    }
+    bench.wait_for_guest()?;
+    rig.kill_vmm(&id).map_err(|error| format!("cannot kill the VMM: {error}"))?;
+    let seen = bench.see()?.instance;
+    if seen.vmm.is_some() || seen.exit.as_ref().map(|exit| &exit.ending) != Some(&Ending::Unseen) {
+        return Err(format!("a death that nobody saw does not show as such: {seen:?}"));
+    }
+    bench.tries(&Effect::RemoveVmm(id), |seen| {
+        seen.instance.vmm.is_none() && seen.instance.exit.is_none()
+    })
+}

@@ -1,0 +1,191 @@
+//! Effects one by one: made, seen, made again, removed.
+
+use mvm_core::{
+    effect::{Effect, Firewall},
+    id::ImageHash,
+    observed::{ObservedInstance, PausedFor, Phase},
+    units::Generation,
+};
+
+use super::bench::Bench;
+
+pub(super) fn bridge(bench: &mut Bench<'_>) -> Result<(), String> {
+    let net = bench.record.network.net;
+    bench.tries(&bench.bridge(), |seen| {
+        seen.instance.bridge && seen.tenant.bridge && seen.node.bridges.contains(&net)
+    })?;
+    bench.tries(&Effect::RemoveBridge(net), |seen| {
+        !seen.instance.bridge && !seen.tenant.bridge && !seen.node.bridges.contains(&net)
+    })
+}
+
+pub(super) fn routes(bench: &mut Bench<'_>) -> Result<(), String> {
+    let net = bench.record.network.net;
+    bench.do_once(&bench.bridge())?;
+    bench.tries(&bench.routes(), |seen| {
+        seen.instance.routes && seen.tenant.routes && seen.node.routes.contains(&net)
+    })?;
+    bench.tries(&Effect::RemoveRoutes(net), |seen| {
+        !seen.instance.routes && !seen.tenant.routes && !seen.node.routes.contains(&net)
+    })
+}
+
+pub(super) fn firewall(bench: &mut Bench<'_>) -> Result<(), String> {
+    let is_at = |generation: Option<Generation>| {
+        move |seen: &super::bench::Seen| {
+            seen.instance.firewall == generation
+                && seen.tenant.firewall == generation
+                && seen.node.firewall == generation
+        }
+    };
+    bench.do_once(&bench.bridge())?;
+    let first = bench.next_firewall()?;
+    let second = first.next();
+    bench.tries(&bench.firewall(first), is_at(Some(first)))?;
+    bench.tries(&bench.firewall(second), is_at(Some(second)))?;
+    bench.refuses(&bench.firewall(first), "a newer intent is in force")?;
+    let nothing = Firewall { generation: second.next(), networks: Vec::new(), ports: Vec::new() };
+    bench.tries(&Effect::ReplaceFirewall(nothing), is_at(None))
+}
+
+pub(super) fn tenant(bench: &mut Bench<'_>) -> Result<(), String> {
+    let tenant = bench.record.instance.tenant.clone();
+    bench.tries(&Effect::EnsureTenantKey(tenant.clone()), |seen| seen.tenant.key)?;
+    bench.do_once(&bench.volume())?;
+    if !bench.see()?.tenant.files {
+        return Err("a tenant whose instance has a volume shows no files".to_owned());
+    }
+    bench.tries(&Effect::RemoveTenantFiles(tenant.clone()), |seen| {
+        !seen.tenant.key && !seen.tenant.files && !seen.node.tenants.contains(&tenant)
+    })
+}
+
+pub(super) fn pool(bench: &mut Bench<'_>) -> Result<(), String> {
+    let (pool, image) = (bench.pool(), bench.subject.rig.image());
+    let unknown: ImageHash = "0".repeat(64).parse().map_err(|error| format!("{error}"))?;
+    bench.refuses(
+        &Effect::EnsureRevision { pool: pool.clone(), image: unknown },
+        "there is no such image",
+    )?;
+    let link = Effect::EnsureRevision { pool: pool.clone(), image: image.clone() };
+    bench.tries(&link, |seen| {
+        seen.pool.files
+            && seen.pool.current.as_ref() == Some(&image)
+            && seen.pool.revisions.contains(&image)
+            && seen.node.pools.contains(&(pool.tenant.clone(), pool.pool.clone()))
+    })?;
+    bench.tries(&Effect::RemovePoolFiles(pool.clone()), |seen| {
+        !seen.pool.files && seen.pool.current.is_none() && seen.pool.revisions.is_empty()
+    })
+}
+
+pub(super) fn volume(bench: &mut Bench<'_>) -> Result<(), String> {
+    let size = bench.record.resources.data_disk_mib;
+    bench
+        .tries(&bench.volume(), |seen| seen.instance.volume == Some(size) && seen.instance.files)?;
+    bench.tries(&Effect::RemoveInstanceFiles(bench.record.instance.clone()), |seen| {
+        seen.instance.volume.is_none() && !seen.instance.files
+    })
+}
+
+pub(super) fn tap(bench: &mut Bench<'_>) -> Result<(), String> {
+    let (net, offset) = (bench.record.network.net, bench.record.offset);
+    bench.refuses(&bench.tap(), "its bridge is not there")?;
+    bench.do_once(&bench.bridge())?;
+    bench
+        .tries(&bench.tap(), |seen| seen.instance.tap && seen.node.taps.contains(&(net, offset)))?;
+    bench.tries(&Effect::RemoveTap { net, offset }, |seen| {
+        !seen.instance.tap && !seen.node.taps.contains(&(net, offset))
+    })
+}
+
+pub(super) fn cgroup(bench: &mut Bench<'_>) -> Result<(), String> {
+    let id = bench.id();
+    bench.tries(&bench.cgroup(), |seen| seen.instance.cgroup && seen.node.cgroups.contains(&id))?;
+    bench.tries(&Effect::RemoveCgroup(id.clone()), |seen| {
+        !seen.instance.cgroup && !seen.node.cgroups.contains(&id)
+    })
+}
+
+pub(super) fn jail(bench: &mut Bench<'_>) -> Result<(), String> {
+    let id = bench.id();
+    match bench.subject.host.execute(&bench.jail()) {
+        Ok(()) => return Err("a jail was laid out without the volume that it needs".to_owned()),
+        Err(_) => bench.do_once(&Effect::RemoveJail(id.clone()))?,
+    }
+    bench.do_once(&bench.volume())?;
+    bench.tries(&bench.jail(), |seen| seen.instance.jail && seen.node.jails.contains(&id))?;
+    bench.tries(&Effect::RemoveJail(id.clone()), |seen| {
+        !seen.instance.jail && !seen.node.jails.contains(&id)
+    })
+}
+
+pub(super) fn spawn(bench: &mut Bench<'_>) -> Result<(), String> {
+    let id = bench.id();
+    for effect in [bench.bridge(), bench.tap(), bench.cgroup(), bench.volume()] {
+        bench.do_once(&effect)?;
+    }
+    fails_to_spawn(bench, "there is no jail")?;
+    bench.do_once(&bench.jail())?;
+    bench.do_once(&Effect::RemoveCgroup(id.clone()))?;
+    fails_to_spawn(bench, "there is no cgroup")?;
+    bench.do_once(&bench.cgroup())?;
+    bench.do_once(&bench.jail())?;
+    bench.tries(&bench.spawn(), |seen| {
+        seen.phase() == Some(Phase::Empty)
+            && seen.instance.shim
+            && seen.instance.exit.is_none()
+            && seen.instance.files
+            && seen.node.processes.contains(&id)
+            && seen.node.runs.contains(&id)
+    })?;
+    bench.refuses(&Effect::RemoveCgroup(id.clone()), "a process is in it")?;
+    bench.refuses(&bench.pause(PausedFor::Warm), "the VMM has no guest")?;
+    bench.refuses(&Effect::ResumeVmm(id.clone()), "the VMM has no guest")?;
+    bench.tries(&Effect::RemoveVmm(id.clone()), |seen| {
+        seen.instance.vmm.is_none()
+            && !seen.instance.shim
+            && seen.instance.exit.is_none()
+            && !seen.node.processes.contains(&id)
+            && !seen.node.runs.contains(&id)
+    })
+}
+
+/// Spawning fails, and what it began is away after the inverse.
+fn fails_to_spawn(bench: &Bench<'_>, why: &str) -> Result<(), String> {
+    if bench.subject.host.execute(&bench.spawn()).is_ok() {
+        return Err(format!("a VMM was started although {why}"));
+    }
+    if bench.see()?.instance.vmm.is_some() {
+        return Err(format!("a VMM is there that could not be started because {why}"));
+    }
+    bench.do_once(&Effect::RemoveVmm(bench.id()))
+}
+
+pub(super) fn no_vmm(bench: &mut Bench<'_>) -> Result<(), String> {
+    bench.lay_out()?;
+    let why = "there is no VMM";
+    for effect in [
+        Effect::BootVmm(bench.jail_plan()),
+        bench.load(),
+        bench.pause(PausedFor::Warm),
+        bench.pause(PausedFor::Sleep),
+        Effect::ResumeVmm(bench.id()),
+        bench.write(),
+    ] {
+        bench.refuses(&effect, why)?;
+    }
+    bench.refuses(&bench.publish(), "there is no partial snapshot")?;
+    bench.refuses(&bench.retire(), "there is no published snapshot")
+}
+
+pub(super) fn absent(bench: &mut Bench<'_>) -> Result<(), String> {
+    let before = bench.see()?;
+    bench.scrub()?;
+    bench.do_once(&bench.remove_snapshot())?;
+    let after = bench.see()?;
+    if before.instance != ObservedInstance::default() || before.instance != after.instance {
+        return Err(format!("removing nothing changed {before:?} to {after:?}"));
+    }
+    Ok(())
+}

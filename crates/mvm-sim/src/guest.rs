@@ -1,0 +1,132 @@
+//! The guest port over the simulated machine: what an agent answers, and four commands.
+//!
+//! A guest answers only while its vCPUs run and its agent lives. The commands: `counter` prints
+//! how far the workload is, `increment` works one step and prints, `write` writes to the data disk,
+//! `random` prints a number from the guest's generator.
+
+use std::io::Write;
+
+use mvm_core::{
+    Error, ErrorKind,
+    id::InstanceRef,
+    observed::{Ending, Phase},
+    port::{ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer},
+};
+
+use crate::{
+    disk::Path,
+    world::{Machine, Memory, World},
+};
+
+/// The guest port of a simulated machine.
+#[derive(Debug, Clone)]
+pub struct SimGuest {
+    machine: Machine,
+}
+
+impl SimGuest {
+    /// The guest port of `machine`.
+    #[must_use]
+    pub const fn new(machine: Machine) -> Self {
+        Self { machine }
+    }
+}
+
+fn unreachable(instance: &InstanceRef) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("cannot reach the agent of {instance}: no VMM"))
+}
+
+impl World {
+    /// Notes whether the guest is asked to be quiet and does not hear it.
+    fn note_silence(&mut self, instance: &InstanceRef) {
+        if let Some(vmm) = self.vmms.get_mut(&instance.instance)
+            && let Some(guest) = &mut vmm.guest
+        {
+            guest.is_forced = !guest.agent_answers;
+        }
+    }
+
+    /// The guest that can answer now.
+    fn awake(&mut self, instance: &InstanceRef) -> Result<Option<&mut Memory>, Error> {
+        let vmm = self.vmms.get_mut(&instance.instance).ok_or_else(|| unreachable(instance))?;
+        let can_answer = vmm.phase == Phase::Running;
+        Ok(vmm.guest.as_mut().filter(|guest| can_answer && guest.agent_answers))
+    }
+}
+
+impl Guest for SimGuest {
+    fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
+        let mut world = self.machine.world();
+        let fresh = world.entropy();
+        if *act == GuestAct::Quiesce {
+            world.note_silence(instance);
+        }
+        let Some(guest) = world.awake(instance)? else { return Ok(GuestAnswer::Silent) };
+        match act {
+            GuestAct::Await { .. } => {}
+            GuestAct::Drain { .. } => {
+                if let Some(why) = &guest.refuses_drain {
+                    return Ok(GuestAnswer::Refused(why.clone()));
+                }
+            }
+            GuestAct::Quiesce => {
+                guest.is_frozen = true;
+                world.disk.sync(&Path::Volume(instance.clone()));
+            }
+            GuestAct::Wake { generation, .. } => {
+                if guest.is_unaware || guest.generation != *generation {
+                    guest.random ^= fresh;
+                }
+                guest.is_unaware = false;
+                guest.generation = *generation;
+            }
+            GuestAct::Thaw => guest.is_frozen = false,
+            GuestAct::Shutdown { .. } => {
+                world.disk.sync(&Path::Volume(instance.clone()));
+                world.end_vmm(&instance.instance, Ending::Exited(0));
+            }
+        }
+        Ok(GuestAnswer::Done)
+    }
+
+    fn exec(
+        &self,
+        instance: &InstanceRef,
+        request: &ExecRequest,
+        mut streams: ExecStreams,
+    ) -> Result<ExecStatus, Error> {
+        let mut world = self.machine.world();
+        let silent =
+            || Error::new(ErrorKind::Unavailable, format!("the agent of {instance} is silent"));
+        let guest = world.awake(instance)?.ok_or_else(silent)?;
+        if guest.is_frozen {
+            return Err(silent());
+        }
+        let command = request.argv.first().map_or("", String::as_str);
+        let (answer, code) = match command {
+            "counter" => (guest.counter.to_string(), 0),
+            "increment" => {
+                guest.counter += 1;
+                (guest.counter.to_string(), 0)
+            }
+            "random" => {
+                let drawn = guest.draw();
+                if !world.draws.insert(drawn) {
+                    world
+                        .violations
+                        .push(format!("{instance} drew a random number that was drawn before"));
+                }
+                (drawn.to_string(), 0)
+            }
+            "write" => {
+                world.disk.write_volume(instance);
+                (String::new(), 0)
+            }
+            _ => (String::new(), 127),
+        };
+        writeln!(streams.stdout, "{answer}").map_err(|error| {
+            Error::new(ErrorKind::Failed, "cannot pass the output on").because(&error)
+        })?;
+        Ok(ExecStatus::Code(code))
+    }
+}

@@ -1,0 +1,179 @@
+//! The host port over the simulated machine: one arm per effect, one reader per observation.
+//!
+//! Each arm keeps what [`mvm_core::effect::Effect`] promises and fails where a kernel would: a tap
+//! without its bridge, a cgroup that is not empty, a VMM without a jail, a snapshot that may not be
+//! resumed. The arms of VMMs and snapshots are in [`vmm`], those of files in [`files`].
+
+mod files;
+mod observe;
+mod vmm;
+
+use mvm_core::{
+    Error, ErrorKind,
+    effect::{Effect, Firewall},
+    id::{InstanceId, InstanceRef, PoolRef},
+    instance::Instance,
+    net::{NetId, Network, Offset},
+    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
+    port::{Finding, Host, Logs},
+    units::Uid,
+};
+
+use crate::{
+    disk::Path,
+    world::{Machine, Tap, World},
+};
+
+/// The host port of a simulated machine.
+#[derive(Debug, Clone)]
+pub struct SimHost {
+    machine: Machine,
+}
+
+impl SimHost {
+    /// The host port of `machine`.
+    #[must_use]
+    pub const fn new(machine: Machine) -> Self {
+        Self { machine }
+    }
+}
+
+pub(crate) fn conflict(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Conflict, message)
+}
+
+pub(crate) fn missing(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::NotFound, message)
+}
+
+impl Host for SimHost {
+    fn execute(&self, effect: &Effect) -> Result<(), Error> {
+        let mut guard = self.machine.world();
+        let world = &mut *guard;
+        match effect {
+            Effect::EnsureBridge(network) => {
+                world.bridges.insert(network.net, network.clone());
+                Ok(())
+            }
+            Effect::RemoveBridge(net) => world.remove_bridge(*net),
+            Effect::EnsureRoutes(network) => {
+                world.routes.insert(network.net, network.clone());
+                Ok(())
+            }
+            Effect::RemoveRoutes(net) => {
+                world.routes.remove(net);
+                Ok(())
+            }
+            Effect::ReplaceFirewall(intent) => world.replace_firewall(intent),
+            Effect::EnsureTenantKey(tenant) => world.ensure_key(tenant),
+            Effect::RemoveTenantFiles(tenant) => world.remove_tenant_files(tenant),
+            Effect::EnsureRevision { pool, image } => world.ensure_revision(pool, image),
+            Effect::RemovePoolFiles(pool) => world.remove_files(&Path::Pool(pool.clone())),
+            Effect::EnsureVolume { instance, uid, size } => {
+                world.ensure_volume(instance, *uid, *size)
+            }
+            Effect::RemoveInstanceFiles(instance) => {
+                world.remove_files(&Path::Instance(instance.clone()))
+            }
+            Effect::EnsureTap { net, offset, uid } => world.ensure_tap(*net, *offset, *uid),
+            Effect::RemoveTap { net, offset } => {
+                world.taps.remove(&(*net, *offset));
+                Ok(())
+            }
+            Effect::EnsureCgroup { instance, limits } => {
+                world.cgroups.insert(instance.clone(), *limits);
+                Ok(())
+            }
+            Effect::RemoveCgroup(instance) => world.remove_cgroup(instance),
+            Effect::EnsureJail(jail) => world.ensure_jail(jail),
+            Effect::RemoveJail(instance) => world.remove_jail(instance),
+            Effect::SpawnVmm { instance, uid } => world.spawn(instance, *uid),
+            Effect::RemoveVmm(instance) => {
+                world.vmms.remove(instance);
+                world.shims.remove(instance);
+                world.runs.remove(instance);
+                Ok(())
+            }
+            Effect::BootVmm(jail) => world.boot(jail),
+            Effect::LoadSnapshot { instance, epoch } => world.load(instance, *epoch),
+            Effect::PauseVmm { instance, purpose } => world.pause(instance, *purpose),
+            Effect::ResumeVmm(instance) => world.resume(instance),
+            Effect::WriteSnapshot { instance, epoch, keyed, .. } => {
+                world.write_snapshot(instance, *epoch, *keyed)
+            }
+            Effect::PublishSnapshot { instance, epoch } => world.publish(instance, *epoch),
+            Effect::RetireSnapshot { instance, epoch } => world.retire(instance, *epoch),
+            Effect::RemoveSnapshot { instance, epoch } => {
+                world.disk.remove(&Path::Snapshot(instance.clone(), *epoch));
+                Ok(())
+            }
+        }
+    }
+
+    fn observe_instance(&self, instance: &Instance) -> Result<ObservedInstance, Error> {
+        Ok(self.machine.world().observe_instance(instance))
+    }
+
+    fn observe_tenant(&self, network: &Network) -> Result<ObservedTenant, Error> {
+        Ok(self.machine.world().observe_tenant(network))
+    }
+
+    fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error> {
+        Ok(self.machine.world().observe_pool(pool))
+    }
+
+    fn observe_node(&self) -> Result<ObservedNode, Error> {
+        Ok(self.machine.world().observe_node())
+    }
+
+    fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
+        Ok(self.machine.world().verify(intent))
+    }
+
+    fn logs(&self, instance: &InstanceRef, _lines: usize) -> Result<Logs, Error> {
+        let world = self.machine.world();
+        if world.disk.get(&Path::Instance(instance.clone())).is_none() {
+            return Err(missing(format!("{instance} has no logs")));
+        }
+        Ok(Logs::default())
+    }
+}
+
+impl World {
+    fn remove_bridge(&mut self, net: NetId) -> Result<(), Error> {
+        self.bridges.remove(&net);
+        let ports = self.taps.iter_mut().filter(|((of, _), _)| *of == net);
+        ports.for_each(|(_, tap)| tap.is_attached = false);
+        Ok(())
+    }
+
+    fn replace_firewall(&mut self, intent: &Firewall) -> Result<(), Error> {
+        if let Some(current) = &self.firewall
+            && current.generation > intent.generation
+        {
+            return Err(conflict(format!(
+                "the firewall is at generation {}, this intent is older: {}",
+                current.generation, intent.generation
+            )));
+        }
+        self.firewall = (!intent.networks.is_empty()).then(|| intent.clone());
+        self.firewall_altered = false;
+        Ok(())
+    }
+
+    fn ensure_tap(&mut self, net: NetId, offset: Offset, uid: Uid) -> Result<(), Error> {
+        if !self.bridges.contains_key(&net) {
+            return Err(missing(format!("cannot put a tap on the bridge of network {net}")));
+        }
+        self.taps.insert((net, offset), Tap { uid, is_attached: true });
+        Ok(())
+    }
+
+    fn remove_cgroup(&mut self, instance: &InstanceId) -> Result<(), Error> {
+        if self.vmms.contains_key(instance) || self.shims.contains(instance) {
+            return Err(conflict(format!("the cgroup of {instance} is not empty")));
+        }
+        self.cgroups.remove(instance);
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! What the simulated machine shows.
+
+use std::collections::BTreeSet;
+
+use mvm_core::{
+    effect::Firewall,
+    id::{InstanceId, PoolRef},
+    instance::Instance,
+    net::Network,
+    observed::{
+        Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool,
+        ObservedTenant, ObservedVmm,
+    },
+    port::Finding,
+    units::Generation,
+};
+
+use crate::{
+    disk::{Content, Path},
+    world::World,
+};
+
+impl World {
+    /// The firewall generation in force; none when the tables are absent or were altered.
+    #[must_use]
+    pub fn firewall_generation(&self) -> Option<Generation> {
+        if self.firewall_altered { None } else { self.firewall.as_ref().map(|one| one.generation) }
+    }
+
+    /// What there is of one instance.
+    #[must_use]
+    pub fn observe_instance(&self, instance: &Instance) -> ObservedInstance {
+        let id = &instance.instance.instance;
+        let (net, path) = (instance.network.net, Path::Instance(instance.instance.clone()));
+        let volume = match self.disk.get(&Path::Volume(instance.instance.clone())) {
+            Some(Content::Volume { size, .. }) => Some(*size),
+            Some(Content::Bare | Content::Key(_) | Content::Current(_) | Content::Snapshot(_))
+            | None => None,
+        };
+        ObservedInstance {
+            vmm: self.vmms.get(id).map(|vmm| ObservedVmm {
+                origin: vmm.origin,
+                phase: vmm.phase,
+                pid: vmm.pid,
+                resident_kib: 1024,
+            }),
+            shim: self.shims.contains(id),
+            exit: self.exit(id),
+            bridge: self.bridges.get(&net) == Some(&instance.network),
+            routes: self.routes.get(&net) == Some(&instance.network),
+            tap: self.taps.contains_key(&(net, instance.offset)),
+            cgroup: self.cgroups.contains_key(id),
+            jail: self.has_jail(id),
+            snapshots: self
+                .disk
+                .snapshots(&instance.instance)
+                .map(|(epoch, snapshot)| (epoch, snapshot.phase))
+                .collect(),
+            volume,
+            files: self.disk.has_any(&path),
+            firewall: self.firewall_generation(),
+        }
+    }
+
+    /// How the last VMM ended. Records without an exit record, a VMM and a shim are those of a
+    /// death that nobody saw.
+    fn exit(&self, id: &InstanceId) -> Option<ExitRecord> {
+        let run = self.runs.get(id)?;
+        let is_unseen = !self.vmms.contains_key(id) && !self.shims.contains(id);
+        run.exit.clone().or_else(|| {
+            is_unseen.then(|| ExitRecord {
+                ending: Ending::Unseen,
+                oom_kills: 0,
+                console_tail: Vec::new(),
+            })
+        })
+    }
+
+    /// What there is of one tenant.
+    #[must_use]
+    pub fn observe_tenant(&self, network: &Network) -> ObservedTenant {
+        ObservedTenant {
+            bridge: self.bridges.get(&network.net) == Some(network),
+            routes: self.routes.get(&network.net) == Some(network),
+            key: self.disk.key(&network.tenant).is_some(),
+            files: self.disk.has_any(&Path::Tenant(network.tenant.clone())),
+            firewall: self.firewall_generation(),
+        }
+    }
+
+    /// What there is of one pool.
+    #[must_use]
+    pub fn observe_pool(&self, pool: &PoolRef) -> ObservedPool {
+        let mut seen = ObservedPool {
+            files: self.disk.has_any(&Path::Pool(pool.clone())),
+            ..ObservedPool::default()
+        };
+        for (path, content) in self.disk.iter() {
+            match (path, content) {
+                (Path::Revision(of, image), _) if of == pool => {
+                    seen.revisions.push(image.clone());
+                }
+                (Path::Current(of), Content::Current(image)) if of == pool => {
+                    seen.current = Some(image.clone());
+                }
+                _ => {}
+            }
+        }
+        seen
+    }
+
+    /// Everything of ours.
+    #[must_use]
+    pub fn observe_node(&self) -> ObservedNode {
+        let mut jails: BTreeSet<InstanceId> = self.mounts.keys().cloned().collect();
+        let (mut tenants, mut pools) = (Vec::new(), Vec::new());
+        for (path, _) in self.disk.iter() {
+            match path {
+                Path::Jail(id) => {
+                    jails.insert(id.clone());
+                }
+                Path::Tenant(id) => tenants.push(id.clone()),
+                Path::Pool(pool) => pools.push((pool.tenant.clone(), pool.pool.clone())),
+                Path::Key(_)
+                | Path::Revision(..)
+                | Path::Current(_)
+                | Path::Instance(_)
+                | Path::Volume(_)
+                | Path::Snapshot(..)
+                | Path::Archive(_) => {}
+            }
+        }
+        let processes: BTreeSet<InstanceId> =
+            self.vmms.keys().chain(self.shims.iter()).cloned().collect();
+        ObservedNode {
+            bridges: self.bridges.keys().copied().collect(),
+            routes: self.routes.keys().copied().collect(),
+            taps: self.taps.keys().copied().collect(),
+            cgroups: self.cgroups.keys().cloned().collect(),
+            jails: jails.into_iter().collect(),
+            runs: self.runs.keys().cloned().collect(),
+            processes: processes.into_iter().collect(),
+            tenants,
+            pools,
+            firewall: self.firewall_generation(),
+            facts: NodeFacts {
+                hostname: "sim".to_owned(),
+                arch: "x86_64".to_owned(),
+                kernel: "6.12.0".to_owned(),
+                vcpus: 64,
+                mem_mib: 1 << 20,
+                mem_available_mib: 1 << 20,
+                disk_free_mib: if self.disk.full { 0 } else { 1 << 20 },
+                kvm: true,
+                kvm_detail: "simulated".to_owned(),
+                cgroup_v2: true,
+                nftables: true,
+                firecracker: vec!["1.16.0".to_owned()],
+                jailer: true,
+            },
+        }
+    }
+
+    /// Differences between the machine's network and an intent.
+    #[must_use]
+    pub fn verify(&self, intent: &Firewall) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for network in &intent.networks {
+            let mut check = |is_there: bool, check: &str| {
+                if !is_there {
+                    findings.push(Finding {
+                        tenant: Some(network.tenant.clone()),
+                        check: check.to_owned(),
+                        problem: format!("the {check} of network {} is not there", network.net),
+                    });
+                }
+            };
+            check(self.bridges.get(&network.net) == Some(network), "bridge");
+            check(self.routes.get(&network.net) == Some(network), "routes");
+        }
+        let same = self.firewall.as_ref().is_some_and(|there| {
+            !self.firewall_altered
+                && there.networks == intent.networks
+                && there.ports == intent.ports
+        });
+        if !same && !intent.networks.is_empty() {
+            findings.push(Finding {
+                tenant: None,
+                check: "table".to_owned(),
+                problem: "the tables in force are not those that are wanted".to_owned(),
+            });
+        }
+        findings
+    }
+}

@@ -1,0 +1,249 @@
+//! Effects on VMMs and snapshots.
+
+use mvm_core::{
+    Error, ErrorKind,
+    effect::Jail,
+    id::{InstanceId, InstanceRef},
+    net::{NetId, Offset},
+    observed::{Origin, PausedFor, Phase, SnapshotPhase},
+    units::{Generation, Uid},
+};
+
+use super::{conflict, missing};
+use crate::{
+    disk::{Content, Path, Snapshot},
+    world::{Run, Vmm, World},
+};
+
+impl World {
+    pub(super) fn spawn(&mut self, instance: &InstanceRef, uid: Uid) -> Result<(), Error> {
+        let id = &instance.instance;
+        if let Some(vmm) = self.vmms.get(id) {
+            if vmm.uid == uid {
+                return Ok(());
+            }
+            return Err(conflict(format!("the VMM of {id} runs as another user")));
+        }
+        if self.shims.contains(id) {
+            return Err(conflict(format!("a shim of {id} is still there")));
+        }
+        let Some(mount) = self.mounts.get(id) else {
+            return Err(missing(format!("{id} has no jail to start a VMM in")));
+        };
+        if mount.uid != uid {
+            return Err(conflict(format!("the jail of {id} belongs to another user")));
+        }
+        if !self.cgroups.contains_key(id) {
+            return Err(missing(format!("{id} has no cgroup to start a VMM in")));
+        }
+        let vmm = Vmm {
+            instance: instance.clone(),
+            pid: self.pid(),
+            uid,
+            origin: Origin::Boot,
+            phase: Phase::Empty,
+            guest: None,
+            fresh_from: None,
+            tap: None,
+        };
+        self.make_directories(instance);
+        self.vmms.insert(id.clone(), vmm);
+        self.shims.insert(id.clone());
+        self.runs.insert(id.clone(), Run::default());
+        Ok(())
+    }
+
+    fn vmm(&self, id: &InstanceId) -> Result<&Vmm, Error> {
+        self.vmms.get(id).ok_or_else(|| missing(format!("{id} has no VMM")))
+    }
+
+    fn check_tap(&self, vmm: &Vmm) -> Result<(NetId, Offset), Error> {
+        let id = &vmm.instance.instance;
+        let Some(mount) = self.mounts.get(id) else {
+            return Err(missing(format!("{id} has no jail")));
+        };
+        match self.taps.get(&mount.tap) {
+            Some(tap) if tap.uid == vmm.uid => Ok(mount.tap),
+            Some(_) => Err(Error::new(
+                ErrorKind::Failed,
+                format!("{id} may not open its tap: it belongs to another user"),
+            )),
+            None => Err(Error::new(ErrorKind::Failed, format!("{id} has no tap to open"))),
+        }
+    }
+
+    pub(super) fn boot(&mut self, jail: &Jail) -> Result<(), Error> {
+        let id = &jail.instance.instance;
+        let vmm = self.vmm(id)?;
+        match vmm.phase {
+            Phase::Running if vmm.origin == Origin::Boot => return Ok(()),
+            Phase::Running | Phase::Paused(_) => {
+                return Err(conflict(format!("the VMM of {id} already has a guest")));
+            }
+            Phase::Empty => {}
+        }
+        let tap = self.check_tap(vmm)?;
+        if self.mounts.get(id).is_none_or(|mount| mount.image != jail.image) {
+            return Err(conflict(format!("the jail of {id} holds another image")));
+        }
+        let guest = self.booted();
+        if let Some(vmm) = self.vmms.get_mut(id) {
+            vmm.phase = Phase::Running;
+            vmm.guest = Some(guest);
+            vmm.tap = Some(tap);
+        }
+        Ok(())
+    }
+
+    pub(super) fn load(&mut self, instance: &InstanceRef, epoch: Generation) -> Result<(), Error> {
+        let id = &instance.instance;
+        let vmm = self.vmm(id)?;
+        let is_loaded = vmm.origin == Origin::Snapshot(epoch) && vmm.fresh_from.is_some();
+        match vmm.phase {
+            Phase::Paused(_) if is_loaded => return Ok(()),
+            Phase::Running | Phase::Paused(_) => {
+                return Err(conflict(format!("the VMM of {id} already has a guest")));
+            }
+            Phase::Empty => {}
+        }
+        let tap = self.check_tap(vmm)?;
+        let Some(snapshot) = self.disk.snapshot(instance, epoch) else {
+            return Err(missing(format!("{id} has no snapshot {epoch}")));
+        };
+        if snapshot.phase != SnapshotPhase::Published {
+            return Err(conflict(format!("snapshot {epoch} of {id} may not be resumed")));
+        }
+        let keyed = snapshot.sealed_with.is_some();
+        if !snapshot.complete || (keyed && snapshot.sealed_with != self.disk.key(&instance.tenant))
+        {
+            return Err(Error::new(
+                ErrorKind::Integrity,
+                format!("snapshot {epoch} of {id} does not verify"),
+            ));
+        }
+        let (serial, mut guest) = (snapshot.serial, snapshot.memory.clone());
+        guest.is_unaware = true;
+        self.check_volume(instance, epoch);
+        if let Some(vmm) = self.vmms.get_mut(id) {
+            vmm.phase = Phase::Paused(PausedFor::Warm);
+            vmm.origin = Origin::Snapshot(epoch);
+            vmm.guest = Some(guest);
+            vmm.fresh_from = Some(serial);
+            vmm.tap = Some(tap);
+        }
+        Ok(())
+    }
+
+    pub(super) fn pause(&mut self, id: &InstanceId, purpose: PausedFor) -> Result<(), Error> {
+        if self.vmm(id)?.phase == Phase::Empty {
+            return Err(conflict(format!("the VMM of {id} has no guest to pause")));
+        }
+        if let Some(vmm) = self.vmms.get_mut(id) {
+            vmm.phase = Phase::Paused(purpose);
+        }
+        Ok(())
+    }
+
+    pub(super) fn resume(&mut self, id: &InstanceId) -> Result<(), Error> {
+        let vmm = self.vmm(id)?.clone();
+        match vmm.phase {
+            Phase::Running => return Ok(()),
+            Phase::Empty => {
+                return Err(conflict(format!("the VMM of {id} has no guest to resume")));
+            }
+            Phase::Paused(_) => {}
+        }
+        if let (Some(_), Origin::Snapshot(epoch)) = (vmm.fresh_from, vmm.origin) {
+            self.check_volume(&vmm.instance, epoch);
+        }
+        self.check_resume(&vmm);
+        if let Some(vmm) = self.vmms.get_mut(id) {
+            vmm.phase = Phase::Running;
+            vmm.fresh_from = None;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_snapshot(
+        &mut self,
+        instance: &InstanceRef,
+        epoch: Generation,
+        keyed: bool,
+    ) -> Result<(), Error> {
+        let id = &instance.instance;
+        let memory = match self.vmm(id)? {
+            Vmm { phase: Phase::Paused(PausedFor::Sleep), guest: Some(guest), .. } => guest.clone(),
+            Vmm { .. } => return Err(conflict(format!("{id} is not paused for sleep"))),
+        };
+        if self
+            .disk
+            .snapshot(instance, epoch)
+            .is_some_and(|there| there.phase != SnapshotPhase::Partial)
+        {
+            return Err(conflict(format!("{id} already has a snapshot {epoch}")));
+        }
+        let sealed_with = match (keyed, self.disk.key(&instance.tenant)) {
+            (false, _) => None,
+            (true, Some(key)) => Some(key),
+            (true, None) => {
+                return Err(missing(format!("tenant {} has no key to seal with", instance.tenant)));
+            }
+        };
+        self.admit_write("a snapshot")?;
+        let snapshot = Snapshot {
+            serial: self.serial(),
+            phase: SnapshotPhase::Partial,
+            complete: true,
+            memory,
+            volume_writes: self.disk.volume_writes(instance),
+            sealed_with,
+        };
+        self.make_directories(instance);
+        let path = Path::Snapshot(instance.clone(), epoch);
+        self.disk.put(path.clone(), Content::Snapshot(Box::new(snapshot)));
+        self.disk.sync(&path);
+        self.disk.sync(&Path::Volume(instance.clone()));
+        Ok(())
+    }
+
+    pub(super) fn publish(
+        &mut self,
+        instance: &InstanceRef,
+        epoch: Generation,
+    ) -> Result<(), Error> {
+        self.advance(instance, epoch, SnapshotPhase::Partial, SnapshotPhase::Published)
+    }
+
+    pub(super) fn retire(
+        &mut self,
+        instance: &InstanceRef,
+        epoch: Generation,
+    ) -> Result<(), Error> {
+        self.advance(instance, epoch, SnapshotPhase::Published, SnapshotPhase::Retired)
+    }
+
+    fn advance(
+        &mut self,
+        instance: &InstanceRef,
+        epoch: Generation,
+        from: SnapshotPhase,
+        to: SnapshotPhase,
+    ) -> Result<(), Error> {
+        let Some(snapshot) = self.disk.snapshot(instance, epoch) else {
+            return Err(missing(format!("{instance} has no snapshot {epoch}")));
+        };
+        if snapshot.phase != to {
+            if snapshot.phase != from {
+                return Err(conflict(format!(
+                    "snapshot {epoch} of {instance} is {:?}, not {from:?}",
+                    snapshot.phase
+                )));
+            }
+            let changed = Snapshot { phase: to, ..snapshot.clone() };
+            let path = Path::Snapshot(instance.clone(), epoch);
+            self.disk.put(path, Content::Snapshot(Box::new(changed)));
+        }
+        self.disk.sync(&Path::Snapshot(instance.clone(), epoch));
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Locks between simulated processes; the death of a process releases what it held.
+//!
+//! Nobody waits here: a lock that is held is refused at once, as after a wait that was too short.
+//! Who lets several processes run at a time decides when a waiting one tries again.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use mvm_core::{Error, ErrorKind, id::Subject, port::Lock};
+
+#[derive(Debug, Default)]
+struct Table {
+    held: BTreeMap<Subject, Holder>,
+    last_ticket: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Holder {
+    process: u64,
+    ticket: u64,
+}
+
+/// The locks of one machine.
+#[derive(Debug, Clone, Default)]
+pub struct SimLocks(Arc<Mutex<Table>>);
+
+impl SimLocks {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a lock for a process.
+    ///
+    /// # Errors
+    /// `Unavailable` naming who holds it.
+    pub fn take(&self, process: u64, subject: &Subject) -> Result<Box<dyn Lock>, Error> {
+        let mut table = self.table();
+        if let Some(holder) = table.held.get(subject) {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("{subject} is locked by process {}", holder.process),
+            ));
+        }
+        table.last_ticket += 1;
+        let ticket = table.last_ticket;
+        table.held.insert(subject.clone(), Holder { process, ticket });
+        Ok(Box::new(SimLock { locks: self.clone(), subject: subject.clone(), ticket }))
+    }
+
+    /// Whether someone holds it.
+    #[must_use]
+    pub fn is_held(&self, subject: &Subject) -> bool {
+        self.table().held.contains_key(subject)
+    }
+
+    /// Whether this process holds it.
+    #[must_use]
+    pub fn is_held_by(&self, subject: &Subject, process: u64) -> bool {
+        self.table().held.get(subject).is_some_and(|holder| holder.process == process)
+    }
+
+    /// What this process holds.
+    #[must_use]
+    pub fn held_by(&self, process: u64) -> Vec<Subject> {
+        let table = self.table();
+        let own = table.held.iter().filter(|(_, holder)| holder.process == process);
+        own.map(|(subject, _)| subject.clone()).collect()
+    }
+
+    /// What a process holds is free: it died.
+    pub fn release_all(&self, process: u64) {
+        self.table().held.retain(|_, holder| holder.process != process);
+    }
+
+    /// Everything that is held.
+    #[must_use]
+    pub fn held(&self) -> Vec<Subject> {
+        self.table().held.keys().cloned().collect()
+    }
+}
+
+struct SimLock {
+    locks: SimLocks,
+    subject: Subject,
+    ticket: u64,
+}
+
+impl Lock for SimLock {
+    fn retire(self: Box<Self>) {}
+}
+
+impl Drop for SimLock {
+    fn drop(&mut self) {
+        let mut table = self.locks.table();
+        if table.held.get(&self.subject).is_some_and(|holder| holder.ticket == self.ticket) {
+            table.held.remove(&self.subject);
+        }
+    }
+}

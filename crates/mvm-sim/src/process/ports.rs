@@ -1,0 +1,292 @@
+//! The ports of a process: each call passes the gate, then reaches the machine.
+
+use std::{sync::Arc, time::Duration};
+
+use mvm_core::{
+    Error, ErrorKind,
+    effect::{Effect, Firewall},
+    event::{Event, LoggedEvent},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
+    instance::Instance,
+    net::Network,
+    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
+    pool::Source,
+    port::{
+        Builder, Clock, ExecRequest, ExecStatus, ExecStreams, Finding, Guest, GuestAct,
+        GuestAnswer, Host, Lock, Locks, Logs, Progress, Store, Table, Transaction,
+    },
+    units::Timestamp,
+};
+
+use super::{Call, Process};
+
+/// How much time passes between two looks at a lock that is held.
+const LOCK_POLL: Duration = Duration::from_millis(2);
+
+impl Call {
+    fn of(name: impl Into<String>, instance: Option<&InstanceId>) -> Self {
+        Self { name: name.into(), instance: instance.cloned() }
+    }
+}
+
+/// The instance whose lock an effect needs.
+fn concerned(effect: &Effect) -> Option<&InstanceId> {
+    match effect {
+        Effect::EnsureCgroup { instance, .. }
+        | Effect::PauseVmm { instance, .. }
+        | Effect::RemoveCgroup(instance)
+        | Effect::RemoveJail(instance)
+        | Effect::RemoveVmm(instance)
+        | Effect::ResumeVmm(instance) => Some(instance),
+        Effect::EnsureVolume { instance, .. }
+        | Effect::RemoveInstanceFiles(instance)
+        | Effect::SpawnVmm { instance, .. }
+        | Effect::LoadSnapshot { instance, .. }
+        | Effect::WriteSnapshot { instance, .. }
+        | Effect::PublishSnapshot { instance, .. }
+        | Effect::RetireSnapshot { instance, .. }
+        | Effect::RemoveSnapshot { instance, .. } => Some(&instance.instance),
+        Effect::EnsureJail(jail) | Effect::BootVmm(jail) => Some(&jail.instance.instance),
+        Effect::EnsureBridge(_)
+        | Effect::RemoveBridge(_)
+        | Effect::EnsureRoutes(_)
+        | Effect::RemoveRoutes(_)
+        | Effect::ReplaceFirewall(_)
+        | Effect::EnsureTenantKey(_)
+        | Effect::RemoveTenantFiles(_)
+        | Effect::EnsureRevision { .. }
+        | Effect::RemovePoolFiles(_)
+        | Effect::EnsureTap { .. }
+        | Effect::RemoveTap { .. } => None,
+    }
+}
+
+impl Process {
+    fn check_lock(&self, effect: &Effect) {
+        let mut course = self.sim.course();
+        let needed = if matches!(effect, Effect::ReplaceFirewall(_)) {
+            Some(Subject::Firewall)
+        } else {
+            concerned(effect).and_then(|id| course.monitor.subject_of(id))
+        };
+        if let Some(subject) = needed
+            && !self.sim.locks.is_held_by(&subject, self.id)
+        {
+            let what = format!("{} without the lock of {subject}", effect.name());
+            course.monitor.violations.push(what);
+        }
+    }
+}
+
+impl Host for Process {
+    fn execute(&self, effect: &Effect) -> Result<(), Error> {
+        let call = Call::of(format!("execute {}", effect.name()), concerned(effect));
+        self.through(&call, || {
+            self.check_lock(effect);
+            self.host.execute(effect)
+        })
+    }
+
+    fn observe_instance(&self, instance: &Instance) -> Result<ObservedInstance, Error> {
+        let call = Call::of("observe instance", Some(&instance.instance.instance));
+        self.through(&call, || self.host.observe_instance(instance))
+    }
+
+    fn observe_tenant(&self, network: &Network) -> Result<ObservedTenant, Error> {
+        self.through(&Call::of("observe tenant", None), || self.host.observe_tenant(network))
+    }
+
+    fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error> {
+        self.through(&Call::of("observe pool", None), || self.host.observe_pool(pool))
+    }
+
+    fn observe_node(&self) -> Result<ObservedNode, Error> {
+        self.through(&Call::of("observe node", None), || self.host.observe_node())
+    }
+
+    fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
+        self.through(&Call::of("verify network", None), || self.host.verify_network(intent))
+    }
+
+    fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {
+        self.through(&Call::of("logs", None), || self.host.logs(instance, lines))
+    }
+}
+
+impl Guest for Process {
+    fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
+        let word = match act {
+            GuestAct::Await { .. } => "await",
+            GuestAct::Drain { .. } => "drain",
+            GuestAct::Quiesce => "quiesce",
+            GuestAct::Wake { .. } => "wake",
+            GuestAct::Thaw => "thaw",
+            GuestAct::Shutdown { .. } => "shutdown",
+        };
+        let call = Call::of(format!("ask {word}"), Some(&instance.instance));
+        self.through(&call, || self.guest.ask(instance, act))
+    }
+
+    fn exec(
+        &self,
+        instance: &InstanceRef,
+        request: &ExecRequest,
+        streams: ExecStreams,
+    ) -> Result<ExecStatus, Error> {
+        let call = Call::of("exec", Some(&instance.instance));
+        self.through(&call, || self.guest.exec(instance, request, streams))
+    }
+}
+
+/// A transaction that knows whether it changed anything.
+struct Watched<'a> {
+    inner: &'a mut dyn Transaction,
+    is_changed: bool,
+}
+
+impl Transaction for Watched<'_> {
+    fn get(&mut self, table: Table, key: &str) -> Result<Option<String>, Error> {
+        self.inner.get(table, key)
+    }
+    fn list(&mut self, table: Table, prefix: &str) -> Result<Vec<(String, String)>, Error> {
+        self.inner.list(table, prefix)
+    }
+    fn put(&mut self, table: Table, key: &str, value: &str) -> Result<(), Error> {
+        self.is_changed = true;
+        self.inner.put(table, key, value)
+    }
+    fn delete(&mut self, table: Table, key: &str) -> Result<(), Error> {
+        self.is_changed = true;
+        self.inner.delete(table, key)
+    }
+    fn claim(&mut self, name: &str, owner: &str) -> Result<(), Error> {
+        self.inner.claim(name, owner)
+    }
+    fn claimed(&mut self, prefix: &str) -> Result<Vec<u32>, Error> {
+        self.inner.claimed(prefix)
+    }
+    fn append(&mut self, event: &Event) -> Result<(), Error> {
+        self.is_changed = true;
+        self.inner.append(event)
+    }
+}
+
+impl Store for Process {
+    fn transact(
+        &self,
+        work: &mut dyn FnMut(&mut dyn Transaction) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.through(&Call::of("transact", None), || {
+            let mut is_changed = false;
+            let done = self.sim.store.transact(&mut |inner| {
+                let mut watched = Watched { inner, is_changed: false };
+                let done = work(&mut watched);
+                is_changed = watched.is_changed;
+                done
+            });
+            if is_changed && done.is_ok() {
+                self.sim.course().monitor.refresh(&*self.sim.store);
+            }
+            done
+        })
+    }
+
+    fn events(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        let call = Call::of("events", None);
+        self.through(&call, || self.sim.store.events(tenant, after_seq, limit))
+    }
+}
+
+impl Builder for Process {
+    fn ensure_image(&self, _: &Source, _: &dyn Progress) -> Result<ImageHash, Error> {
+        self.through(&Call::of("ensure image", None), || {
+            let image = self.sim.image.clone();
+            self.sim.machine.world().images.insert(image.clone());
+            Ok(image)
+        })
+    }
+}
+
+impl Clock for Process {
+    fn now(&self) -> Timestamp {
+        self.sim.clock.now()
+    }
+    fn elapsed(&self) -> Duration {
+        self.sim.clock.elapsed()
+    }
+    fn pause(&self, span: Duration) {
+        self.sim.clock.pause(span);
+        self.pass();
+    }
+    fn draw(&self) -> u32 {
+        self.sim.clock.draw()
+    }
+}
+
+/// What a process calls before its next look at a lock.
+const WAITING: ErrorKind = ErrorKind::Unavailable;
+
+/// Locks are taken downwards only (see [`Subject`]), else two processes may wait for each other.
+const fn rank(subject: &Subject) -> u8 {
+    match subject {
+        Subject::Tenant(_) => 0,
+        Subject::Pool(_) => 1,
+        Subject::Instance(_) => 2,
+        Subject::Firewall => 3,
+    }
+}
+
+impl Process {
+    fn check_order(&self, subject: &Subject) {
+        for held in self.sim.locks.held_by(self.id) {
+            if rank(&held) >= rank(subject) {
+                let what = format!("waits for {subject} while it holds {held}");
+                self.sim.course().monitor.violations.push(what);
+            }
+        }
+    }
+}
+
+impl Locks for Process {
+    fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
+        if !wait.is_zero() {
+            self.check_order(subject);
+        }
+        let call = Call::of(format!("lock {subject}"), None);
+        let deadline = self.sim.clock.elapsed() + wait;
+        let mut taken = self.through(&call, || self.sim.locks.take(self.id, subject));
+        while let Err(error) = &taken {
+            if error.kind != WAITING || self.is_dead() {
+                break;
+            }
+            if wait.is_zero() {
+                break;
+            }
+            if self.seat.is_none() || self.sim.clock.elapsed() >= deadline {
+                let what = format!("waited in vain: {error}");
+                self.sim.course().monitor.violations.push(what);
+                break;
+            }
+            self.sim.clock.advance(LOCK_POLL);
+            self.pass();
+            if self.is_dead() {
+                return Err(super::died());
+            }
+            taken = self.sim.locks.take(self.id, subject);
+        }
+        taken
+    }
+}
+
+impl Process {
+    /// The process as the host port; the other ports likewise.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Self> {
+        Arc::new(self.clone())
+    }
+}

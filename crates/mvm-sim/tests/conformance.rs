@@ -1,0 +1,180 @@
+//! The conformance suite over the simulated host.
+#![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex, mpsc},
+};
+
+use mvm_core::{
+    Error, ErrorKind,
+    effect::{Effect, Firewall},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef},
+    instance::Instance,
+    net::Network,
+    observed::{Ending, ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
+    port::{ExecRequest, ExecStreams, Finding, Guest, Host, Logs},
+};
+use mvm_sim::{
+    conformance::{self, Rig, Subject},
+    guest::SimGuest,
+    host::SimHost,
+    world::Machine,
+};
+
+fn image() -> ImageHash {
+    "a".repeat(64).parse().unwrap()
+}
+
+struct SimRig {
+    machine: Machine,
+}
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Rig for SimRig {
+    fn image(&self) -> ImageHash {
+        image()
+    }
+
+    fn kill_vmm(&self, instance: &InstanceId) -> Result<(), Error> {
+        self.machine.world().end_vmm(instance, Ending::Signaled(9));
+        Ok(())
+    }
+
+    fn kill_shim(&self, instance: &InstanceId) -> Result<(), Error> {
+        self.machine.world().end_shim(instance);
+        Ok(())
+    }
+
+    fn count(&self, instance: &InstanceRef) -> Result<u64, Error> {
+        let output = Captured::default();
+        let request = ExecRequest {
+            argv: vec!["increment".to_owned()],
+            env: Vec::new(),
+            cwd: None,
+            user: None,
+            terminal: None,
+        };
+        let streams = ExecStreams {
+            stdin: Box::new(std::io::empty()),
+            stdout: Box::new(output.clone()),
+            stderr: Box::new(std::io::sink()),
+            control: mpsc::channel().1,
+        };
+        SimGuest::new(self.machine.clone()).exec(instance, &request, streams)?;
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        text.trim().parse().map_err(|_| Error::new(ErrorKind::Failed, "not a number"))
+    }
+}
+
+fn failures_over(host: &dyn Host, machine: &Machine) -> Vec<(String, String)> {
+    let guest = SimGuest::new(machine.clone());
+    let rig = SimRig { machine: machine.clone() };
+    let mut failures = Vec::new();
+    conformance::run(&Subject { host, guest: &guest, rig: &rig }, &mut |name, result| {
+        if let Err(why) = result {
+            failures.push((name.to_owned(), why));
+        }
+    });
+    failures
+}
+
+#[test]
+fn the_simulated_host_conforms() {
+    let machine = Machine::with_image(image());
+    let failures = failures_over(&SimHost::new(machine.clone()), &machine);
+    assert!(failures.is_empty(), "{failures:#?}");
+    assert!(machine.world().violations.is_empty(), "{:?}", machine.world().violations);
+}
+
+#[test]
+fn every_case_has_its_own_name_and_is_reported_once() {
+    let machine = Machine::with_image(image());
+    let host = SimHost::new(machine.clone());
+    let (guest, rig) = (SimGuest::new(machine.clone()), SimRig { machine });
+    let mut reported = Vec::new();
+    let subject = Subject { host: &host, guest: &guest, rig: &rig };
+    conformance::run(&subject, &mut |name, _| reported.push(name.to_owned()));
+    assert_eq!(reported, conformance::names().collect::<Vec<_>>());
+    let unique: std::collections::BTreeSet<_> = reported.iter().collect();
+    assert_eq!(unique.len(), reported.len());
+}
+
+/// A host that says Ok to one kind of effect and does nothing.
+struct Liar {
+    inner: SimHost,
+    about: &'static str,
+}
+
+impl Host for Liar {
+    fn execute(&self, effect: &Effect) -> Result<(), Error> {
+        if effect.name() == self.about { Ok(()) } else { self.inner.execute(effect) }
+    }
+    fn observe_instance(&self, instance: &Instance) -> Result<ObservedInstance, Error> {
+        self.inner.observe_instance(instance)
+    }
+    fn observe_tenant(&self, network: &Network) -> Result<ObservedTenant, Error> {
+        self.inner.observe_tenant(network)
+    }
+    fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error> {
+        self.inner.observe_pool(pool)
+    }
+    fn observe_node(&self) -> Result<ObservedNode, Error> {
+        self.inner.observe_node()
+    }
+    fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
+        self.inner.verify_network(intent)
+    }
+    fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {
+        self.inner.logs(instance, lines)
+    }
+}
+
+#[test]
+fn a_host_that_lies_about_any_effect_does_not_conform() {
+    for about in [
+        "ensure_bridge",
+        "remove_bridge",
+        "ensure_routes",
+        "remove_routes",
+        "replace_firewall",
+        "ensure_tenant_key",
+        "remove_tenant_files",
+        "ensure_revision",
+        "remove_pool_files",
+        "ensure_volume",
+        "remove_instance_files",
+        "ensure_tap",
+        "remove_tap",
+        "ensure_cgroup",
+        "remove_cgroup",
+        "ensure_jail",
+        "remove_jail",
+        "spawn_vmm",
+        "remove_vmm",
+        "boot_vmm",
+        "load_snapshot",
+        "pause_vmm",
+        "resume_vmm",
+        "write_snapshot",
+        "publish_snapshot",
+        "retire_snapshot",
+        "remove_snapshot",
+    ] {
+        let machine = Machine::with_image(image());
+        let liar = Liar { inner: SimHost::new(machine.clone()), about };
+        assert!(!failures_over(&liar, &machine).is_empty(), "a lie about {about} was believed");
+    }
+}

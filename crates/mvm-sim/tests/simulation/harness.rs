@@ -1,0 +1,235 @@
+//! What the simulated tests share: engines over processes that may die, and settling.
+
+use std::sync::Arc;
+
+use mvm_core::{
+    Error, ErrorKind,
+    event::Actor,
+    id::{ImageHash, InstanceRef, PoolRef, TenantId},
+    instance::{Drain, Instance, Want},
+    operation::Operation,
+    plan,
+    pool::{Resources, Role, Source},
+    port::{Store, Table},
+    quota::Quotas,
+    state::{Move, State},
+    tenant::Tenant,
+    units::{Generation, Gib, Mib, Vcpus},
+};
+use mvm_engine::{
+    Config, Context, Engine, Outcome, Ports, query::Filter, store::memory::MemoryStore,
+};
+use mvm_sim::process::{Process, Simulation};
+
+pub(crate) fn image() -> ImageHash {
+    "a".repeat(64).parse().unwrap()
+}
+
+pub(crate) fn simulation(seed: u64) -> Arc<Simulation> {
+    Simulation::new(seed, Arc::new(MemoryStore::new()), image())
+}
+
+pub(crate) fn tenant(name: &str) -> TenantId {
+    name.parse().unwrap()
+}
+
+pub(crate) fn pool(tenant: &str, name: &str) -> PoolRef {
+    format!("{tenant}/{name}").parse().unwrap()
+}
+
+/// An engine in its own process.
+pub(crate) struct Mvm {
+    pub(crate) process: Process,
+    pub(crate) engine: Engine,
+}
+
+impl Mvm {
+    pub(crate) fn over(process: Process) -> Self {
+        let port = process.shared();
+        let ports = Ports {
+            host: port.clone(),
+            guest: port.clone(),
+            store: port.clone(),
+            builder: port.clone(),
+            clock: port.clone(),
+            locks: port,
+        };
+        let config = Config { parallel: 1, guest_memory: Some(Mib(1 << 20)), ..Config::default() };
+        Self { process, engine: Engine::new(ports, config) }
+    }
+
+    pub(crate) fn start(sim: &Arc<Simulation>) -> Self {
+        Self::over(Process::start(sim))
+    }
+
+    pub(crate) fn operate(&self, operation: &Operation) -> Result<Outcome, Error> {
+        let outcome = self.engine.operate(&Context::silent(Actor::Uid(0)), operation)?;
+        match outcome.error() {
+            Some(error) => Err(error),
+            None => Ok(outcome),
+        }
+    }
+}
+
+pub(crate) fn create_tenant(name: &str, quotas: Quotas) -> Operation {
+    Operation::TenantCreate { tenant: tenant(name), net: None, subnet: None, quotas, keyed: true }
+}
+
+pub(crate) fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
+    Operation::PoolCreate {
+        pool,
+        source: Source::Image("default".to_owned()),
+        profile: "minimal".to_owned(),
+        role: Role::Worker,
+        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(data_disk) },
+    }
+}
+
+pub(crate) fn scale(pool: PoolRef, running: u32, warm: u32, sleeping: u32) -> Operation {
+    Operation::PoolScale {
+        pool,
+        running: Some(running),
+        warm: Some(warm),
+        sleeping: Some(sleeping),
+        no_wait: false,
+    }
+}
+
+pub(crate) fn step(instance: &InstanceRef, wish: Move) -> Operation {
+    Operation::InstanceMove { instance: instance.clone(), wish, drain: Drain::Ask }
+}
+
+pub(crate) fn quotas() -> Quotas {
+    Quotas { max_disk_gib: Gib(100), ..Quotas::default() }
+}
+
+pub(crate) fn instances(store: &dyn Store) -> Vec<Instance> {
+    list(store, Table::Instances)
+}
+
+pub(crate) fn tenants(store: &dyn Store) -> Vec<Tenant> {
+    list(store, Table::Tenants)
+}
+
+pub(crate) fn pools(store: &dyn Store) -> Vec<mvm_core::pool::Pool> {
+    list(store, Table::Pools)
+}
+
+fn list<T: serde::de::DeserializeOwned>(store: &dyn Store, table: Table) -> Vec<T> {
+    let mut rows = Vec::new();
+    store
+        .transact(&mut |tx| {
+            rows = tx.list(table, "")?;
+            Ok(())
+        })
+        .unwrap();
+    rows.into_iter().map(|(_, text)| serde_json::from_str(&text).unwrap()).collect()
+}
+
+/// The operation that asks again for what the record wants.
+fn again(record: &Instance) -> Option<Operation> {
+    let wish = match record.want {
+        Want::Idle => return None,
+        Want::Running if matches!(record.state, State::Warm | State::Sleeping) => Move::Wake,
+        Want::Running => Move::Start,
+        Want::Warm => Move::Warm,
+        Want::Sleeping => Move::Sleep,
+        Want::Stopped => Move::Stop,
+        Want::Destroyed => Move::Destroy,
+    };
+    Some(step(&record.instance, wish))
+}
+
+/// There and back, for an instance that rests with something left behind.
+fn round_trip(state: State) -> [Move; 2] {
+    match state {
+        State::Running => [Move::Warm, Move::Wake],
+        State::Warm => [Move::Wake, Move::Warm],
+        State::Sleeping => [Move::Wake, Move::Sleep],
+        State::Created | State::Ready | State::Stopped | State::Destroyed => {
+            [Move::Start, Move::Stop]
+        }
+    }
+}
+
+/// Puts right what was broken, and does what a person does after a mishap: looks, and asks again.
+/// A command that fails on a whole machine is a violation, except where it found a death.
+pub(crate) fn settle(sim: &Arc<Simulation>) -> Result<(), String> {
+    sim.heal();
+    sim.note(|| "settle".to_owned());
+    let mvm = Mvm::start(sim);
+    let store = &*sim.store;
+    for record in tenants(store) {
+        let id = record.tenant_id.clone();
+        if record.destroying {
+            let operation = Operation::TenantDestroy { tenant: id, force: true };
+            mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
+        } else {
+            match mvm.operate(&create_tenant(id.as_str(), quotas())) {
+                Err(error) if error.kind == ErrorKind::Conflict => {}
+                other => return Err(format!("making tenant {id} again: {other:?}")),
+            }
+        }
+    }
+    for record in pools(store).into_iter().filter(|pool| pool.destroying) {
+        let operation = Operation::PoolDestroy { pool: record.pool, force: true };
+        mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
+    }
+    mvm.engine.instances(&Filter::All).map_err(|error| format!("listing: {error}"))?;
+    for record in instances(store) {
+        settle_one(sim, &mvm, record)?;
+    }
+    sim.check_rest();
+    let violations = sim.violations();
+    if violations.is_empty() { Ok(()) } else { Err(violations.join("\n")) }
+}
+
+fn settle_one(sim: &Arc<Simulation>, mvm: &Mvm, first: Instance) -> Result<(), String> {
+    let id = first.instance.clone();
+    let now = || instances(&*sim.store).into_iter().find(|one| one.instance == id);
+    for _ in 0..4 {
+        let Some(record) = now() else { return Ok(()) };
+        let seen = sim.machine.world().observe_instance(&record);
+        if record.in_flight() {
+            let Some(operation) = again(&record) else {
+                return Err(format!("{id} is {} wanting {:?}", record.state, record.want));
+            };
+            // A death that is found on the way is reported once.
+            let _ = mvm.operate(&operation);
+            continue;
+        }
+        if record.state == State::Created
+            || plan::instance::plan(&record, &seen, Generation(0)).is_empty()
+        {
+            return Ok(());
+        }
+        for wish in round_trip(record.state) {
+            match mvm.operate(&step(&id, wish)) {
+                Ok(_) => {}
+                // Others hold its place: then it cannot be brought there, and must go.
+                Err(error) if error.kind == ErrorKind::Refused => {
+                    let gone = mvm.operate(&step(&id, Move::Destroy));
+                    return gone.map(drop).map_err(|error| format!("destroy {id}: {error}"));
+                }
+                Err(error) => return Err(format!("{wish} {id}: {error}")),
+            }
+        }
+    }
+    Err(format!("{id} does not settle: {:?}", now()))
+}
+
+/// Destroys every tenant by force and checks that nothing is left but the archives.
+pub(crate) fn destroy_all(sim: &Arc<Simulation>) -> Result<(), String> {
+    let mvm = Mvm::start(sim);
+    for record in tenants(&*sim.store) {
+        let operation = Operation::TenantDestroy { tenant: record.tenant_id, force: true };
+        mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
+    }
+    sim.check_rest();
+    let world = sim.machine.world();
+    let mut left = sim.violations();
+    if world.firewall.is_some() {
+        left.push("a firewall is left".to_owned());
+    }
+    if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+}

@@ -1,0 +1,97 @@
+//! Histories that once broke a law, told by hand.
+
+use std::sync::Arc;
+
+use crate::harness::{
+    Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, settle, simulation, step,
+};
+use mvm_core::{
+    id::InstanceRef,
+    instance::Drain,
+    observed::Ending,
+    operation::Operation,
+    state::{Move, State},
+};
+use mvm_sim::{
+    fault::{Fault, Plan},
+    process::Simulation,
+};
+
+fn running() -> (Arc<Simulation>, InstanceRef) {
+    let sim = simulation(1);
+    let workers = pool("acme", "workers");
+    for operation in [
+        create_tenant("acme", quotas()),
+        create_pool(workers.clone(), 64),
+        Operation::PoolBuild { pool: workers.clone() },
+        Operation::InstanceCreate { pool: workers },
+    ] {
+        Mvm::start(&sim).operate(&operation).unwrap();
+    }
+    let id = instances(&*sim.store).first().unwrap().instance.clone();
+    Mvm::start(&sim).operate(&step(&id, Move::Start)).unwrap();
+    (sim, id)
+}
+
+#[test]
+fn a_guest_put_to_sleep_by_force_finds_its_disk_as_it_was_after_a_power_cut() {
+    let (sim, id) = running();
+    let _ = Mvm::start(&sim).engine.instances(&mvm_engine::query::Filter::All);
+    let dumb = |answers: bool| {
+        if let Some(vmm) = sim.machine.world().vmms.get_mut(&id.instance) {
+            vmm.guest.as_mut().unwrap().agent_answers = answers;
+        }
+    };
+    dumb(false);
+    let sleep =
+        Operation::InstanceMove { instance: id.clone(), wish: Move::Sleep, drain: Drain::Skip };
+    Mvm::start(&sim).operate(&sleep).unwrap();
+    sim.machine.world().power_cut(None);
+    let _ = Mvm::start(&sim).operate(&step(&id, Move::Wake));
+    assert_eq!(sim.violations(), [""; 0]);
+}
+
+#[test]
+fn a_wake_that_cannot_resume_never_lets_the_untold_guest_run() {
+    let (sim, id) = running();
+    Mvm::start(&sim).operate(&step(&id, Move::Sleep)).unwrap();
+    for call in 0..40 {
+        sim.arm(Plan::at(call, Fault::FailForever));
+        let _ = Mvm::start(&sim).operate(&step(&id, Move::Wake));
+        settle(&sim).unwrap();
+        for wish in [Move::Start, Move::Sleep] {
+            let _ = Mvm::start(&sim).operate(&step(&id, wish));
+        }
+        assert_eq!(instances(&*sim.store).first().unwrap().state, State::Sleeping);
+    }
+    destroy_all(&sim).unwrap();
+}
+
+#[test]
+fn nothing_is_left_of_an_instance_whose_vmm_died_together_with_its_shim() {
+    let (sim, id) = running();
+    {
+        let mut world = sim.machine.world();
+        world.end_shim(&id.instance);
+        world.end_vmm(&id.instance, Ending::Signaled(9));
+    }
+    Mvm::start(&sim).operate(&step(&id, Move::Destroy)).unwrap();
+    assert!(sim.machine.world().runs.is_empty());
+    destroy_all(&sim).unwrap();
+}
+
+#[test]
+fn a_guest_whose_sleep_and_wake_both_failed_can_sleep_again() {
+    let (sim, id) = running();
+    let ask = |wish| Mvm::start(&sim).operate(&step(&id, wish));
+    ask(Move::Warm).unwrap();
+    sim.break_act("execute remove_vmm");
+    sim.break_act("ask wake");
+    ask(Move::Sleep).unwrap_err();
+    ask(Move::Sleep).unwrap_err();
+    sim.heal();
+    ask(Move::Sleep).unwrap();
+    ask(Move::Wake).unwrap();
+    settle(&sim).unwrap();
+    destroy_all(&sim).unwrap();
+}

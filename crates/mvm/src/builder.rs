@@ -1,0 +1,142 @@
+//! The `Builder` port over `mvm-build`: images and the VMM that boots them, fetched and made when
+//! missing.
+
+use std::{path::PathBuf, sync::Mutex};
+
+use mvm_build::{
+    Arch, Assets, Catalogue, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource,
+    RootCompression, Step, StoreError,
+};
+use mvm_core::{
+    error::{Error, ErrorKind},
+    id::ImageHash,
+    layout::data,
+    pool::Source,
+    port::{Builder, Progress, ProgressStep},
+};
+
+use crate::config::Config;
+
+/// The name of the image that is made here when it is missing.
+const DEFAULT: &str = "default";
+/// The guest protocol generation of the agent that ships beside this program.
+const AGENT_PROTOCOL: u32 = 1;
+
+/// Makes images under the data directory.
+pub(crate) struct LocalBuilder {
+    config: Config,
+    agent: PathBuf,
+    /// One build at a time in this process; between processes the image store locks.
+    busy: Mutex<()>,
+}
+
+fn failed(kind: ErrorKind, act: &str, source: &(dyn std::error::Error + 'static)) -> Error {
+    Error::new(kind, act).because(source)
+}
+
+impl LocalBuilder {
+    /// A builder whose images carry the guest agent at `agent`.
+    pub(crate) const fn new(config: Config, agent: PathBuf) -> Self {
+        Self { config, agent, busy: Mutex::new(()) }
+    }
+
+    fn fetcher(&self) -> Result<Fetcher, Error> {
+        let mut settings = FetchConfig::new(self.config.data_dir.join("cache"));
+        if let Some(mirror) = &self.config.asset_mirror {
+            let parsed = mirror.parse();
+            settings.mirror = Some(parsed.map_err(|error| {
+                failed(ErrorKind::Invalid, "the asset mirror makes no sense", &error)
+            })?);
+        }
+        Fetcher::new(settings)
+            .map_err(|error| failed(ErrorKind::Failed, "cannot prepare downloads", &error))
+    }
+
+    fn ensure_vmm(&self, progress: &dyn Progress) -> Result<(), Error> {
+        let catalogue = Catalogue::built_in()
+            .map_err(|error| failed(ErrorKind::Failed, "the catalogue is damaged", &error))?;
+        let fetcher = self.fetcher()?;
+        let version = &self.config.firecracker;
+        Assets { catalogue: &catalogue, fetcher: &fetcher }
+            .ensure_vmm(version, arch()?, &self.config.data_dir.join(data::BINARIES), &|step| {
+                progress.report(&report(step));
+            })
+            .map(drop)
+            .map_err(|error| {
+                failed(
+                    ErrorKind::Unavailable,
+                    &format!("cannot install Firecracker {version}"),
+                    &error,
+                )
+                .hint("check the network, or set MVM_ASSET_MIRROR to a place that has the files")
+            })
+    }
+
+    fn make_default(
+        &self,
+        store: &ImageStore,
+        progress: &dyn Progress,
+    ) -> Result<ImageHash, Error> {
+        let image = DefaultImage {
+            agent: self.agent.clone(),
+            agent_protocol: AGENT_PROTOCOL,
+            kernel: KernelSource::Debian,
+            arch: arch()?,
+            compression: RootCompression::Stored,
+        };
+        let built = image
+            .build(&self.fetcher()?, store, &|step| progress.report(&report(step)))
+            .map_err(|error| {
+                failed(ErrorKind::Unavailable, "cannot make the default image", &error)
+                    .hint("it is made from Debian packages: apt must work on this machine")
+            })?;
+        hash_of(&built.manifest.hash.to_string())
+    }
+}
+
+impl Builder for LocalBuilder {
+    fn ensure_image(&self, source: &Source, progress: &dyn Progress) -> Result<ImageHash, Error> {
+        let _one_at_a_time = self.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.ensure_vmm(progress)?;
+        let directory = self.config.data_dir.join(data::IMAGES);
+        let store = ImageStore::open(&directory)
+            .map_err(|error| failed(ErrorKind::Failed, "cannot open the image store", &error))?;
+        let Source::Image(name) = source;
+        match store.find(name) {
+            Ok(image) => hash_of(&image.manifest.hash.to_string()),
+            Err(StoreError::NotFound(_)) if name == DEFAULT => self.make_default(&store, progress),
+            Err(error @ (StoreError::NotFound(_) | StoreError::Ambiguous(_))) => {
+                Err(failed(ErrorKind::NotFound, &format!("there is no image {name:?}"), &error)
+                    .hint("use --image default, or the hash of an image in the image store"))
+            }
+            Err(error) => {
+                Err(failed(ErrorKind::Integrity, &format!("cannot use the image {name:?}"), &error))
+            }
+        }
+    }
+}
+
+fn hash_of(text: &str) -> Result<ImageHash, Error> {
+    text.parse().map_err(|error| failed(ErrorKind::Integrity, "the image has no hash", &error))
+}
+
+fn arch() -> Result<Arch, Error> {
+    Arch::native().ok_or_else(|| {
+        Error::new(ErrorKind::Unavailable, "there are no assets for this processor architecture")
+    })
+}
+
+fn report(step: mvm_build::Progress<'_>) -> ProgressStep {
+    let activity = match step.step {
+        Step::Resolve => "looking up packages",
+        Step::Fetch => "fetching",
+        Step::Unpack => "unpacking",
+        Step::Pack => "writing the image",
+    };
+    ProgressStep {
+        subject: step.name.to_owned(),
+        activity: activity.to_owned(),
+        done: step.done,
+        total: step.total.unwrap_or(0),
+    }
+}

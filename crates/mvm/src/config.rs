@@ -1,0 +1,189 @@
+//! Configuration: built-in defaults, then `config.toml`, then the environment, then the caller.
+//!
+//! This is the only file that reads the environment (SPEC §14).
+
+use std::path::{Path, PathBuf};
+
+use mvm_core::error::{Error, ErrorKind};
+use serde::Deserialize;
+
+/// The version of Firecracker that is used unless told otherwise.
+pub const FIRECRACKER: &str = "1.12.1";
+
+/// Everything that can be set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// State, images, volumes (`MVM_DATA_DIR`, `/var/lib/mvm`).
+    pub data_dir: PathBuf,
+    /// Configuration and trusted keys (`MVM_CONFIG_DIR`, `/etc/mvm`).
+    pub config_dir: PathBuf,
+    /// Locks, sockets, records of processes; on a tmpfs (`MVM_RUN_DIR`, `/run/mvm`).
+    pub run_dir: PathBuf,
+    /// Whether everything that weakens isolation is refused (`MVM_PRODUCTION=1`).
+    pub production: bool,
+    /// The Firecracker version of new instances (`MVM_FC_VERSION`).
+    pub firecracker: String,
+    /// Where assets are looked for before their own sources (`MVM_ASSET_MIRROR`).
+    pub asset_mirror: Option<String>,
+}
+
+/// What a caller sets over everything else.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Read this file instead of `<config_dir>/config.toml`.
+    pub config_file: Option<PathBuf>,
+    /// As [`Config::data_dir`].
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `config.toml`; unknown keys are errors.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    data_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    production: Option<bool>,
+    firecracker: Option<String>,
+    asset_mirror: Option<String>,
+}
+
+impl Config {
+    /// Reads the configuration of this process.
+    ///
+    /// # Errors
+    /// `Invalid` with file, line and key when the file or a variable makes no sense.
+    pub fn read(overrides: &Overrides) -> Result<Self, Error> {
+        Self::assemble(overrides, &|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+    }
+
+    fn assemble(
+        overrides: &Overrides,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, Error> {
+        let path = |name: &str| variable(name).map(PathBuf::from);
+        let config_dir = path("MVM_CONFIG_DIR").unwrap_or_else(|| PathBuf::from("/etc/mvm"));
+        let file = match &overrides.config_file {
+            Some(file) => read_file(file, Presence::Required)?,
+            None => read_file(&config_dir.join("config.toml"), Presence::Optional)?,
+        };
+        let production = match variable("MVM_PRODUCTION").as_deref() {
+            None => file.production.unwrap_or(false),
+            Some("1" | "true") => true,
+            Some("0" | "false") => false,
+            Some(other) => {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("MVM_PRODUCTION is {other:?}: it must be 1 or 0"),
+                ));
+            }
+        };
+        let config = Self {
+            data_dir: overrides
+                .data_dir
+                .clone()
+                .or_else(|| path("MVM_DATA_DIR"))
+                .or(file.data_dir)
+                .unwrap_or_else(|| PathBuf::from("/var/lib/mvm")),
+            run_dir: path("MVM_RUN_DIR")
+                .or(file.run_dir)
+                .unwrap_or_else(|| PathBuf::from("/run/mvm")),
+            config_dir,
+            production,
+            firecracker: variable("MVM_FC_VERSION")
+                .or(file.firecracker)
+                .unwrap_or_else(|| FIRECRACKER.to_owned()),
+            asset_mirror: variable("MVM_ASSET_MIRROR").or(file.asset_mirror),
+        };
+        config.validate()
+    }
+
+    fn validate(self) -> Result<Self, Error> {
+        for (name, dir) in [
+            ("data directory", &self.data_dir),
+            ("config directory", &self.config_dir),
+            ("runtime directory", &self.run_dir),
+        ] {
+            if !dir.is_absolute() {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("the {name} {} is not an absolute path", dir.display()),
+                ));
+            }
+        }
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        if self.firecracker.split('.').count() != 3 || !self.firecracker.split('.').all(digits) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "{:?} is not a Firecracker version: write major.minor.patch",
+                    self.firecracker
+                ),
+            ));
+        }
+        Ok(self)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Required,
+    Optional,
+}
+
+fn read_file(file: &Path, presence: Presence) -> Result<File, Error> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error)
+            if error.kind() == std::io::ErrorKind::NotFound && presence == Presence::Optional =>
+        {
+            return Ok(File::default());
+        }
+        Err(error) => {
+            return Err(Error::new(ErrorKind::Invalid, format!("cannot read {}", file.display()))
+                .because(&error));
+        }
+    };
+    toml::from_str(&text).map_err(|error| {
+        Error::new(ErrorKind::Invalid, format!("{} makes no sense", file.display())).because(&error)
+    })
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    fn with(variables: &[(&str, &str)]) -> Result<Config, Error> {
+        let nowhere = ("MVM_CONFIG_DIR", "/nonexistent");
+        Config::assemble(&Overrides::default(), &|name| {
+            variables
+                .iter()
+                .chain(std::iter::once(&nowhere))
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_defaults() {
+        assert_eq!(with(&[]).unwrap().data_dir, Path::new("/var/lib/mvm"));
+        assert_eq!(with(&[("MVM_DATA_DIR", "/d")]).unwrap().data_dir, Path::new("/d"));
+        assert!(with(&[("MVM_PRODUCTION", "1")]).unwrap().production);
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused_by_name() {
+        for (name, value) in [
+            ("MVM_PRODUCTION", "maybe"),
+            ("MVM_DATA_DIR", "relative"),
+            ("MVM_FC_VERSION", "1.12/.."),
+        ] {
+            assert_eq!(with(&[(name, value)]).unwrap_err().kind, ErrorKind::Invalid, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_of_the_file_is_an_error() {
+        assert!(toml::from_str::<File>("data_dri = \"/x\"").is_err());
+    }
+}

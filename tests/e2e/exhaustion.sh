@@ -1,0 +1,34 @@
+# tier: ci
+# minutes: 5
+# A guest that eats memory and forks without end is held by its cgroup; neighbours do not notice.
+source /usr/local/lib/mvm-e2e/prelude.sh
+
+quietone=$(one_instance calm workers)
+mvm --quiet instance start "$quietone"
+greedy=$(one_instance greedy workers)
+mvm --quiet instance start "$greedy"
+cgroup=/sys/fs/cgroup/mvm/${greedy##*/}/vmm
+echo "memory.max $(cat $cgroup/memory.max), pids.max $(cat $cgroup/pids.max), cpu.max $(cat $cgroup/cpu.max)"
+
+say 'forks without end stay inside the guest'
+before=$(ps -e --no-headers | wc -l)
+guest "$greedy" sh -c 'i=0; while [ $i -lt 200 ]; do sleep 60 & i=$((i+1)); done' || true
+after=$(ps -e --no-headers | wc -l)
+check "the host has no more processes than before ($before, $after)" test "$after" -le $((before + 5))
+check "the VMM's tasks stay under pids.max" test "$(cat $cgroup/pids.current)" -le "$(cat $cgroup/pids.max)"
+
+say 'a VMM over its memory.max is ended as a whole and named'
+# The guest cannot exceed its own memory, so the limit is lowered under it, as a leak in the VMM would meet it.
+echo 64M >$cgroup/memory.max || true
+guest "$greedy" sh -c 'dd if=/dev/urandom of=/dev/shm/fill bs=1M count=100' >/dev/null 2>&1 || true
+gone() { [ "$(state "$greedy")" = Stopped ]; }
+within 30 gone || fail 'the VMM outlived its limit'
+reason=$(mvm --json instance list greedy/workers | jq -r '.[0].last_failure.reason')
+case "$reason" in OOM*) echo "ok: $reason" ;; *) fail "the reason is '$reason'" ;; esac
+equal 'the audit log says so' "$(mvm --json events greedy | jq -r '[.[] | select(.event == "InstanceFailed")][0].reason' | cut -c1-3)" OOM
+equal 'the neighbour runs on' "$(guest "$quietone" echo alive)" alive
+
+mvm instance start "$greedy"
+equal 'it can be started again' "$(state "$greedy")" Running
+mvm tenant destroy greedy --force; mvm tenant destroy calm --force
+clean

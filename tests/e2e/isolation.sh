@@ -1,0 +1,87 @@
+# tier: ci
+# minutes: 6
+# Between tenants nothing passes, proven by packets; within one everything works.
+source /usr/local/lib/mvm-e2e/prelude.sh
+
+say 'two tenants, three guests, and a world outside'
+ip netns add world
+ip link add out0 type veth peer name out1 netns world
+ip addr add 198.51.100.1/24 dev out0; ip link set out0 up
+ip -n world addr add 198.51.100.2/24 dev out1; ip -n world link set out1 up; ip -n world link set lo up
+red1=$(one_instance red workers)
+red2=$(mvm --json instance create red/workers | jq -r .instance)
+blue1=$(one_instance blue workers)
+for i in "$red1" "$red2" "$blue1"; do mvm --quiet instance start "$i"; done
+where() { mvm --json instance list "${1%/*}" | jq -r --arg i "$1" '.[] | select(.instance == $i) | .address'; }
+r1=$(where "$red1"); r2=$(where "$red2"); b1=$(where "$blue1")
+echo "red $r1 $r2, blue $b1"
+equal 'net verify finds nothing' "$(mvm --json net verify | jq '.findings | length')" 0
+
+say 'guests of one tenant talk, egress works'
+check 'red1 reaches red2' guest "$red1" ping -c 1 -W 5 "$r2"
+check 'red1 reaches the world' guest "$red1" ping -c 1 -W 5 198.51.100.2
+
+# What comes out at a guest's port while a command runs elsewhere. Counts packets.
+tap_of() { ip -o link | grep -oE "tn$(mvm --json tenant info "${1%%/*}" | jq .network.tenant_net_id)i[0-9]+" | sort -u | head -n "${2:-1}" | tail -n 1; }
+blue_tap=$(tap_of "$blue1")
+quiet() {
+    local what=$1 filter=$2; shift 2
+    tcpdump -i "$blue_tap" -nn -w /tmp/seen.pcap "$filter" 2>/tmp/tcpdump.log &
+    local dump=$!
+    within 10 grep -q 'listening on' /tmp/tcpdump.log || fail 'tcpdump does not listen'
+    "$@" >/dev/null 2>&1 && fail "$what: the command succeeded"
+    kill -INT "$dump"; wait "$dump" || true
+    equal "$what: packets at the other tenant's port" "$(tcpdump -nn -r /tmp/seen.pcap 2>/dev/null | wc -l)" 0
+}
+say 'nothing passes between tenants'
+attempts() {
+    quiet 'ping' "icmp and src $r1" guest "$red1" ping -c 3 -W 1 "$b1"
+    quiet 'tcp' "tcp and src $r1" guest "$red1" nc -w 2 "$b1" 22
+    quiet 'arp' "arp and src $r1" guest "$red1" arping -c 3 -w 3 -I eth0 "$b1"
+    quiet 'udp' "udp and src $r1" guest "$red1" sh -c "echo x | nc -u -w 1 $b1 53; false"
+}
+attempts
+
+say "the host's ports are closed to guests"
+python3 -m http.server 8099 >/dev/null 2>&1 & server=$!
+within 10 nc -z 127.0.0.1 8099 || fail 'the server does not listen'
+for target in "${r1%.*}.1" "${b1%.*}.1" 198.51.100.1; do
+    for port in 22 8099; do
+        guest "$red1" nc -w 2 -z "$target" "$port" && fail "a guest reached $target:$port"
+        echo "ok: $target:$port is closed"
+    done
+done
+kill "$server"
+guest "$red1" ping -c 1 -W 1 169.254.169.254 && fail 'the metadata address answers'
+echo 'ok: 169.254.169.254 is closed'
+
+say 'a guest cannot speak for others'
+red2_tap=$(tap_of "$red1" 2)
+spoofed() {
+    local what=$1 filter=$2; shift 2
+    tcpdump -i "$red2_tap" -nn -w /tmp/seen.pcap "$filter" 2>/tmp/tcpdump.log & local dump=$!
+    within 10 grep -q 'listening on' /tmp/tcpdump.log || fail 'tcpdump does not listen'
+    local cmd=$1; guest "$red1" sh -c "$cmd" >/dev/null 2>&1 || true
+    kill -INT "$dump"; wait "$dump" || true
+    equal "$what: packets at the neighbour's port" "$(tcpdump -nn -r /tmp/seen.pcap 2>/dev/null | wc -l)" 0
+}
+spoofed 'a false address' 'src 10.240.77.7' \
+    "ip addr add 10.240.77.7/32 dev eth0; ping -c 3 -W 1 -I 10.240.77.7 $r2; ip addr del 10.240.77.7/32 dev eth0"
+spoofed 'a false ARP answer' "arp and host ${r1%.*}.1 and ether src $(guest "$red1" cat /sys/class/net/eth0/address)" \
+    "ip addr add ${r1%.*}.1/32 dev eth0; arping -c 3 -w 3 -U -I eth0 -s ${r1%.*}.1 $r2; ip addr del ${r1%.*}.1/32 dev eth0"
+mac=$(guest "$red1" cat /sys/class/net/eth0/address)
+spoofed 'a false MAC' 'ether src 02:00:00:00:be:ef' \
+    "ip link set eth0 down; ip link set eth0 address 02:00:00:00:be:ef; ip link set eth0 up; ip route add default via ${r1%.*}.1; ping -c 3 -W 1 $r2"
+guest "$red1" sh -c "ip link set eth0 down; ip link set eth0 address $mac; ip link set eth0 up; ip route add default via ${r1%.*}.1"
+check 'with its own name it is heard again' guest "$red1" ping -c 1 -W 5 "$r2"
+
+say 'without any nft rule there is still no path between tenants'
+nft flush ruleset
+attempts
+mvm net verify && fail 'net verify did not notice'
+mvm instance warm "$red2"; mvm instance wake "$red2"
+mvm instance stop "$red2"; mvm instance start "$red2"
+equal 'the next start puts the rules back' "$(mvm --json net verify | jq '.findings | length')" 0
+
+mvm tenant destroy red --force; mvm tenant destroy blue --force
+clean

@@ -1,0 +1,56 @@
+# Sourced by every end-to-end script; `cargo xtask e2e` puts it into the test host.
+set -euo pipefail
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
+check() { local what=$1; shift; "$@" || fail "$what"; printf 'ok: %s\n' "$what"; }
+equal() { [ "$2" = "$3" ] || fail "$1: expected '$3', got '$2'"; printf 'ok: %s\n' "$1"; }
+
+# Runs a command that must fail with this exit code; its output is in $REFUSAL.
+refused() {
+    local want=$1 got=0; shift
+    REFUSAL=$("$@" 2>&1) || got=$?
+    [ "$got" = "$want" ] || fail "'$*' ended with $got instead of $want: $REFUSAL"
+    case "$REFUSAL" in *'mvm: error:'*) ;; *) fail "'$*' gave no error message: $REFUSAL" ;; esac
+    printf 'ok: refused (%s): %s\n' "$want" "$*"
+}
+
+# Waits for a condition, up to SECONDS seconds.
+within() {
+    local seconds=$1 until; shift
+    until=$(($(date +%s) + seconds))
+    until "$@"; do [ "$(date +%s)" -lt "$until" ] || return 1; sleep 0.2; done
+}
+
+state() { mvm --json instance list "${1%/*}" | jq -r --arg i "$1" '.[] | select(.instance == $i) | .state'; }
+states() { mvm --json instance list "$1" | jq -r '[.[].state] | sort | join(" ")'; }
+guest() { local i=$1; shift; mvm instance exec "$i" -- "$@"; }
+
+# tenant pool [create flags…]: a tenant, a pool with a build, one instance; its address is printed.
+one_instance() {
+    local tenant=$1 pool=$2; shift 2
+    mvm --quiet tenant list | grep -qw "$tenant" || mvm --quiet tenant create "$tenant" >&2
+    mvm --quiet pool create "$tenant/$pool" --image default --cpus 1 --mem 128 "$@" >&2
+    mvm --quiet pool build "$tenant/$pool" >&2
+    mvm --json instance create "$tenant/$pool" | jq -r .instance
+}
+
+# Everything that a VM or a tenant could leave on the host, one line each; nothing when clean.
+leftovers() {
+    ps -eo pid=,comm= | grep -E 'firecracker|jailer|mvm-shim|mvm-pager' | sed 's/^/process /' || true
+    ip -o link | grep -oE '(br-tenant-[0-9]+|tn[0-9]+i[0-9]+)' | sort -u | sed 's/^/device /' || true
+    ip rule | grep -vE '^(0|32766|32767):' | sed 's/^/rule /' || true
+    nft list tables | grep -w mvm | sed 's/^/nft /' || true
+    find /sys/fs/cgroup/mvm -mindepth 1 -type d 2>/dev/null | sed 's/^/cgroup /' || true
+    grep -E '/jails/|/ram/i-' /proc/self/mountinfo | sed 's/^/mount /' || true
+    losetup -a | sed 's/^/loop /'
+    find /run/mvm/locks /run/mvm/vm /run/mvm/ram -mindepth 1 2>/dev/null | sed 's/^/run /' || true
+    find /var/lib/mvm/jails -mindepth 2 2>/dev/null | sed 's/^/jail /' || true
+    find /var/lib/mvm/tenants /var/lib/mvm/keys -mindepth 1 2>/dev/null | sed 's/^/file /' || true
+}
+clean() {
+    local left; left=$(leftovers)
+    [ -z "$left" ] || fail "something was left behind:
+$left"
+    echo 'ok: nothing is left on the host'
+}

@@ -1,0 +1,77 @@
+# tier: ci
+# minutes: 6
+# An instance boots, sleeps and wakes; what it was doing goes on.
+source /usr/local/lib/mvm-e2e/prelude.sh
+
+say 'tenant, pool, build, instance'
+mvm tenant create acme --net-id 3 --subnet 10.240.3.0/24 --max-vcpus 16 --max-mem 32768 --max-running 8
+mvm pool create acme/workers --image default --cpus 1 --mem 128 --data-disk 32
+refused 4 mvm tenant create acme
+id=$(mvm --json instance create acme/workers | jq -r .instance)
+equal 'without a build it is Created' "$(state "$id")" Created
+refused 4 mvm instance start "$id"
+mvm pool build acme/workers
+equal 'the build makes it Ready' "$(state "$id")" Ready
+
+say 'start'
+mvm instance start "$id"
+equal 'it is Running' "$(state "$id")" Running
+refused 4 mvm instance start "$id"
+guest "$id" sh -c 'setsid sh -c "i=0; while :; do i=\$((i+1)); echo \$i >/run/counter; sleep 0.1; done" >/dev/null 2>&1 </dev/null & echo $! >/run/counter.pid'
+within 20 guest "$id" test -s /run/counter
+guest "$id" sh -c 'echo kept >/data/file'
+pid=$(guest "$id" cat /run/counter.pid)
+address=$(guest "$id" ip -4 -o addr show eth0 | awk '{print $4}')
+equal 'its address' "$address" 10.240.3.3/24
+check 'the host reaches it' ping -c 1 -W 5 10.240.3.3
+status=0; guest "$id" sh -c 'exit 42' || status=$?
+equal "the guest's exit code is passed on" "$status" 42
+equal 'standard input reaches the guest' "$(echo hello | mvm instance exec -i "$id" -- cat)" hello
+
+say 'warm and back'
+mvm instance warm "$id"
+equal 'it is Warm' "$(state "$id")" Warm
+refused 4 mvm instance start "$id"
+mvm instance wake "$id"
+equal 'it is Running again' "$(state "$id")" Running
+
+wakes=()
+for round in 1 2; do
+    say "sleep and wake, round $round"
+    before=$(guest "$id" cat /run/counter)
+    mvm instance sleep "$id"
+    equal 'it is Sleeping' "$(state "$id")" Sleeping
+    check 'no VMM, no shim' test -z "$(pgrep -x firecracker; pgrep -x mvm-shim)"
+    check 'no tap' test -z "$(ip -o link | grep -oE 'tn[0-9]+i[0-9]+' || true)"
+    check 'no jail' test -z "$(find /var/lib/mvm/jails -mindepth 2 2>/dev/null)"
+    equal 'no plain memory file' "$(find /run/mvm/ram -type f 2>/dev/null | wc -l)" 0
+    check 'nothing readable in the snapshot' \
+        test -z "$(grep -rlaE 'root:x:0:0|Linux version' "/var/lib/mvm/tenants/acme/pools/workers/instances/${id##*/}/snapshots" || true)"
+    mvm instance wake "$id"
+    equal 'it is Running' "$(state "$id")" Running
+    equal 'the same process' "$(guest "$id" cat /run/counter.pid)" "$pid"
+    check 'it is alive' guest "$id" kill -0 "$pid"
+    after=$(guest "$id" cat /run/counter)
+    check "the counter goes on ($before, $after)" test "$after" -ge "$before"
+    within 20 guest "$id" sh -c "[ \$(cat /run/counter) -gt $after ]" || fail 'the counter stands still'
+    equal 'the same address' "$(guest "$id" ip -4 -o addr show eth0 | awk '{print $4}')" "$address"
+    equal 'the data disk' "$(guest "$id" cat /data/file)" kept
+    early=$(date +%s); there=$(guest "$id" date +%s); late=$(date +%s)
+    check "the clock is right within a second ($early, $there, $late)" \
+        test "$there" -ge $((early - 1)) -a "$there" -le $((late + 1))
+    wakes+=("$(guest "$id" sh -c 'head -c 32 /dev/urandom | od -An -tx1 | tr -d " \n"')")
+done
+check 'two wakes never draw the same random bytes' test "${wakes[0]}" != "${wakes[1]}"
+
+say 'what happened is in the audit log'
+equal 'events' "$(mvm --json events acme --last 100 | jq -r '[.[].event | select(startswith("Instance"))] | unique | join(" ")')" \
+    'InstanceCreated InstanceSlept InstanceStarted InstanceWarmed InstanceWoken'
+
+say 'stop, start, destroy'
+mvm instance stop "$id"
+equal 'it is Stopped' "$(state "$id")" Stopped
+mvm instance start "$id"
+equal 'the data disk outlives a stop' "$(guest "$id" cat /data/file)" kept
+mvm tenant destroy acme --force
+refused 3 mvm tenant info acme
+clean

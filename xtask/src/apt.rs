@@ -1,0 +1,89 @@
+//! Debian packages that the tasks need on the machine they run on.
+//!
+//! Installs only what is missing and only as root; refuses to guess on other distributions.
+
+use std::fs;
+
+use crate::error::{Act, Error, Result};
+use crate::tool;
+
+/// A program or file and the package that brings it.
+pub(crate) struct Need {
+    /// A program's name, or the absolute path of a file.
+    pub(crate) probe: &'static str,
+    /// The package's name.
+    pub(crate) package: &'static str,
+}
+
+/// What a test host needs on the machine that runs it.
+pub(crate) const HOST: &[Need] = &[
+    Need { probe: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Need { probe: "/usr/share/seabios/bios-256k.bin", package: "seabios" },
+    Need { probe: "qemu-img", package: "qemu-utils" },
+    Need { probe: "mmdebstrap", package: "mmdebstrap" },
+    Need { probe: "mke2fs", package: "e2fsprogs" },
+    Need { probe: "ssh", package: "openssh-client" },
+    Need { probe: "setpriv", package: "util-linux" },
+    Need { probe: "python3", package: "python3" },
+    Need { probe: "pip3", package: "python3-pip" },
+];
+
+/// What compiling the guest kernel needs.
+pub(crate) const KERNEL: &[Need] = &[
+    Need { probe: "gcc", package: "build-essential" },
+    Need { probe: "make", package: "build-essential" },
+    Need { probe: "flex", package: "flex" },
+    Need { probe: "bison", package: "bison" },
+    Need { probe: "bc", package: "bc" },
+    Need { probe: "/usr/include/libelf.h", package: "libelf-dev" },
+    Need { probe: "/usr/include/openssl/ssl.h", package: "libssl-dev" },
+    Need { probe: "xz", package: "xz-utils" },
+];
+
+/// Installs the packages of all needs that are not met.
+///
+/// # Errors
+/// When something is missing and we are not root, or `apt-get` fails.
+pub(crate) fn require(needs: &[Need]) -> Result<()> {
+    let mut missing: Vec<&str> =
+        needs.iter().filter(|need| !is_met(need)).map(|need| need.package).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err(Error::refused(format!(
+            "these Debian packages are missing: {0}; install them (apt-get install {0}) or run as root",
+            missing.join(" ")
+        )));
+    }
+    eprintln!("xtask: installing {}", missing.join(" "));
+    tool::silent(&mut tool::command(&["apt-get", "update", "-q"]))?;
+    let suite = suite()?;
+    let pinned: Vec<String> = missing.iter().map(|package| pin(package, &suite)).collect();
+    let mut install = tool::command(&["apt-get", "install", "-y", "-q", "--allow-downgrades"]);
+    install.args(["--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]).args(pinned);
+    tool::silent(install.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// The code name of the running distribution, for example `bookworm`.
+pub(crate) fn suite() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release").act(|| "read /etc/os-release".into())?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .map(|name| name.trim_matches('"').to_owned())
+        .ok_or_else(|| Error::refused("/etc/os-release has no VERSION_CODENAME; Debian is needed"))
+}
+
+fn is_met(need: &Need) -> bool {
+    if need.probe.starts_with('/') {
+        return fs::exists(need.probe).unwrap_or(false);
+    }
+    tool::exists(need.probe)
+}
+
+/// A backported `qemu-utils` breaks the release's own emulator, so that one comes from the release.
+fn pin(package: &str, suite: &str) -> String {
+    if package.starts_with("qemu") { format!("{package}/{suite}") } else { package.to_owned() }
+}

@@ -1,0 +1,78 @@
+//! `cargo xtask ci` and `full`: check, then tests here, then tests in test hosts.
+//!
+//! A phase that fails ends the run, except that `full` always writes its page.
+
+use std::time::Instant;
+
+use crate::error::{Error, Result};
+use crate::evidence::{self, Phase};
+use crate::script::Tier;
+use crate::suite::Outcome;
+use crate::{check, e2e, tool, workspace};
+
+/// Everything a change must pass.
+pub(crate) fn run() -> Result<()> {
+    phases(Tier::Ci).verdict()
+}
+
+/// Everything there is, and the page about it.
+pub(crate) fn full() -> Result<()> {
+    let report = phases(Tier::Full);
+    let path = evidence::write("cargo xtask full", &report.phases, &report.outcomes)?;
+    println!("{}", path.display());
+    report.verdict()
+}
+
+/// What happened so far.
+#[derive(Default)]
+struct Report {
+    phases: Vec<Phase>,
+    outcomes: Vec<Outcome>,
+}
+
+impl Report {
+    /// Runs one phase unless an earlier one failed.
+    fn phase(&mut self, name: &'static str, work: impl FnOnce(&mut Self) -> Result<()>) {
+        if self.phases.iter().any(|phase| phase.failure.is_some()) {
+            return;
+        }
+        eprintln!("xtask: phase {name}");
+        let started = Instant::now();
+        let failure = work(self).err().map(|error| error.to_string());
+        let elapsed = started.elapsed();
+        let word = if failure.is_some() { "failed" } else { "passed" };
+        eprintln!("xtask: phase {name} {word} in {:.0} s", elapsed.as_secs_f64());
+        self.phases.push(Phase { name, elapsed, failure });
+    }
+
+    fn verdict(self) -> Result<()> {
+        let failed = self
+            .phases
+            .into_iter()
+            .find_map(|phase| phase.failure.map(|why| format!("{}: {why}", phase.name)));
+        failed.map_or(Ok(()), |why| Err(Error::refused(why)))
+    }
+}
+
+fn phases(tier: Tier) -> Report {
+    let mut report = Report::default();
+    report.phase("check", |_| check::run());
+    report.phase("tests", |_| native_tests());
+    report.phase("end-to-end", |report| {
+        report.outcomes = e2e::run(&[], tier)?;
+        e2e::verdict(&report.outcomes)
+    });
+    report
+}
+
+/// Unit, property and simulation tests; documentation's examples besides, which nextest leaves out.
+fn native_tests() -> Result<()> {
+    let mut tests = workspace::cargo();
+    if tool::exists("cargo-nextest") {
+        tests.args(["nextest", "run", "--workspace", "--locked", "--no-tests=pass"]);
+        tool::show(&mut tests)?;
+        let mut docs = workspace::cargo();
+        return tool::show(docs.args(["test", "--quiet", "--workspace", "--locked", "--doc"]));
+    }
+    tool::show(tests.args(["test", "--quiet", "--workspace", "--locked"]))
+}

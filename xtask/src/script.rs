@@ -1,0 +1,127 @@
+//! Scripts that run in a test host, and what their first comment lines ask for.
+//!
+//! ```text
+//! # tier: ci         run in every `cargo xtask ci` (the default), or only in `full`
+//! # minutes: 5       the deadline (the default)
+//! # hosts: 1         how many hosts; the script runs on host1 (the default is 1)
+//! ```
+//! Refuses a header it does not understand, so that a typing error is not a skipped test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Act, Error, Result};
+
+/// When a script runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// In `ci` and in `full`.
+    Ci,
+    /// Only in `full`, or by name.
+    Full,
+}
+
+/// What a script asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    /// When it runs.
+    pub(crate) tier: Tier,
+    /// How long it may take.
+    pub(crate) deadline: Duration,
+    /// How many hosts it needs, 1 to 9.
+    pub(crate) hosts: u8,
+}
+
+/// One script.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    /// Its file name without `.sh`.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// What it asks for.
+    pub(crate) header: Header,
+}
+
+/// The scripts of a directory, by name; none when there is no such directory.
+pub(crate) fn list(dir: &Path) -> Result<Vec<Script>> {
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut scripts = Vec::new();
+    for entry in fs::read_dir(dir).act(|| format!("read {}", dir.display()))? {
+        let path = entry.act(|| format!("read {}", dir.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "sh") {
+            scripts.push(read(path)?);
+        }
+    }
+    scripts.sort_by(|one, two| one.name.cmp(&two.name));
+    Ok(scripts)
+}
+
+/// One script by its file.
+pub(crate) fn read(path: PathBuf) -> Result<Script> {
+    let text = fs::read_to_string(&path).act(|| format!("read {}", path.display()))?;
+    let header =
+        parse(&text).map_err(|why| Error::refused(format!("{}: {why}", path.display())))?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Script { name, path, header })
+}
+
+/// Reads the comment lines up to the first line that is none.
+fn parse(text: &str) -> std::result::Result<Header, String> {
+    let mut header = Header { tier: Tier::Ci, deadline: Duration::from_secs(300), hosts: 1 };
+    for line in text.lines().take_while(|line| line.starts_with('#')) {
+        let Some((key, value)) = line.trim_start_matches('#').trim().split_once(':') else {
+            continue;
+        };
+        let value = value.trim();
+        let number = || value.parse::<u8>().ok().filter(|number| *number > 0);
+        match key {
+            "tier" => {
+                header.tier = match value {
+                    "ci" => Tier::Ci,
+                    "full" => Tier::Full,
+                    other => return Err(format!("tier {other} is neither ci nor full")),
+                }
+            }
+            "minutes" => {
+                let minutes = number().ok_or_else(|| format!("minutes: {value}"))?;
+                header.deadline = Duration::from_secs(60 * u64::from(minutes));
+            }
+            "hosts" => {
+                header.hosts = number()
+                    .filter(|number| *number <= 9)
+                    .ok_or_else(|| format!("hosts: {value} is not 1 to 9"))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_without_a_header_runs_in_ci_on_one_host_for_five_minutes() {
+        let header = Header { tier: Tier::Ci, deadline: Duration::from_secs(300), hosts: 1 };
+        assert_eq!(parse("#!/bin/bash\n# About: nothing\nset -e\n"), Ok(header));
+    }
+
+    #[test]
+    fn the_header_ends_at_the_first_line_of_code() {
+        let text = "#!/bin/bash\n# tier: full\n# minutes: 12\n# hosts: 3\nset -e\n# tier: ci\n";
+        let header = Header { tier: Tier::Full, deadline: Duration::from_secs(720), hosts: 3 };
+        assert_eq!(parse(text), Ok(header));
+    }
+
+    #[test]
+    fn a_typing_error_in_a_header_is_refused() {
+        assert!(parse("# tier: cii\n").is_err());
+        assert!(parse("# minutes: soon\n").is_err() && parse("# minutes: 0\n").is_err());
+        assert!(parse("# hosts: 10\n").is_err());
+    }
+}

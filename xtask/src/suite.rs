@@ -1,0 +1,157 @@
+//! Runs scripts, one after the other, each in pristine test hosts of its own.
+//!
+//! A script gets no standard input. What it prints goes to a log; exit code 0 means it passed.
+//! Files of `tests/e2e/lib/` are in the host's `/usr/local/lib/mvm-e2e/`.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::binaries::Profile;
+use crate::cache::Cache;
+use crate::error::{Act, Result};
+use crate::host::{Group, HostFiles, Payload, Put, TestHost};
+use crate::script::Script;
+use crate::workspace;
+
+/// Stores the script away first, so that nothing in it can eat the rest of it from standard input.
+const LAUNCH: &str = "cat >/run/script.sh && exec bash /run/script.sh </dev/null";
+
+/// How one script ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// The script's name.
+    pub(crate) name: String,
+    /// Why it failed; `None` when it passed.
+    pub(crate) failure: Option<String>,
+    /// From the first byte of the host's resume to the script's end.
+    pub(crate) elapsed: Duration,
+    /// What it printed.
+    pub(crate) log: PathBuf,
+}
+
+/// Everything that the scripts of one run share.
+pub(crate) struct Suite {
+    files: HostFiles,
+    payload: Payload,
+    logs: PathBuf,
+}
+
+impl Suite {
+    /// Builds the programs and makes the host image when it is missing. Logs go to
+    /// `target/<kind>/`.
+    pub(crate) fn prepare(kind: &str, profile: Profile) -> Result<Self> {
+        let cache = Cache::open()?;
+        let files = HostFiles::ensure(&cache)?;
+        let lib = workspace::root().join("tests/e2e/lib");
+        let to = "/usr/local/lib/mvm-e2e".to_owned();
+        let puts = if lib.is_dir() { vec![Put { from: lib, to }] } else { Vec::new() };
+        let payload = Payload::build(&cache, profile, &puts)?;
+        let logs = workspace::metadata()?.target_directory.join(kind);
+        fs::create_dir_all(&logs).act(|| format!("create {}", logs.display()))?;
+        Ok(Self { files, payload, logs })
+    }
+
+    /// Runs all scripts, reports each on standard output, and the sum on a line of its own.
+    pub(crate) fn run(&self, scripts: &[Script]) -> Result<Vec<Outcome>> {
+        let mut outcomes = Vec::new();
+        for script in scripts {
+            let outcome = self.run_one(script)?;
+            report(&outcome);
+            outcomes.push(outcome);
+        }
+        let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
+        println!("{} passed, {failed} failed", outcomes.len() - failed);
+        Ok(outcomes)
+    }
+
+    /// Runs one script; its own failure is an outcome, not an error.
+    fn run_one(&self, script: &Script) -> Result<Outcome> {
+        let log = self.logs.join(format!("{}.log", script.name));
+        let started = Instant::now();
+        let failure = match self.attempt(script, &log, started) {
+            Ok(failure) => failure,
+            Err(error) => Some(format!("no test host: {error}")),
+        };
+        Ok(Outcome { name: script.name.clone(), failure, elapsed: started.elapsed(), log })
+    }
+
+    fn attempt(&self, script: &Script, log: &Path, started: Instant) -> Result<Option<String>> {
+        File::create(log).act(|| format!("create {}", log.display()))?;
+        if script.header.hosts == 1 {
+            let host = TestHost::resume(&self.files, &self.payload)?;
+            return follow(&host, script, log, started);
+        }
+        let count = usize::from(script.header.hosts);
+        let group = Group::resume(&self.files, &self.payload, count)?;
+        match group.first() {
+            Some(host) => follow(host, script, log, started),
+            None => Ok(Some("no host".into())),
+        }
+    }
+}
+
+/// Runs the script in the host until its end or its deadline.
+fn follow(
+    host: &TestHost,
+    script: &Script,
+    log: &Path,
+    started: Instant,
+) -> Result<Option<String>> {
+    let output =
+        File::options().append(true).open(log).act(|| format!("open {}", log.display()))?;
+    let errors = output.try_clone().act(|| "duplicate a descriptor".into())?;
+    let input = File::open(&script.path).act(|| format!("open {}", script.path.display()))?;
+    let mut command: Command = host.ssh(&["bash", "-c", LAUNCH].map(str::to_owned));
+    command.stdin(input).stdout(Stdio::from(output)).stderr(Stdio::from(errors));
+    let mut child = command.spawn().act(|| "start ssh".into())?;
+    let failure = loop {
+        if let Some(status) = child.try_wait().act(|| "wait for ssh".into())? {
+            break (!status.success()).then(|| status.to_string());
+        }
+        if started.elapsed() > script.header.deadline {
+            let _gone_already = child.kill();
+            let _status = child.wait();
+            break Some(format!("no end after {} s", script.header.deadline.as_secs()));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    if failure.is_some() {
+        keep_console(host, log)?;
+    }
+    Ok(failure)
+}
+
+/// Adds the end of the host's console to the log: an oops there explains much.
+fn keep_console(host: &TestHost, log: &Path) -> Result<()> {
+    let Ok(console) = fs::read_to_string(host.dir().join("console.log")) else { return Ok(()) };
+    let mut file =
+        File::options().append(true).open(log).act(|| format!("open {}", log.display()))?;
+    writeln!(file, "--- console of the test host ---\n{}", console.trim_end())
+        .act(|| format!("write {}", log.display()))
+}
+
+fn report(outcome: &Outcome) {
+    let seconds = outcome.elapsed.as_secs_f64();
+    match &outcome.failure {
+        None => println!("PASS {:<40} {seconds:6.1} s", outcome.name),
+        Some(why) => {
+            println!("FAIL {:<40} {seconds:6.1} s  {why}", outcome.name);
+            println!("{}", tail(&outcome.log, 8_000).trim_end());
+            println!("(all of it: {})", outcome.log.display());
+        }
+    }
+}
+
+/// The last bytes of a file, as text.
+fn tail(path: &Path, bytes: u64) -> String {
+    let mut text = Vec::new();
+    if let Ok(mut file) = File::open(path) {
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        let _from_the_start = file.seek(SeekFrom::Start(length.saturating_sub(bytes)));
+        let _what_there_is = file.read_to_end(&mut text);
+    }
+    String::from_utf8_lossy(&text).into_owned()
+}
