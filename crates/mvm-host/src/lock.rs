@@ -128,6 +128,7 @@ fn busy(subject: &Subject, path: &Path, wait: Duration) -> Error {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    #![expect(clippy::disallowed_methods, reason = "a test needs another process")]
     use std::process::{Command, Stdio};
 
     use super::*;
