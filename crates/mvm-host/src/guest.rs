@@ -113,7 +113,9 @@ impl VsockGuest {
             // The connection may break before the answer is through.
             Ok(_) | Err(Lost::HungUp(_)) => match link.await_end() {
                 Lost::Vmm => Ok(GuestAnswer::Done),
-                lost => settle(instance, Err(lost)),
+                lost @ (Lost::Silent | Lost::HungUp(_) | Lost::Host(_)) => {
+                    settle(instance, Err(lost))
+                }
             },
             Err(Lost::Vmm) => Ok(GuestAnswer::Done),
             Err(lost) => settle(instance, Err(lost)),

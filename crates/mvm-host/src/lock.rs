@@ -90,7 +90,7 @@ fn take(path: &Path) -> Result<Option<Held>, Error> {
     }
     let own = file.metadata().act(what())?;
     let named = fs::symlink_metadata(path).ok();
-    if !named.is_some_and(|named| (named.dev(), named.ino()) == (own.dev(), own.ino())) {
+    if named.is_none_or(|named| (named.dev(), named.ino()) != (own.dev(), own.ino())) {
         return Ok(None);
     }
     let text = serde_json::to_vec(&holder()).unwrap_or_default();
@@ -128,6 +128,7 @@ fn busy(subject: &Subject, path: &Path, wait: Duration) -> Error {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    #![expect(clippy::disallowed_methods, reason = "a test needs another process")]
     use std::process::{Command, Stdio};
 
     use super::*;

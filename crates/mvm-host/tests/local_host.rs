@@ -16,7 +16,7 @@ use std::{
 };
 
 use mvm_core::{
-    effect::{Effect, Firewall, Port},
+    effect::{Effect, Firewall, Limits, Port},
     id::InstanceRef,
     instance::{Drain, Instance, Want},
     net::{NetId, Network, Offset, Subnet},
@@ -261,6 +261,40 @@ fn sleeps_and_wakes(ground: &mut Ground) {
     assert!(guest.abs_diff(SystemClock.now().0 / 1000) <= 2, "the guest's clock says {guest}");
 }
 
+/// What the kernel says of VMM and shim: user, capabilities, seccomp, cgroup.
+fn the_pair_is_confined(ground: &Ground) {
+    let place = vmm::place::Place::of(ground.host.roots(), &ground.record.instance.instance);
+    let records = vmm::records::Records::at(&place);
+    let uid = ground.record.uid.0;
+    for (id, leaf, seccomp) in [
+        (records.vmm().unwrap().unwrap(), "vmm", "2"),
+        (records.shim().unwrap().unwrap(), "shim", "0"),
+    ] {
+        let read =
+            |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", id.pid)).unwrap();
+        let status = read("status");
+        let field = |name: &str| {
+            let mut lines = status.lines().filter_map(|line| line.strip_prefix(name));
+            lines.next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        println!(
+            "   {leaf}: uid {}, gid {}, groups {:?}, caps {}, no_new_privs {}, seccomp {}, {}",
+            field("Uid:"),
+            field("Gid:"),
+            field("Groups:"),
+            field("CapEff:"),
+            field("NoNewPrivs:"),
+            field("Seccomp:"),
+            field("VmRSS:")
+        );
+        assert_eq!(field("Uid:"), format!("{uid} {uid} {uid} {uid}"));
+        assert_eq!(field("Gid:"), format!("{uid} {uid} {uid} {uid}"));
+        assert_eq!(field("CapEff:"), "0000000000000000");
+        assert_eq!(field("Seccomp:"), seccomp);
+        assert_eq!(read("cgroup").trim(), format!("0::/mvm/{}/{leaf}", place.instance));
+    }
+}
+
 fn the_output_of_a_command_is_whole(ground: &Ground) {
     let (out, _, status) = ground.exec("head -c 3000000 /dev/zero | tr '\\0' x", b"");
     assert_eq!((out.len(), status), (3_000_000, ExecStatus::Code(0)));
@@ -300,6 +334,7 @@ fn a_killed_vmm_is_told_of(ground: &Ground) {
 fn an_instance_boots_sleeps_wakes_dies_and_leaves_nothing() {
     let mut ground = Ground::new(true);
     sleeps_and_wakes(&mut ground);
+    the_pair_is_confined(&ground);
     the_output_of_a_command_is_whole(&ground);
     a_dead_shim_does_not_kill_its_vm(&ground);
     ground.reach(Want::Stopped);
@@ -310,6 +345,110 @@ fn an_instance_boots_sleeps_wakes_dies_and_leaves_nothing() {
     let logs = ground.host.logs(&ground.record.instance, 5).unwrap();
     println!("{logs:#?}");
     assert!(!logs.vmm.is_empty());
+    ground.nothing_is_left();
+}
+
+/// The steps of a launch up to a jail, with this much memory allowed.
+fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
+    let record = &ground.record;
+    let jail = mvm_core::effect::Jail {
+        instance: record.instance.clone(),
+        uid: record.uid,
+        image: record.image.clone().unwrap(),
+        resources: record.resources,
+        identity: mvm_core::effect::Identity {
+            network: record.network.clone(),
+            offset: record.offset,
+            role: record.role.clone(),
+        },
+    };
+    let limits = Limits { memory, ..Limits::of(record.resources) };
+    let (net, offset, uid) = (record.network.net, record.offset, record.uid);
+    for effect in [
+        Effect::EnsureBridge(record.network.clone()),
+        Effect::EnsureTap { net, offset, uid },
+        Effect::EnsureCgroup { instance: record.instance.instance.clone(), limits },
+        Effect::EnsureVolume { instance: record.instance.clone(), uid, size: Mib(16) },
+        Effect::EnsureJail(Box::new(jail.clone())),
+    ] {
+        ground.host.execute(&effect).unwrap();
+        ground.host.execute(&effect).unwrap();
+    }
+    jail
+}
+
+#[test]
+#[ignore = "runs in a test host"]
+fn a_shim_killed_at_any_moment_of_a_start_leaves_what_can_be_cleared_and_started_again() {
+    let mut ground = Ground::new(false);
+    lay_ground(&ground, Mib(200));
+    let id = ground.record.instance.instance.clone();
+    let spawn =
+        Effect::SpawnVmm { instance: ground.record.instance.clone(), uid: ground.record.uid };
+    let place = vmm::place::Place::of(ground.host.roots(), &id);
+    let records = vmm::records::Records::at(&place);
+    for moment in [0u64, 10, 30, 60, 90, 120, 160, 200, 300] {
+        let spawned = std::thread::scope(|scope| {
+            let spawned = scope.spawn(|| ground.host.execute(&spawn));
+            let shim = loop {
+                if let Ok(Some(shim)) = records.shim() {
+                    break shim;
+                }
+            };
+            // A shim that lives on passes the time until its moment.
+            if let Ok(Some(process)) = shim.open() {
+                process.wait(Duration::from_millis(moment)).unwrap();
+            }
+            if let Ok(Some(process)) = shim.open() {
+                process.kill().unwrap();
+            }
+            spawned.join().unwrap()
+        });
+        let seen = ground.observe();
+        println!(
+            "   killed after {moment} ms: {:?}, vmm {:?}, shim {}",
+            spawned.map_err(|error| error.to_string()),
+            seen.vmm.map(|vmm| vmm.phase),
+            seen.shim
+        );
+        ground.host.execute(&Effect::RemoveVmm(id.clone())).unwrap();
+        let seen = ground.observe();
+        assert!(seen.vmm.is_none() && !seen.shim && seen.exit.is_none(), "{seen:?}");
+        assert!(!vmm::cgroup::is_populated(&place.cgroup).unwrap());
+    }
+    ground.host.execute(&spawn).unwrap();
+    ground.host.execute(&spawn).unwrap();
+    assert_eq!(ground.vmm().phase, Phase::Empty);
+    for effect in [
+        Effect::RemoveVmm(id.clone()),
+        Effect::RemoveJail(id.clone()),
+        Effect::RemoveCgroup(id.clone()),
+    ] {
+        ground.host.execute(&effect).unwrap();
+        ground.host.execute(&effect).unwrap();
+    }
+    ground.nothing_is_left();
+}
+
+#[test]
+#[ignore = "runs in a test host"]
+fn a_vmm_that_outgrows_its_cgroup_is_named_as_out_of_memory() {
+    let mut ground = Ground::new(false);
+    let jail = lay_ground(&ground, Mib(24));
+    ground
+        .host
+        .execute(&Effect::SpawnVmm { instance: jail.instance.clone(), uid: jail.uid })
+        .unwrap();
+    let _ = ground.host.execute(&Effect::BootVmm(Box::new(jail.clone())));
+    let began = Instant::now();
+    let exit = loop {
+        if let Some(exit) = ground.observe().exit {
+            break exit;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", ground.observe());
+    };
+    println!("   {exit:?}");
+    assert!(exit.reason().starts_with("OOM"), "{}", exit.reason());
     ground.nothing_is_left();
 }
 

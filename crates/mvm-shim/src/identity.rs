@@ -73,7 +73,8 @@ impl ProcessId {
         };
         let fd = match pidfd_open(pid, PidfdFlags::NONBLOCK) {
             Ok(fd) => fd,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            // While a process is taken away its pid is still known for a moment, to no process.
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         // The start time is compared after the handle is held: the pid cannot be reused in between.
@@ -148,6 +149,7 @@ fn parse(text: &[u8]) -> Option<Stat> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    #![expect(clippy::disallowed_methods, reason = "a test needs a child of its own")]
     use std::process::Command;
 
     use super::*;

@@ -163,6 +163,7 @@ pub fn drop_privileges(uid: u32) -> Result<(), StartError> {
     down().map_err(|errno| StartError::Own { act: "drop its privileges", source: errno.into() })
 }
 
+#[expect(clippy::disallowed_methods, reason = "the jailer is this program's one child")]
 fn command(spec: &Spec, inner: &OwnedFd) -> io::Result<Command> {
     #[expect(clippy::disallowed_methods, reason = "R4: the shim is the parent of the jailer")]
     let mut command = Command::new(&spec.jailer);

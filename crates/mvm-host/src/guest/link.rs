@@ -186,10 +186,10 @@ impl Link {
 }
 
 fn lost(error: io::Error) -> Lost {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Lost::Silent,
-        _ => Lost::HungUp(error.to_string()),
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Lost::Silent;
     }
+    Lost::HungUp(error.to_string())
 }
 
 fn hold(place: &Place) -> Result<Process, Lost> {
@@ -217,10 +217,11 @@ fn attempt(place: &Place, vmm: Process, deadline: Deadline) -> Result<Link, Lost
     link.unsent = format!("CONNECT {GUEST_PORT}\n").into_bytes();
     let rest = link.connected()?;
     link.session.receive(&rest);
-    match link.next_event()? {
-        Event::Ready { .. } => Ok(link),
-        other => Err(Lost::HungUp(format!("{other:?} came before a hello"))),
+    let first = link.next_event()?;
+    if matches!(first, Event::Ready { .. }) {
+        return Ok(link);
     }
+    Err(Lost::HungUp(format!("{first:?} came before a hello")))
 }
 
 impl Link {

@@ -317,8 +317,10 @@ mod tests {
         assert!(error.to_string().contains("no disk"), "{error}");
         assert_eq!(api.state(deadline).unwrap(), GuestState::NotStarted);
         let requests = server.join().unwrap();
-        assert!(requests[0].ends_with("{\"guest_cid\":3,\"uds_path\":\"run/v.sock\"}"));
-        assert!(requests[1].ends_with("{\"action_type\":\"InstanceStart\"}"));
+        assert!(
+            requests.first().unwrap().ends_with("{\"guest_cid\":3,\"uds_path\":\"run/v.sock\"}")
+        );
+        assert!(requests.get(1).unwrap().ends_with("{\"action_type\":\"InstanceStart\"}"));
     }
 
     #[test]

@@ -4,12 +4,7 @@
 //! the shim, which has to tell of it. Everything written is read back: a limit that the kernel
 //! did not take is an error, never a hope.
 
-use std::{
-    fs, io,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, io, os::fd::AsFd, path::Path, time::Duration};
 
 use mvm_core::{Error, ErrorKind, effect::Limits, id::InstanceId, layout};
 use rustix::event::PollFlags;
@@ -221,7 +216,7 @@ pub fn instances_in(path: &Path) -> Result<Vec<InstanceId>, Error> {
 
 /// Whether the host has a cgroup v2 with everything that is used, `io` included.
 #[must_use]
-pub fn is_complete(root: &PathBuf) -> bool {
+pub fn is_complete(root: &Path) -> bool {
     controllers(root).is_ok_and(|wanted| wanted.contains("io"))
 }
 

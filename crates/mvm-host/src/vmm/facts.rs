@@ -58,7 +58,7 @@ pub fn node(roots: &Roots) -> Result<NodeFacts, Error> {
         mem_mib: memory.total_mib,
         mem_available_mib: memory.available_mib,
         disk_free_mib: rustix::fs::statvfs(&roots.data)
-            .map_or(0, |stat| stat.f_bavail * stat.f_frsize >> 20),
+            .map_or(0, |stat| (stat.f_bavail * stat.f_frsize) >> 20),
         kvm,
         kvm_detail,
         cgroup_v2: cgroup::is_complete(&roots.cgroup),

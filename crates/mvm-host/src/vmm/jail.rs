@@ -120,6 +120,10 @@ pub fn refresh(place: &Place, uid: Uid) -> Result<(), Error> {
     for directory in ["dev", "run"] {
         remove_dir(&place.root.join(directory))?;
     }
+    // A jailer that died between making it and pivoting leaves it, empty; what is in it is not
+    // touched, for it would be the host's root.
+    let old_root = place.root.join("old_root");
+    absent(fs::remove_dir(&old_root)).act(format_args!("remove {}", old_root.display()))?;
     let path = place.root.join("run");
     ensure_dir(&path, 0o700)?;
     give(&path, uid.0)?;

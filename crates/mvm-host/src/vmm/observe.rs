@@ -19,6 +19,8 @@ use super::{
 
 /// How long Firecracker may take to say what its guest does.
 const ANSWER: Duration = Duration::from_secs(1);
+/// How long the end of a process may take whose sockets are closed already.
+const DYING: Duration = Duration::from_millis(500);
 
 /// The live VMM of an instance; `None` when there is none.
 ///
@@ -30,13 +32,11 @@ const ANSWER: Duration = Duration::from_secs(1);
 pub fn vmm(place: &Place) -> Result<Option<ObservedVmm>, Error> {
     let records = Records::at(place);
     let Some(id) = records.vmm()? else { return Ok(None) };
-    if !id.is_alive().act("look at the VMM")? {
-        return Ok(None);
-    }
+    let Some(process) = id.open().act("look at the VMM")? else { return Ok(None) };
     let phase = match phase(place, records) {
         Ok(phase) => phase,
-        // What died while it was asked did not fall silent.
-        Err(_) if !id.is_alive().act("look at the VMM")? => return Ok(None),
+        // What dies while it is asked did not fall silent. Its sockets close before it is gone.
+        Err(_) if process.wait(DYING).act("look at the VMM")? => return Ok(None),
         Err(error) => return Err(error),
     };
     Ok(Some(ObservedVmm {
