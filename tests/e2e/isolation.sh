@@ -8,6 +8,7 @@ ip netns add world
 ip link add out0 type veth peer name out1 netns world
 ip addr add 198.51.100.1/24 dev out0; ip link set out0 up
 ip -n world addr add 198.51.100.2/24 dev out1; ip -n world link set out1 up; ip -n world link set lo up
+ip -n world addr add 203.0.113.1/32 dev lo; ip route add 203.0.113.0/24 via 198.51.100.2
 red1=$(one_instance red workers)
 red2=$(mvm --json instance create red/workers | jq -r .instance)
 blue1=$(one_instance blue workers)
@@ -19,7 +20,7 @@ equal 'net verify finds nothing' "$(mvm --json net verify | jq '.findings | leng
 
 say 'guests of one tenant talk, egress works'
 check 'red1 reaches red2' guest "$red1" ping -c 1 -W 5 "$r2"
-check 'red1 reaches the world' guest "$red1" ping -c 1 -W 5 198.51.100.2
+check 'red1 reaches the world' guest "$red1" ping -c 1 -W 5 203.0.113.1
 
 # What comes out at a guest's port while a command runs elsewhere. Counts packets.
 tap_of() { ip -o link | grep -oE "tn$(mvm --json tenant info "${1%%/*}" | jq .network.tenant_net_id)i[0-9]+" | sort -u | head -n "${2:-1}" | tail -n 1; }

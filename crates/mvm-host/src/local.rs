@@ -7,7 +7,7 @@
 use mvm_core::{
     Error,
     effect::{Effect, Firewall},
-    id::{InstanceRef, PoolRef},
+    id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
@@ -19,7 +19,7 @@ use crate::{
     disk::{files, key, listing, snapshot as disk_snapshot, volume},
     net,
     roots::Roots,
-    vmm::{boot, cgroup, facts, jail, observe, place::Place, records::Records, snapshot, spawn},
+    vmm::{boot, cgroup, facts, jail, observe, place::Place, snapshot, spawn},
 };
 
 /// The machine that this process runs on.
@@ -39,6 +39,10 @@ impl LocalHost {
     #[must_use]
     pub const fn roots(&self) -> &Roots {
         &self.roots
+    }
+
+    fn with_vmm(&self, instance: &InstanceId) -> Result<(), Error> {
+        observe::require(&Place::of(&self.roots, instance))
     }
 }
 
@@ -67,13 +71,21 @@ impl Host for LocalHost {
             Effect::RemoveJail(instance) => jail::remove(roots, instance),
             Effect::SpawnVmm { instance, uid } => spawn::ensure(roots, instance, *uid),
             Effect::RemoveVmm(instance) => spawn::remove(roots, instance),
-            Effect::BootVmm(jail) => boot::boot(roots, jail),
-            Effect::LoadSnapshot { instance, epoch } => snapshot::load(roots, instance, *epoch),
-            Effect::PauseVmm { instance, purpose } => boot::pause(roots, instance, *purpose),
-            Effect::ResumeVmm(instance) => boot::resume(roots, instance),
-            Effect::WriteSnapshot { instance, epoch, memory, keyed } => {
-                snapshot::write(roots, instance, *epoch, *memory, *keyed)
+            Effect::BootVmm(jail) => {
+                self.with_vmm(&jail.instance.instance).and_then(|()| boot::boot(roots, jail))
             }
+            Effect::LoadSnapshot { instance, epoch } => self
+                .with_vmm(&instance.instance)
+                .and_then(|()| snapshot::load(roots, instance, *epoch)),
+            Effect::PauseVmm { instance, purpose } => {
+                self.with_vmm(instance).and_then(|()| boot::pause(roots, instance, *purpose))
+            }
+            Effect::ResumeVmm(instance) => {
+                self.with_vmm(instance).and_then(|()| boot::resume(roots, instance))
+            }
+            Effect::WriteSnapshot { instance, epoch, memory, keyed } => self
+                .with_vmm(&instance.instance)
+                .and_then(|()| snapshot::write(roots, instance, *epoch, *memory, *keyed)),
             Effect::PublishSnapshot { instance, epoch } => {
                 disk_snapshot::publish(roots, instance, *epoch)
             }
@@ -93,10 +105,11 @@ impl Host for LocalHost {
         let id = &instance.instance;
         let place = Place::of(roots, &id.instance);
         let vmm = observe::vmm(&place)?;
+        let shim = observe::shim(&place, vmm.as_ref())?;
         Ok(ObservedInstance {
-            shim: observe::shim(&place, vmm.as_ref())?,
+            shim,
             vmm,
-            exit: Records::at(&place).exit()?,
+            exit: observe::exit(&place, shim || vmm.is_some())?,
             bridge: net::bridge_is_up(&instance.network)?,
             routes: net::routes_are_there(instance.network.net)?,
             tap: net::tap_is_there(instance.network.net, instance.offset)?,

@@ -71,7 +71,7 @@ impl Rig for RealRig {
             self.roots.cgroup.join(layout::cgroup(id)).join("shim").join("cgroup.procs"),
         )
         .is_ok_and(|pids| !pids.is_empty());
-        self.kill(id, "vmm", || !has_shim || run.join("exit.json").exists())
+        self.kill(id, "vmm", || !has_shim || run.join("out/exit.json").exists())
     }
 
     fn kill_shim(&self, id: &InstanceId) -> Result<(), Error> {

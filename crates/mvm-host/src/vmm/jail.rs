@@ -39,7 +39,10 @@ use super::{
     place::{Place, ensure_dir, give, remove_dir, remove_file},
     ram,
 };
-use crate::{disk::ext, roots::Roots};
+use crate::{
+    disk::{durable, ext},
+    roots::Roots,
+};
 
 /// The root file system, in the jail.
 pub const ROOT_DRIVE: &str = "rootfs";
@@ -142,6 +145,11 @@ pub fn remove(roots: &Roots, instance: &InstanceId) -> Result<(), Error> {
     // First the mount: what is below it must not be taken for a part of the jail.
     mounts::clear(&place.jail)?;
     remove_dir(&place.jail)?;
+    // A jail that came back after a power cut would keep hard links to a destroyed volume.
+    match place.jail.parent() {
+        Some(parent) if parent.is_dir() => durable::sync_dir(parent)?,
+        Some(_) | None => {}
+    }
     ram::remove(roots, &place)
 }
 

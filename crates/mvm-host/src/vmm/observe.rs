@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use mvm_core::{
     Error, ErrorKind,
-    observed::{ObservedVmm, PausedFor, Phase},
+    observed::{Ending, ExitRecord, ObservedVmm, PausedFor, Phase},
 };
 use mvm_shim::ProcessId;
 
@@ -45,6 +45,32 @@ pub fn vmm(place: &Place) -> Result<Option<ObservedVmm>, Error> {
         pid: id.pid,
         resident_kib: resident_kib(id),
     }))
+}
+
+/// Checks that there is a VMM to act on.
+///
+/// # Errors
+/// `Conflict` when there is none: trying again cannot help.
+pub fn require(place: &Place) -> Result<(), Error> {
+    let id = Records::at(place).vmm()?;
+    let process = id.map(|id| id.open().act("look at the VMM")).transpose()?.flatten();
+    match process {
+        Some(_) => Ok(()),
+        None => Err(Error::new(ErrorKind::Conflict, format!("{} has no VMM", place.instance))),
+    }
+}
+
+/// How the last VMM ended: as the shim recorded, or unseen when records are all that is left.
+///
+/// # Errors
+/// I/O errors.
+pub fn exit(place: &Place, is_anything_alive: bool) -> Result<Option<ExitRecord>, Error> {
+    let records = Records::at(place);
+    let recorded = records.exit()?;
+    if recorded.is_some() || is_anything_alive || !records.is_there()? {
+        return Ok(recorded);
+    }
+    Ok(Some(ExitRecord { ending: Ending::Unseen, oom_kills: 0, console_tail: Vec::new() }))
 }
 
 fn phase(place: &Place, records: Records<'_>) -> Result<Phase, Error> {

@@ -8,12 +8,13 @@
 //! The memory file's pages are charged to the VMM's own cgroup, which has room for one copy of
 //! its guest only: hence the raised limit, for the time of the write.
 
-use std::{fs, time::Duration};
+use std::{fs, io, time::Duration};
 
 use mvm_core::{
     Error, ErrorKind,
     id::InstanceRef,
-    observed::{Origin, PausedFor},
+    layout,
+    observed::{Origin, PausedFor, SnapshotPhase},
     units::{Generation, Mib, Timestamp},
 };
 
@@ -63,6 +64,12 @@ pub fn write(
         let message = format!("{} is not paused for sleep", instance.instance);
         return Err(Error::new(ErrorKind::Conflict, message));
     }
+    if snapshot::phases(roots, instance)?.get(&epoch).is_some_and(|p| *p != SnapshotPhase::Partial)
+    {
+        let message = format!("the snapshot {} of {} is there", epoch.0, instance.instance);
+        return Err(Error::new(ErrorKind::Conflict, message));
+    }
+    sync_volume(roots, instance)?;
     let key = keyed.then(|| key::load(roots, &instance.tenant)).transpose()?;
     let header =
         Header { taken_on: present()?, image: jail::image_of(&place)?, memory, created_at: now() };
@@ -75,6 +82,17 @@ pub fn write(
     remove_plain(&place)?;
     lower_limit(&place, records)?;
     written
+}
+
+/// Memory and disk belong together: what the guest wrote is durable before its snapshot is.
+fn sync_volume(roots: &Roots, instance: &InstanceRef) -> Result<(), Error> {
+    let path = roots.data.join(layout::data::volume(instance));
+    let what = format_args!("sync {}", path.display());
+    match fs::File::open(&path) {
+        Ok(file) => file.sync_all().act(what),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error).act(what),
+    }
 }
 
 fn create(place: &Place, memory: Mib) -> Result<(), Error> {

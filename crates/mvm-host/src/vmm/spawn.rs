@@ -67,6 +67,12 @@ pub fn ensure(roots: &Roots, instance: &InstanceRef, uid: Uid) -> Result<(), Err
             )),
         };
     }
+    for (what, there) in [("jail", &place.root), ("cgroup", &place.cgroup)] {
+        if !there.is_dir() {
+            let message = format!("{} has no {what} to start a VMM in", instance.instance);
+            return Err(Error::new(ErrorKind::Conflict, message));
+        }
+    }
     remove(roots, &instance.instance)?;
     version::check(roots, version::CURRENT)?;
     let spec = prepare(roots, instance, &place, uid)?;
