@@ -8,14 +8,14 @@ use crate::binaries::Profile;
 use crate::cache::Cache;
 use crate::error::{Act, Error, Result};
 use crate::host::{HostFiles, Payload, Put, TestHost};
-use crate::script::{self, Script, Tier};
+use crate::script::{self, Images, Script, Tier};
 use crate::suite::{Outcome, Suite};
 use crate::{evidence, workspace};
 
 /// Runs the end-to-end scripts of a tier, or those with the given names.
 pub(crate) fn run(names: &[String], tier: Tier) -> Result<Vec<Outcome>> {
     let scripts = choose(script::list(&workspace::root().join("tests/e2e"))?, names, tier)?;
-    Suite::prepare("e2e", Profile::Dev)?.run(&scripts)
+    Suite::prepare("e2e", Profile::Dev, &scripts)?.run(&scripts)
 }
 
 /// The error of a run in which something failed.
@@ -36,7 +36,7 @@ pub(crate) fn verdict(outcomes: &[Outcome]) -> Result<()> {
 pub(crate) fn bench(names: &[String]) -> Result<()> {
     let scripts = script::list(&workspace::root().join("tests/bench"))?;
     let scripts = choose(scripts, names, Tier::Full)?;
-    let outcomes = Suite::prepare("bench", Profile::Release)?.run(&scripts)?;
+    let outcomes = Suite::prepare("bench", Profile::Release, &scripts)?.run(&scripts)?;
     let dir = workspace::root().join("docs/benchmarks");
     fs::create_dir_all(&dir).act(|| format!("create {}", dir.display()))?;
     for outcome in outcomes.iter().filter(|outcome| outcome.failure.is_none()) {
@@ -58,7 +58,7 @@ pub(crate) fn quickstart(clean: bool) -> Result<ExitCode> {
     let files = HostFiles::ensure(&cache)?;
     let from = workspace::root().join("tests/quickstart.sh");
     let put = Put { from, to: "/root/quickstart.sh".into() };
-    let payload = Payload::build(&cache, Profile::Dev, &[put])?;
+    let payload = Payload::build(&cache, Profile::Dev, Images::Default, &[put])?;
     let host = TestHost::resume(&files, &payload)?;
     let mut ssh = host.ssh(&["bash", "/root/quickstart.sh"].map(str::to_owned));
     let status = ssh.status().act(|| "start ssh".into())?;
@@ -100,7 +100,12 @@ mod tests {
             .map(|(name, tier)| Script {
                 name: name.into(),
                 path: name.into(),
-                header: Header { tier, deadline: Duration::from_secs(60), hosts: 1 },
+                header: Header {
+                    tier,
+                    deadline: Duration::from_secs(60),
+                    hosts: 1,
+                    images: Images::Default,
+                },
             })
             .to_vec()
     }

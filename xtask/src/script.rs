@@ -4,6 +4,7 @@
 //! # tier: ci         run in every `cargo xtask ci` (the default), or only in `full`
 //! # minutes: 5       the deadline (the default)
 //! # hosts: 1         how many hosts; the script runs on host1 (the default is 1)
+//! # images: debian   besides `default`, the image `debian`: it has Debian's own kernel
 //! ```
 //! Refuses a header it does not understand, so that a typing error is not a skipped test.
 
@@ -31,6 +32,17 @@ pub(crate) struct Header {
     pub(crate) deadline: Duration,
     /// How many hosts it needs, 1 to 9.
     pub(crate) hosts: u8,
+    /// The images it needs.
+    pub(crate) images: Images,
+}
+
+/// The guest images that a script finds in its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Images {
+    /// `default`, with the guest kernel of the tests.
+    Default,
+    /// `debian` too: the same with Debian's own kernel and an initramfs, as the product makes it.
+    WithDebian,
 }
 
 /// One script.
@@ -71,7 +83,12 @@ pub(crate) fn read(path: PathBuf) -> Result<Script> {
 
 /// Reads the comment lines up to the first line that is none.
 fn parse(text: &str) -> std::result::Result<Header, String> {
-    let mut header = Header { tier: Tier::Ci, deadline: Duration::from_secs(300), hosts: 1 };
+    let mut header = Header {
+        tier: Tier::Ci,
+        deadline: Duration::from_secs(300),
+        hosts: 1,
+        images: Images::Default,
+    };
     for line in text.lines().take_while(|line| line.starts_with('#')) {
         let Some((key, value)) = line.trim_start_matches('#').trim().split_once(':') else {
             continue;
@@ -95,6 +112,12 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
                     .filter(|number| *number <= 9)
                     .ok_or_else(|| format!("hosts: {value} is not 1 to 9"))?;
             }
+            "images" => {
+                header.images = match value {
+                    "debian" => Images::WithDebian,
+                    other => return Err(format!("images: {other} is not debian")),
+                }
+            }
             _ => {}
         }
     }
@@ -107,14 +130,24 @@ mod tests {
 
     #[test]
     fn a_script_without_a_header_runs_in_ci_on_one_host_for_five_minutes() {
-        let header = Header { tier: Tier::Ci, deadline: Duration::from_secs(300), hosts: 1 };
+        let header = Header {
+            tier: Tier::Ci,
+            deadline: Duration::from_secs(300),
+            hosts: 1,
+            images: Images::Default,
+        };
         assert_eq!(parse("#!/bin/bash\n# About: nothing\nset -e\n"), Ok(header));
     }
 
     #[test]
     fn the_header_ends_at_the_first_line_of_code() {
-        let text = "#!/bin/bash\n# tier: full\n# minutes: 12\n# hosts: 3\nset -e\n# tier: ci\n";
-        let header = Header { tier: Tier::Full, deadline: Duration::from_secs(720), hosts: 3 };
+        let text = "#!/bin/bash\n# tier: full\n# minutes: 12\n# hosts: 3\n# images: debian\nset -e\n# tier: ci\n";
+        let header = Header {
+            tier: Tier::Full,
+            deadline: Duration::from_secs(720),
+            hosts: 3,
+            images: Images::WithDebian,
+        };
         assert_eq!(parse(text), Ok(header));
     }
 
@@ -122,6 +155,6 @@ mod tests {
     fn a_typing_error_in_a_header_is_refused() {
         assert!(parse("# tier: cii\n").is_err());
         assert!(parse("# minutes: soon\n").is_err() && parse("# minutes: 0\n").is_err());
-        assert!(parse("# hosts: 10\n").is_err());
+        assert!(parse("# hosts: 10\n").is_err() && parse("# images: debain\n").is_err());
     }
 }

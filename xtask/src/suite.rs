@@ -13,7 +13,7 @@ use crate::binaries::Profile;
 use crate::cache::Cache;
 use crate::error::{Act, Result};
 use crate::host::{Group, HostFiles, Payload, Put, TestHost};
-use crate::script::Script;
+use crate::script::{Images, Script};
 use crate::workspace;
 
 /// Stores the script away first, so that nothing in it can eat the rest of it from standard input.
@@ -36,22 +36,30 @@ pub(crate) struct Outcome {
 pub(crate) struct Suite {
     files: HostFiles,
     payload: Payload,
+    /// Only when a script asks for it, and only for that one: every host unpacks its payload.
+    with_debian: Option<Payload>,
     logs: PathBuf,
 }
 
 impl Suite {
-    /// Builds the programs and makes the host image when it is missing. Logs go to
-    /// `target/<kind>/`.
-    pub(crate) fn prepare(kind: &str, profile: Profile) -> Result<Self> {
+    /// Builds the programs and makes the host image and the images that the scripts need when they
+    /// are missing. Logs go to `target/<kind>/`.
+    pub(crate) fn prepare(kind: &str, profile: Profile, scripts: &[Script]) -> Result<Self> {
         let cache = Cache::open()?;
         let files = HostFiles::ensure(&cache)?;
         let lib = workspace::root().join("tests/e2e/lib");
         let to = "/usr/local/lib/mvm-e2e".to_owned();
         let puts = if lib.is_dir() { vec![Put { from: lib, to }] } else { Vec::new() };
-        let payload = Payload::build(&cache, profile, &puts)?;
+        let payload = Payload::build(&cache, profile, Images::Default, &puts)?;
+        let wants = |script: &Script| script.header.images == Images::WithDebian;
+        let with_debian = if scripts.iter().any(wants) {
+            Some(Payload::build(&cache, profile, Images::WithDebian, &puts)?)
+        } else {
+            None
+        };
         let logs = workspace::metadata()?.target_directory.join(kind);
         fs::create_dir_all(&logs).act(|| format!("create {}", logs.display()))?;
-        Ok(Self { files, payload, logs })
+        Ok(Self { files, payload, with_debian, logs })
     }
 
     /// Runs all scripts, reports each on standard output, and the sum on a line of its own.
@@ -80,12 +88,16 @@ impl Suite {
 
     fn attempt(&self, script: &Script, log: &Path, started: Instant) -> Result<Option<String>> {
         File::create(log).act(|| format!("create {}", log.display()))?;
+        let payload = match (script.header.images, &self.with_debian) {
+            (Images::WithDebian, Some(payload)) => payload,
+            (Images::WithDebian, None) | (Images::Default, _) => &self.payload,
+        };
         if script.header.hosts == 1 {
-            let host = TestHost::resume(&self.files, &self.payload)?;
+            let host = TestHost::resume(&self.files, payload)?;
             return follow(&host, script, log, started);
         }
         let count = usize::from(script.header.hosts);
-        let group = Group::resume(&self.files, &self.payload, count)?;
+        let group = Group::resume(&self.files, payload, count)?;
         match group.first() {
             Some(host) => follow(host, script, log, started),
             None => Ok(Some("no host".into())),

@@ -1,8 +1,8 @@
 //! The agent inside a VM: one static binary, process 1 or started by another init.
 //!
 //! ```text
-//!  init ──► serve (vsock 5252) ──► dispatch ──► exec files health wake quiesce drives net …
-//!    └────► identity (config drive) ──► workload      hooks ──► notify the host
+//!  (initramfs ──►) init ──► serve (vsock 5252) ──► dispatch ──► exec files health wake quiesce …
+//!                     └──► identity (config drive) ──► workload   hooks ──► notify the host
 //! ```
 //!
 //! It knows this guest and the protocol, and refuses to know hosts, tenants' rights and policy.
@@ -19,6 +19,7 @@ mod health;
 mod hooks;
 mod identity;
 mod init;
+mod initramfs;
 mod integrations;
 mod kernel;
 mod link;
@@ -32,10 +33,11 @@ mod users;
 mod wake;
 mod workload;
 
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
@@ -46,6 +48,12 @@ use crate::serve::spawn;
 fn main() -> ExitCode {
     let is_init = std::process::id() == 1;
     init::set_last_resort(is_init);
+    if is_init && initramfs::is_here() {
+        let Err(error) = initramfs::enter_root();
+        console::alarm(&error.message);
+        workload::restart();
+        return ExitCode::FAILURE;
+    }
     if is_init {
         init::set_up();
     } else {
@@ -70,8 +78,9 @@ fn main() -> ExitCode {
         say(&error.message);
     }
     watch_hooks(&agent);
+    let orders = orders(is_init);
     identity::boot(&agent);
-    wait_for_the_end(&agent)
+    wait_for_the_end(&agent, orders)
 }
 
 fn watch_hooks(agent: &Arc<Agent>) {
@@ -84,15 +93,24 @@ fn watch_hooks(agent: &Arc<Agent>) {
     });
 }
 
-/// Process 1 never returns: a signal is the order to go down, and so is its own failure.
-fn wait_for_the_end(agent: &Arc<Agent>) -> ExitCode {
+/// The signals that are orders to go down. Process 1 gets TERM, USR1 and USR2 from `reboot`, `halt`
+/// and `poweroff` (busybox `init/halt.c`), INT from ctrl-alt-del. Without a handler it would not
+/// notice them, so they are caught before the workload starts.
+fn orders(is_init: bool) -> io::Result<Signals> {
+    let of_init: &[i32] = if is_init { &[SIGUSR1, SIGUSR2] } else { &[] };
+    Signals::new([SIGINT, SIGTERM].iter().chain(of_init))
+}
+
+/// Process 1 never returns: a signal is the order to go down, and so is its own failure. All orders
+/// end in a restart, because that is what makes the VMM exit.
+fn wait_for_the_end(agent: &Arc<Agent>, orders: io::Result<Signals>) -> ExitCode {
     let grace = |agent: &Agent| {
         let policy = agent.config().map(|config| config.min_runtime_policy);
         policy.unwrap_or_default().graceful_shutdown_seconds
     };
-    match Signals::new([SIGINT, SIGTERM]) {
-        Ok(mut signals) => {
-            if signals.forever().next().is_some() && agent.is_init {
+    match orders {
+        Ok(mut orders) => {
+            if orders.forever().next().is_some() && agent.is_init {
                 workload::shut_down(agent, grace(agent), || {});
             }
         }

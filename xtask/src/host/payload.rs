@@ -17,6 +17,7 @@ use crate::binaries::{self, Built, Profile};
 use crate::cache::Cache;
 use crate::error::{Act, Error, Result};
 use crate::kernel;
+use crate::script::Images;
 
 /// One file or directory and its absolute path in the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,14 +55,23 @@ pub(crate) struct Payload {
 
 impl Payload {
     /// Builds everything and writes it down.
-    pub(crate) fn build(cache: &Cache, profile: Profile, extra: &[Put]) -> Result<Self> {
+    pub(crate) fn build(
+        cache: &Cache,
+        profile: Profile,
+        images: Images,
+        extra: &[Put],
+    ) -> Result<Self> {
         let programs = binaries::build(profile)?;
-        let image = default_image(cache, &programs)?;
+        let kernel = KernelSource::File(kernel::ensure(cache)?.path);
+        let mut found = image(cache, &programs, kernel, "default")?.to_vec();
+        if images == Images::WithDebian {
+            found.extend(image(cache, &programs, KernelSource::Debian, "debian")?);
+        }
         let mut puts: Vec<Put> = programs
             .into_iter()
             .map(|built| Put { from: built.path, to: format!("/usr/local/bin/{}", built.name) })
             .collect();
-        puts.extend(image);
+        puts.extend(found);
         puts.extend_from_slice(extra);
         let dir = RunDir::create(cache)?;
         let payload = Self { dir };
@@ -75,24 +85,28 @@ impl Payload {
     }
 }
 
-/// The default image with the present agent and our guest kernel, made by the product's own builder
-/// when it is missing, and the name `default` for it.
-fn default_image(cache: &Cache, programs: &[Built]) -> Result<[Put; 2]> {
+/// The product's default image with the present agent and a kernel, made by the product's own builder
+/// when it is missing, and a name for it in the host.
+fn image(cache: &Cache, programs: &[Built], kernel: KernelSource, name: &str) -> Result<[Put; 2]> {
     let agent = programs
         .iter()
         .find(|built| built.name == "mvm-guest")
         .ok_or_else(|| Error::refused("there is no guest agent to put into the image"))?;
     let made = |error: &dyn std::error::Error| {
-        Error::refused(format!("the default image cannot be made: {}", chain(error)))
+        Error::refused(format!("the image {name} cannot be made: {}", chain(error)))
     };
-    let images = cache.root().join("images");
+    // The builder calls every one `default`, so each kind has a store of its own.
+    let images = match kernel {
+        KernelSource::File(_) => cache.root().join("images"),
+        KernelSource::Debian => cache.root().join("images-debian"),
+    };
     let store = ImageStore::open(&images).map_err(|error| made(&error))?;
     let settings = FetchConfig::new(cache.root().join("downloads"));
     let fetcher = Fetcher::new(settings).map_err(|error| made(&error))?;
     let image = DefaultImage {
         agent: agent.path.clone(),
         agent_protocol: 1,
-        kernel: KernelSource::File(kernel::ensure(cache)?.path),
+        kernel,
         arch: Arch::X86_64,
         compression: RootCompression::Stored,
     };
@@ -101,7 +115,7 @@ fn default_image(cache: &Cache, programs: &[Built]) -> Result<[Put; 2]> {
     let there = "/var/lib/mvm/images";
     Ok([
         Put { from: built.directory, to: format!("{there}/{hash}") },
-        Put { from: images.join("refs/default"), to: format!("{there}/refs/default") },
+        Put { from: images.join("refs/default"), to: format!("{there}/refs/{name}") },
     ])
 }
 
