@@ -28,6 +28,13 @@ pub(crate) const HOST: &[Need] = &[
     Need { probe: "pip3", package: "python3-pip" },
 ];
 
+/// What the network's tests in namespaces need.
+pub(crate) const NETWORK: &[Need] = &[
+    Need { probe: "nft", package: "nftables" },
+    Need { probe: "ip", package: "iproute2" },
+    Need { probe: "bridge", package: "iproute2" },
+];
+
 /// What compiling the guest kernel needs.
 pub(crate) const KERNEL: &[Need] = &[
     Need { probe: "gcc", package: "build-essential" },

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::evidence::{self, Phase};
 use crate::script::Tier;
 use crate::suite::Outcome;
-use crate::{check, e2e, tool, workspace};
+use crate::{apt, check, e2e, tool, workspace};
 
 /// Everything a change must pass.
 pub(crate) fn run() -> Result<()> {
@@ -58,11 +58,20 @@ fn phases(tier: Tier) -> Report {
     let mut report = Report::default();
     report.phase("check", |_| check::run());
     report.phase("tests", |_| native_tests());
+    report.phase("walls", |_| walls());
     report.phase("end-to-end", |report| {
         report.outcomes = e2e::run(&[], tier)?;
         e2e::verdict(&report.outcomes)
     });
     report
+}
+
+/// The network on this machine's kernel, in namespaces: needs root, and fails without.
+fn walls() -> Result<()> {
+    apt::require(apt::NETWORK)?;
+    let mut tests = workspace::cargo();
+    tests.args(["test", "--quiet", "--locked", "--package", "mvm-host", "--test", "net_namespace"]);
+    tool::show(tests.args(["--", "--ignored"]))
 }
 
 /// Unit, property and simulation tests; documentation's examples besides, which nextest leaves out.

@@ -12,7 +12,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{self, Write as _},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, ExitCode, Stdio},
     sync::{Arc, Mutex, mpsc::channel},
     time::{Duration, Instant},

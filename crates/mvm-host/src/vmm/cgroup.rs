@@ -159,10 +159,10 @@ pub fn kill(place: &Place) -> Result<(), Error> {
 /// kills nothing.
 ///
 /// # Errors
-/// `Unavailable` when processes stay.
+/// `Conflict` when processes stay: waiting longer does not end them.
 pub fn remove(roots: &Roots, instance: &InstanceId) -> Result<(), Error> {
     let place = Place::of(roots, instance);
-    await_empty(&place.cgroup)?;
+    await_empty(&place.cgroup).map_err(|error| Error { kind: ErrorKind::Conflict, ..error })?;
     let leaves = [place.cgroup.join(VMM_LEAF), place.cgroup.join(SHIM_LEAF), place.cgroup.clone()];
     for directory in leaves {
         let what = format_args!("remove the cgroup {}", directory.display());
