@@ -104,4 +104,17 @@ mod tests {
             assert!(parse(Path::new("/d"), text(root).as_bytes()).is_none(), "{root}");
         }
     }
+
+    #[test]
+    fn an_initramfs_is_taken_from_the_same_directory_and_a_null_is_none() {
+        let text = |initrd: &str| {
+            let kernel = r#"{"file":"vmlinux","cmdline":[]}"#;
+            format!(r#"{{"kernel":{kernel},"initrd":{initrd},"root":{{"file":"r"}}}}"#)
+        };
+        let found = |initrd| parse(Path::new("/d"), text(initrd).as_bytes());
+        let initrd = found(r#"{"file":"initrd.img","size":1}"#).unwrap().initrd;
+        assert_eq!(initrd.as_deref(), Some(Path::new("/d/initrd.img")));
+        assert_eq!(found("null").unwrap().initrd, None);
+        assert_eq!(found(r#"{"file":"../initrd.img"}"#), None);
+    }
 }
