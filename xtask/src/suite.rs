@@ -19,6 +19,18 @@ use crate::workspace;
 /// Stores the script away first, so that nothing in it can eat the rest of it from standard input.
 const LAUNCH: &str = "cat >/run/script.sh && exec bash /run/script.sh </dev/null";
 
+/// How many hosts a script may lose before it counts as failed.
+const HOSTS: usize = 3;
+/// The exit code of ssh itself.
+const SSH_LOST: i32 = 255;
+
+/// How one attempt at a script ended.
+enum Verdict {
+    Passed,
+    Failed(String),
+    HostLost,
+}
+
 /// How one script ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
@@ -75,18 +87,30 @@ impl Suite {
         Ok(outcomes)
     }
 
-    /// Runs one script; its own failure is an outcome, not an error.
+    /// Runs one script; its own failure is an outcome, not an error. When the host itself stops
+    /// answering (a software CPU's nested guests hang it now and then), that is said aloud and the
+    /// script runs again from the start in a fresh host.
     fn run_one(&self, script: &Script) -> Result<Outcome> {
         let log = self.logs.join(format!("{}.log", script.name));
         let started = Instant::now();
-        let failure = match self.attempt(script, &log, started) {
-            Ok(failure) => failure,
-            Err(error) => Some(format!("no test host: {error}")),
+        let mut hosts = 1;
+        let failure = loop {
+            match self.attempt(script, &log) {
+                Ok(Verdict::HostLost) if hosts < HOSTS => {
+                    println!("HUNG {}: its test host stopped answering; once more", script.name);
+                    hosts += 1;
+                }
+                Ok(Verdict::HostLost) => break Some(format!("{hosts} test hosts hung")),
+                Ok(Verdict::Passed) => break None,
+                Ok(Verdict::Failed(why)) => break Some(why),
+                Err(error) => break Some(format!("no test host: {error}")),
+            }
         };
         Ok(Outcome { name: script.name.clone(), failure, elapsed: started.elapsed(), log })
     }
 
-    fn attempt(&self, script: &Script, log: &Path, started: Instant) -> Result<Option<String>> {
+    fn attempt(&self, script: &Script, log: &Path) -> Result<Verdict> {
+        let started = Instant::now();
         File::create(log).act(|| format!("create {}", log.display()))?;
         let payload = match (script.header.images, &self.with_debian) {
             (Images::WithDebian, Some(payload)) => payload,
@@ -100,7 +124,7 @@ impl Suite {
         let group = Group::resume(&self.files, payload, count)?;
         match group.first() {
             Some(host) => follow(host, script, log, started),
-            None => Ok(Some("no host".into())),
+            None => Ok(Verdict::Failed("no host".into())),
         }
     }
 }
@@ -111,7 +135,7 @@ fn follow(
     script: &Script,
     log: &Path,
     started: Instant,
-) -> Result<Option<String>> {
+) -> Result<Verdict> {
     let output =
         File::options().append(true).open(log).act(|| format!("open {}", log.display()))?;
     let errors = output.try_clone().act(|| "duplicate a descriptor".into())?;
@@ -119,21 +143,26 @@ fn follow(
     let mut command: Command = host.ssh(&["bash", "-c", LAUNCH].map(str::to_owned));
     command.stdin(input).stdout(Stdio::from(output)).stderr(Stdio::from(errors));
     let mut child = command.spawn().act(|| "start ssh".into())?;
-    let failure = loop {
+    let verdict = loop {
         if let Some(status) = child.try_wait().act(|| "wait for ssh".into())? {
-            break (!status.success()).then(|| status.to_string());
+            break match status.code() {
+                Some(0) => Verdict::Passed,
+                Some(SSH_LOST) => Verdict::HostLost,
+                _ => Verdict::Failed(status.to_string()),
+            };
         }
         if started.elapsed() > script.header.deadline {
             let _gone_already = child.kill();
             let _status = child.wait();
-            break Some(format!("no end after {} s", script.header.deadline.as_secs()));
+            let seconds = script.header.deadline.as_secs();
+            break Verdict::Failed(format!("no end after {seconds} s"));
         }
         std::thread::sleep(Duration::from_millis(50));
     };
-    if failure.is_some() {
+    if !matches!(verdict, Verdict::Passed) {
         keep_console(host, log)?;
     }
-    Ok(failure)
+    Ok(verdict)
 }
 
 /// Adds the end of the host's console to the log: an oops there explains much.

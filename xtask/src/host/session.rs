@@ -87,6 +87,8 @@ impl Session {
         command.args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]);
         command.args(["-o", "ConnectTimeout=20", "-o", "IdentitiesOnly=yes"]);
         command.args(["-o", "BatchMode=yes"]);
+        // A host whose kernel hung is noticed after 90 s of silence.
+        command.args(["-o", "ServerAliveInterval=10", "-o", "ServerAliveCountMax=9"]);
         command
     }
 
