@@ -130,12 +130,7 @@ impl Suite {
 }
 
 /// Runs the script in the host until its end or its deadline.
-fn follow(
-    host: &TestHost,
-    script: &Script,
-    log: &Path,
-    started: Instant,
-) -> Result<Verdict> {
+fn follow(host: &TestHost, script: &Script, log: &Path, started: Instant) -> Result<Verdict> {
     let output =
         File::options().append(true).open(log).act(|| format!("open {}", log.display()))?;
     let errors = output.try_clone().act(|| "duplicate a descriptor".into())?;

@@ -195,7 +195,7 @@ fn applets(program: &[u8]) -> Option<Vec<String>> {
         names.push(name);
     }
     let has = |name: &str| names.iter().any(|known| known == name);
-    (has("sh") && has("mount")).then_some(names)
+    (has("[") && has("mount")).then_some(names)
 }
 
 #[cfg(test)]

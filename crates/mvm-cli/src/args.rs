@@ -171,19 +171,19 @@ pub(crate) enum PoolCommand {
     },
     /// Show a pool's build, resources and instances
     Info {
-        /// The pool, as <tenant>/<pool>
+        /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
     },
     /// Make the pool's image and make it current
     Build {
-        /// The pool, as <tenant>/<pool>
+        /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
     },
     /// Set how many instances shall be in each state, and bring the pool there
     Scale(PoolScaleArgs),
     /// Destroy a pool with its instances
     Destroy {
-        /// The pool, as <tenant>/<pool>
+        /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
         /// Destroy its instances too, without asking
         #[arg(long, visible_alias = "yes")]
@@ -193,7 +193,7 @@ pub(crate) enum PoolCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct PoolCreateArgs {
-    /// The new pool, as <tenant>/<pool>
+    /// The new pool, as `<tenant>/<pool>`
     pub(crate) pool: PoolRef,
     /// The image of its instances; `default` is made from Debian packages
     #[arg(long, value_name = "IMAGE")]
@@ -201,7 +201,7 @@ pub(crate) struct PoolCreateArgs {
     /// The profile of the image
     #[arg(long, default_value = "minimal")]
     pub(crate) profile: String,
-    /// gateway, builder, worker or capability-<name>
+    /// `gateway`, `builder`, `worker` or `capability-<name>`
     #[arg(long, default_value = "worker")]
     pub(crate) role: Role,
     /// vCPUs of one instance
@@ -217,7 +217,7 @@ pub(crate) struct PoolCreateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PoolScaleArgs {
-    /// The pool, as <tenant>/<pool>
+    /// The pool, as `<tenant>/<pool>`
     pub(crate) pool: PoolRef,
     /// Instances that run
     #[arg(long, value_name = "N")]
@@ -237,12 +237,12 @@ pub(crate) struct PoolScaleArgs {
 pub(crate) enum InstanceCommand {
     /// Create an instance in a pool
     Create {
-        /// The pool, as <tenant>/<pool>
+        /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
     },
     /// List instances in their true state
     List {
-        /// Only of <tenant> or <tenant>/<pool>
+        /// Only of `<tenant>` or `<tenant>/<pool>`
         #[arg(conflicts_with_all = ["tenant", "pool"])]
         filter: Option<String>,
         /// Only of this tenant
@@ -291,13 +291,13 @@ pub(crate) enum InstanceCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct InstanceArg {
-    /// The instance, as <tenant>/<pool>/<instance>
+    /// The instance, as `<tenant>/<pool>/<instance>`
     pub(crate) instance: InstanceRef,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// The instance, as <tenant>/<pool>/<instance>
+    /// The instance, as `<tenant>/<pool>/<instance>`
     pub(crate) instance: InstanceRef,
     /// Give the command a terminal
     #[arg(long, short)]

@@ -165,7 +165,6 @@ pub fn drop_privileges(uid: u32) -> Result<(), StartError> {
 
 #[expect(clippy::disallowed_methods, reason = "the jailer is this program's one child")]
 fn command(spec: &Spec, inner: &OwnedFd) -> io::Result<Command> {
-    #[expect(clippy::disallowed_methods, reason = "R4: the shim is the parent of the jailer")]
     let mut command = Command::new(&spec.jailer);
     command
         .args(["--id", &spec.instance, "--new-pid-ns"])

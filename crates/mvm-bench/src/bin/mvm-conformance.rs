@@ -39,9 +39,10 @@ impl RealRig {
     /// Kills everything in one leaf of the instance's cgroup, and waits until it is empty and
     /// `noticed`.
     fn kill(&self, id: &InstanceId, leaf: &str, noticed: impl Fn() -> bool) -> Result<(), Error> {
-        let leaf = self.roots.cgroup.join(layout::cgroup(id)).join(leaf).join("cgroup.procs");
-        let read = || fs::read_to_string(&leaf).unwrap_or_default();
-        let pids: Vec<i32> = read().lines().filter_map(|line| line.parse().ok()).collect();
+        let leaf = self.roots.cgroup.join(layout::cgroup(id)).join(leaf);
+        let read = |file: &str| fs::read_to_string(leaf.join(file)).unwrap_or_default();
+        let procs = read("cgroup.procs");
+        let pids: Vec<i32> = procs.lines().filter_map(|line| line.parse().ok()).collect();
         if pids.is_empty() {
             return Err(failed(format!("no process in {}", leaf.display())));
         }
@@ -50,7 +51,7 @@ impl RealRig {
             let _ = kill_process(pid, Signal::KILL);
         }
         let until = Instant::now() + NOTICE;
-        while !(read().is_empty() && noticed()) {
+        while !(read("cgroup.events").contains("populated 0") && noticed()) {
             if Instant::now() > until {
                 return Err(failed(format!("nobody noticed the death in {}", leaf.display())));
             }
@@ -81,7 +82,12 @@ impl Rig for RealRig {
     fn count(&self, instance: &InstanceRef) -> Result<u64, Error> {
         let script = "n=$(($(cat /run/count 2>/dev/null || echo 0) + 1)); echo $n | tee /run/count";
         let request = ExecRequest {
-            argv: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            argv: vec![
+                "/bin/busybox".to_owned(),
+                "sh".to_owned(),
+                "-ec".to_owned(),
+                script.to_owned(),
+            ],
             env: Vec::new(),
             cwd: None,
             user: None,
