@@ -2,7 +2,7 @@
 //!
 //! Each arm keeps what [`mvm_core::effect::Effect`] promises and fails where a kernel would: a tap
 //! without its bridge, a cgroup that is not empty, a VMM without a jail, a snapshot that may not be
-//! resumed. The arms of VMMs and snapshots are in [`vmm`], those of files in [`files`].
+//! resumed. The arms of VMMs and snapshots are in `vmm`, those of files in `files`.
 
 mod files;
 mod observe;

@@ -103,7 +103,9 @@ impl Rig for RealRig {
         };
         match self.guest.exec(instance, &request, streams)? {
             ExecStatus::Code(0) => said.number(),
-            other => Err(failed(format!("the counter ended with {other:?}"))),
+            other @ (ExecStatus::Code(_) | ExecStatus::Signal(_)) => {
+                Err(failed(format!("the counter ended with {other:?}")))
+            }
         }
     }
 }
