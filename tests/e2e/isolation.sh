@@ -29,7 +29,7 @@ quiet() {
     local what=$1 filter=$2; shift 2
     tcpdump -i "$blue_tap" -nn -w /tmp/seen.pcap "$filter" 2>/tmp/tcpdump.log &
     local dump=$!
-    within 10 grep -q 'listening on' /tmp/tcpdump.log || fail 'tcpdump does not listen'
+    within 60 grep -q 'listening on' /tmp/tcpdump.log || fail "tcpdump does not listen: $(cat /tmp/tcpdump.log)"
     "$@" >/dev/null 2>&1 && fail "$what: the command succeeded"
     kill -INT "$dump"; wait "$dump" || true
     equal "$what: packets at the other tenant's port" "$(tcpdump -nn -r /tmp/seen.pcap 2>/dev/null | wc -l)" 0
@@ -61,7 +61,7 @@ red2_tap=$(tap_of "$red1" 2)
 spoofed() {
     local what=$1 filter=$2; shift 2
     tcpdump -i "$red2_tap" -nn -w /tmp/seen.pcap "$filter" 2>/tmp/tcpdump.log & local dump=$!
-    within 10 grep -q 'listening on' /tmp/tcpdump.log || fail 'tcpdump does not listen'
+    within 60 grep -q 'listening on' /tmp/tcpdump.log || fail "tcpdump does not listen: $(cat /tmp/tcpdump.log)"
     local cmd=$1; guest "$red1" sh -c "$cmd" >/dev/null 2>&1 || true
     kill -INT "$dump"; wait "$dump" || true
     equal "$what: packets at the neighbour's port" "$(tcpdump -nn -r /tmp/seen.pcap 2>/dev/null | wc -l)" 0

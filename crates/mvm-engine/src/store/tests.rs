@@ -4,6 +4,7 @@
     clippy::indexing_slicing,
     reason = "tests stop at the first surprise"
 )]
+#![expect(clippy::disallowed_methods, reason = "R3: the tests read what the store exported")]
 
 use std::{
     collections::BTreeMap,

@@ -1,6 +1,8 @@
 //! How long planning takes. Run by hand, in release:
 //! `cargo test --release -p mvm-engine -- --ignored planning --nocapture`.
 
+#![expect(clippy::disallowed_methods, reason = "R3: a measurement reads the clock")]
+
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use mvm_core::{
