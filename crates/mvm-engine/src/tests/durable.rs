@@ -1,5 +1,7 @@
 //! The engine over the durable store: the same life, its documented files, several processes.
 
+#![expect(clippy::disallowed_methods, reason = "R3: the tests read what the store exported")]
+
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc, thread};
 
 use mvm_core::{
