@@ -27,7 +27,7 @@ tap_of() { ip -o link | grep -oE "tn$(mvm --json tenant info "${1%%/*}" | jq .ne
 blue_tap=$(tap_of "$blue1")
 quiet() {
     local what=$1 filter=$2; shift 2
-    tcpdump -i "$blue_tap" -nn -w /tmp/seen.pcap "$filter" 2>/tmp/tcpdump.log &
+    tcpdump -Z root -i "$blue_tap" -nn -w /tmp/seen.pcap "$filter" 2>/tmp/tcpdump.log &
     local dump=$!
     within 60 grep -q 'listening on' /tmp/tcpdump.log || fail "tcpdump does not listen: $(cat /tmp/tcpdump.log)"
     "$@" >/dev/null 2>&1 && fail "$what: the command succeeded"
@@ -60,7 +60,7 @@ say 'a guest cannot speak for others'
 red2_tap=$(tap_of "$red1" 2)
 spoofed() {
     local what=$1 filter=$2; shift 2
-    tcpdump -i "$red2_tap" -nn -w /tmp/seen.pcap "$filter" 2>/tmp/tcpdump.log & local dump=$!
+    tcpdump -Z root -i "$red2_tap" -nn -w /tmp/seen.pcap "$filter" 2>/tmp/tcpdump.log & local dump=$!
     within 60 grep -q 'listening on' /tmp/tcpdump.log || fail "tcpdump does not listen: $(cat /tmp/tcpdump.log)"
     local cmd=$1; guest "$red1" sh -c "$cmd" >/dev/null 2>&1 || true
     kill -INT "$dump"; wait "$dump" || true
