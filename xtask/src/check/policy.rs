@@ -65,7 +65,7 @@ pub(crate) struct Ban {
 #[derive(Debug, Deserialize)]
 pub(crate) struct Sources {
     /// Registries, as cargo names them without the `registry+`.
-    #[serde(rename = "allow-registry")]
+    #[serde(default, rename = "allow-registry")]
     pub(crate) allow_registry: BTreeSet<String>,
 }
 
