@@ -26,6 +26,8 @@ use mvm::{
 };
 
 const MEMORY: u32 = 128;
+/// The number of the bare VM that is snapshotted: its tap is a part of the snapshot.
+const FROZEN: u32 = 0;
 
 /// Samples of one kind.
 #[derive(Default)]
@@ -136,7 +138,7 @@ fn measure(run: &Run, progress: &mut dyn io::Write) -> Result<Results, Error> {
     let parts = parts(run, &plain)?;
     run.timed(&plain, Move::Stop)?;
     let snapshot = parts.base.join("snapshot");
-    let (vm, _) = Bare::boot(&parts, 0).map_err(bare_failed)?;
+    let (vm, _) = Bare::boot(&parts, FROZEN).map_err(bare_failed)?;
     vm.snapshot(&snapshot).map_err(bare_failed)?;
     vm.end().map_err(bare_failed)?;
     for round in 1..=run.rounds {
@@ -146,7 +148,7 @@ fn measure(run: &Run, progress: &mut dyn io::Write) -> Result<Results, Error> {
         vm.end().map_err(bare_failed)?;
         results.start.0.push(run.timed(&plain, Move::Start)?);
         results.sleep.0.push(run.timed(&plain, Move::Sleep)?);
-        let (vm, took) = Bare::wake(&parts, round, &snapshot).map_err(bare_failed)?;
+        let (vm, took) = Bare::wake(&parts, FROZEN, &snapshot).map_err(bare_failed)?;
         results.bare_wake.0.push(took);
         vm.end().map_err(bare_failed)?;
         results.wake.0.push(run.timed(&plain, Move::Wake)?);
