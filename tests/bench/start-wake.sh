@@ -1,4 +1,4 @@
 # minutes: 20
 # Start and wake against the bare Firecracker sequence, in turn, in one host.
 set -euo pipefail
-mvm-bench "${ROUNDS:-15}"
+mvm-bench "${ROUNDS:-15}" 2>/run/progress || { cat /run/progress >&2; exit 1; }
