@@ -28,6 +28,15 @@ status=0; guest "$id" sh -c 'exit 42' || status=$?
 equal "the guest's exit code is passed on" "$status" 42
 equal 'standard input reaches the guest' "$(echo hello | mvm instance exec -i "$id" -- cat)" hello
 
+say 'the VMM is behind its walls'
+vmm=$(pgrep -x firecracker)
+fact() { awk -v key="$1:" '$1 == key { print $2 }' "/proc/$vmm/status"; }
+equal 'its uid is the instance'"'"'s' "$(fact Uid)" "$(mvm --json instance list "$id" | jq '.[0].uid')"
+equal 'it has no capabilities' "$(fact CapEff)" 0000000000000000
+equal 'its system calls are filtered' "$(fact Seccomp)" 2
+check 'its root is the jail' test -e "/proc/$vmm/root/rootfs" -a ! -e "/proc/$vmm/root/etc"
+check 'it has a pid namespace of its own' test "$(readlink "/proc/$vmm/ns/pid")" != "$(readlink /proc/self/ns/pid)"
+
 say 'warm and back'
 mvm instance warm "$id"
 equal 'it is Warm' "$(state "$id")" Warm
