@@ -52,10 +52,7 @@ pub(crate) const KERNEL: &[Need] = &[
 /// # Errors
 /// When something is missing and we are not root, or `apt-get` fails.
 pub(crate) fn require(needs: &[Need]) -> Result<()> {
-    let mut missing: Vec<&str> =
-        needs.iter().filter(|need| !is_met(need)).map(|need| need.package).collect();
-    missing.sort_unstable();
-    missing.dedup();
+    let missing = packages(needs, is_met);
     if missing.is_empty() {
         return Ok(());
     }
@@ -72,6 +69,22 @@ pub(crate) fn require(needs: &[Need]) -> Result<()> {
     let mut install = tool::command(&["apt-get", "install", "-y", "-q", "--allow-downgrades"]);
     install.args(["--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]).args(pinned);
     tool::silent(install.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+/// The packages to install. The emulator's packages are of one version or remove each other: where
+/// one of them is missing, all are asked for.
+fn packages(needs: &[Need], is_met: impl Fn(&Need) -> bool) -> Vec<&'static str> {
+    let is_torn = needs.iter().any(|need| is_of_emulator(need.package) && !is_met(need));
+    let is_asked = |need: &&Need| !is_met(need) || (is_torn && is_of_emulator(need.package));
+    let mut packages: Vec<&str> =
+        needs.iter().filter(is_asked).map(|need| need.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+fn is_of_emulator(package: &str) -> bool {
+    package.starts_with("qemu")
 }
 
 /// The code name of the running distribution, for example `bookworm`.
@@ -92,5 +105,18 @@ fn is_met(need: &Need) -> bool {
 
 /// A backported `qemu-utils` breaks the release's own emulator, so that one comes from the release.
 fn pin(package: &str, suite: &str) -> String {
-    if package.starts_with("qemu") { format!("{package}/{suite}") } else { package.to_owned() }
+    if is_of_emulator(package) { format!("{package}/{suite}") } else { package.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_emulator_is_installed_together_with_its_tools() {
+        let without = |probe: &'static str| packages(HOST, |need| need.probe != probe);
+        assert_eq!(without("qemu-system-x86_64"), ["qemu-system-x86", "qemu-utils"]);
+        assert_eq!(without("mmdebstrap"), ["mmdebstrap"]);
+        assert_eq!(packages(HOST, |_| true), [""; 0]);
+    }
 }
