@@ -76,8 +76,7 @@ pub(crate) fn require(needs: &[Need]) -> Result<()> {
 fn packages(needs: &[Need], is_met: impl Fn(&Need) -> bool) -> Vec<&'static str> {
     let is_torn = needs.iter().any(|need| is_of_emulator(need.package) && !is_met(need));
     let is_asked = |need: &&Need| !is_met(need) || (is_torn && is_of_emulator(need.package));
-    let mut packages: Vec<&str> =
-        needs.iter().filter(is_asked).map(|need| need.package).collect();
+    let mut packages: Vec<&str> = needs.iter().filter(is_asked).map(|need| need.package).collect();
     packages.sort_unstable();
     packages.dedup();
     packages
