@@ -172,6 +172,14 @@ pub enum Effect {
         /// The user and group of VMM and shim.
         uid: Uid,
     },
+    /// A shim in place of one that died while its VMM lives on → `shim`. It watches a VMM that is not
+    /// its child: how that ends, but for its `memory.events`, nobody sees.
+    EnsureShim {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// The user and group of VMM and shim.
+        uid: Uid,
+    },
     /// VMM and shim killed and gone, runtime records too → `vmm`, `shim`, `exit`.
     RemoveVmm(InstanceId),
     /// The guest configured and started → phase Running, origin Boot.
@@ -252,6 +260,7 @@ impl Effect {
             Self::EnsureJail(_) => "ensure_jail",
             Self::RemoveJail(_) => "remove_jail",
             Self::SpawnVmm { .. } => "spawn_vmm",
+            Self::EnsureShim { .. } => "ensure_shim",
             Self::RemoveVmm(_) => "remove_vmm",
             Self::BootVmm(_) => "boot_vmm",
             Self::LoadSnapshot { .. } => "load_snapshot",

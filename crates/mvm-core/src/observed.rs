@@ -62,7 +62,7 @@ pub enum Ending {
     Exited(i32),
     /// A signal ended it.
     Signaled(i32),
-    /// Nobody saw how: shim and VMM died together, or the host rebooted.
+    /// Nobody saw how: the shim that was its parent had died, or the host rebooted.
     Unseen,
 }
 
@@ -94,7 +94,7 @@ impl ExitRecord {
             Ending::Exited(status) => format!("the VMM exited with status {status}"),
             Ending::Signaled(signal) => format!("the VMM was killed by signal {signal}"),
             Ending::Unseen => {
-                "the VMM is gone and nobody saw how (host reboot, or killed together with its shim)"
+                "the VMM is gone and nobody saw how (host reboot, or its shim had died before it)"
                     .to_owned()
             }
         }

@@ -104,7 +104,8 @@ pub enum GuestAct {
     },
     /// Syncs, and freezes the workload.
     Quiesce,
-    /// Tells the guest the time, fresh entropy and its network identity.
+    /// Tells the guest the time, fresh entropy and its network identity, and then lets its workload
+    /// run.
     Wake {
         /// Its network.
         network: Network,
@@ -113,7 +114,7 @@ pub enum GuestAct {
         /// Rises with every wake; programs in the guest can watch it.
         generation: u64,
     },
-    /// Lets the workload run again.
+    /// Lets the workload run again, of a guest that never left this process.
     Thaw,
     /// Asks the guest to shut down.
     Shutdown {

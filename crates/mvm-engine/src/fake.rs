@@ -42,6 +42,8 @@ pub(crate) struct Content {
     pub(crate) jails: BTreeSet<InstanceId>,
     pub(crate) vmms: BTreeMap<InstanceId, ObservedVmm>,
     pub(crate) exits: BTreeMap<InstanceId, ExitRecord>,
+    /// VMMs whose shim died.
+    pub(crate) orphans: BTreeSet<InstanceId>,
     pub(crate) snapshots: BTreeMap<InstanceId, BTreeMap<Generation, SnapshotPhase>>,
     pub(crate) volumes: BTreeMap<InstanceId, Mib>,
     pub(crate) keys: BTreeSet<TenantId>,
@@ -137,7 +139,7 @@ impl Host for World {
         let snapshots = content.snapshots.get(id).cloned().unwrap_or_default();
         Ok(ObservedInstance {
             vmm: content.vmms.get(id).copied(),
-            shim: content.vmms.contains_key(id),
+            shim: content.vmms.contains_key(id) && !content.orphans.contains(id),
             exit: content.exits.get(id).cloned(),
             bridge: content.bridges.contains(&record.network.net),
             routes: content.routes.contains(&record.network.net),
@@ -232,6 +234,7 @@ impl Content {
             Effect::RemoveCgroup(i) => drop(self.cgroups.remove(i)),
             Effect::EnsureJail(jail) => drop(self.jails.insert(jail.instance.instance.clone())),
             Effect::RemoveJail(i) => drop(self.jails.remove(i)),
+            Effect::EnsureShim { instance, .. } => drop(self.orphans.remove(&instance.instance)),
             Effect::SpawnVmm { .. }
             | Effect::RemoveVmm(_)
             | Effect::BootVmm(_)

@@ -1,6 +1,6 @@
 //! The agent in a guest, over the Unix socket of Firecracker's vsock device.
 //!
-//! One connection per act: `CONNECT 5252`, hello, one request. Every wait ends at the act's bound
+//! One connection per act: `CONNECT 5252`, hello, its requests. Every wait ends at the act's bound
 //! or at once when the VMM dies. It refuses to know why something is asked, and never asks twice.
 //!
 //! - `link` — a session over a socket, with a deadline and an eye on the VMM.
@@ -46,15 +46,23 @@ impl VsockGuest {
         Self { roots }
     }
 
-    fn request(
+    /// Makes the requests one after another, while they are done.
+    fn request<const N: usize>(
         &self,
         instance: &InstanceRef,
-        request: Request,
+        requests: [Request; N],
         bound: Duration,
     ) -> Result<GuestAnswer, Error> {
         let place = Place::of(&self.roots, &instance.instance);
-        let deadline = Deadline::after(bound);
-        let answer = Link::open(&place, deadline).and_then(|mut link| ask(&mut link, request));
+        let answer = Link::open(&place, Deadline::after(bound)).and_then(|mut link| {
+            for request in requests {
+                match ask(&mut link, request)? {
+                    GuestAnswer::Done => {}
+                    other @ (GuestAnswer::Refused(_) | GuestAnswer::Silent) => return Ok(other),
+                }
+            }
+            Ok(GuestAnswer::Done)
+        });
         settle(instance, answer)
     }
 }
@@ -69,18 +77,18 @@ impl Guest for VsockGuest {
             }
             GuestAct::Drain { timeout } => {
                 let request = Request::SleepPrep { drain_timeout_secs: timeout.0 };
-                self.request(instance, request, timeout.duration() + MARGIN)
+                self.request(instance, [request], timeout.duration() + MARGIN)
             }
             GuestAct::Quiesce => {
                 let timeout_ms = u32::try_from(FREEZE.as_millis()).unwrap_or(u32::MAX);
                 let request = Request::Quiesce { workload: true, filesystems: true, timeout_ms };
-                self.request(instance, request, FREEZE + MARGIN)
+                self.request(instance, [request], FREEZE + MARGIN)
             }
             GuestAct::Wake { network, offset, generation } => {
-                let request = Request::Wake(wake(network, *offset, *generation)?);
-                self.request(instance, request, PROMPT)
+                let word = Request::Wake(wake(network, *offset, *generation)?);
+                self.request(instance, [word, Request::Thaw {}], PROMPT)
             }
-            GuestAct::Thaw => self.request(instance, Request::Thaw {}, PROMPT),
+            GuestAct::Thaw => self.request(instance, [Request::Thaw {}], PROMPT),
             GuestAct::Shutdown { grace } => self.shut_down(instance, *grace),
         }
     }

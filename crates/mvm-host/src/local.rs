@@ -70,6 +70,9 @@ impl Host for LocalHost {
             Effect::EnsureJail(jail) => jail::ensure(roots, jail),
             Effect::RemoveJail(instance) => jail::remove(roots, instance),
             Effect::SpawnVmm { instance, uid } => spawn::ensure(roots, instance, *uid),
+            Effect::EnsureShim { instance, uid } => self
+                .with_vmm(&instance.instance)
+                .and_then(|()| spawn::ensure_shim(roots, instance, *uid)),
             Effect::RemoveVmm(instance) => spawn::remove(roots, instance),
             Effect::BootVmm(jail) => {
                 self.with_vmm(&jail.instance.instance).and_then(|()| boot::boot(roots, jail))

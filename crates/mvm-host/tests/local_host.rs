@@ -131,6 +131,7 @@ impl Ground {
             Step::Ask(act) => format!("{act:?}").split([' ', '{']).next().unwrap().to_owned(),
             Step::SyncFirewall => "sync_firewall".to_owned(),
             Step::Record(transition) => format!("record {:?}", transition.state),
+            Step::Tell(event) => format!("tell {event}"),
         };
         match step {
             Step::Do(effect) => self.host.execute(&effect).expect(&name),
@@ -139,6 +140,7 @@ impl Ground {
                 assert!(matches!(answer, Ok(GuestAnswer::Done)), "{act:?}: {answer:?}");
             }
             Step::SyncFirewall => self.host.execute(&self.firewall()).unwrap(),
+            Step::Tell(_) => {}
             Step::Record(transition) => {
                 self.record.state = transition.state;
                 if transition.state == State::Running {

@@ -62,6 +62,9 @@ pub struct Spec {
     pub logs: PathBuf,
     /// The instance's cgroup with its leaves `vmm` and `shim`.
     pub cgroup: PathBuf,
+    /// The VMM to watch in place of a shim that died; none to start one.
+    #[serde(default)]
+    pub watch: Option<ProcessId>,
 }
 
 /// The one line that a shim writes to its standard output.

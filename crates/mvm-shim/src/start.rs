@@ -3,6 +3,9 @@
 //!
 //! The jailer is started from inside the VMM's cgroup leaf and without cgroup arguments, so there
 //! is no moment at which a process of the VM is outside of its limits.
+//!
+//! A shim that comes after another one finds a VMM that may be hostile by now and owns the jail's
+//! `run`: what it makes and opens there, it does as the instance's user.
 
 use std::{
     fs::{self, File},
@@ -11,12 +14,13 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixListener,
     },
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use mvm_proto::HOST_PORT;
 use rustix::{
-    fs::{CWD, Mode, OFlags, inotify, open, openat},
+    fs::{CWD, Mode, OFlags, inotify, openat},
     process::{Gid, Uid, set_child_subreaper},
     thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -64,28 +68,23 @@ pub enum StartError {
     /// The VMM ended before its API accepted a connection.
     #[error("the VMM ended before it was ready: {0}")]
     Ended(String),
+    /// The VMM to watch ended meanwhile.
+    #[error("the VMM ended before it could be watched")]
+    Gone,
     /// The API did not accept a connection in time.
     #[error("the VMM's API did not answer within {0} s")]
     Silent(u64),
 }
 
-/// A jailer at work and everything around it.
+/// What a shim reads from and writes to, whichever VMM it watches.
 #[derive(Debug)]
-pub struct Launched {
-    /// The jailer.
-    pub jailer: Child,
-    /// The outer end of the console.
-    pub console: OwnedFd,
+pub struct Ground {
+    /// The shim itself.
+    pub id: ProcessId,
     /// The console's log.
     pub console_log: RingLog,
-    /// The reading end of the VMM's log FIFO.
-    pub fifo: OwnedFd,
     /// The VMM's log.
     pub vmm_log: RingLog,
-    /// Where the guest calls.
-    pub listener: UnixListener,
-    /// Tells when something appears in the jail's `run`.
-    pub inotify: OwnedFd,
     /// The jail's `run`.
     pub run: OwnedFd,
     /// Where the exit record goes.
@@ -94,24 +93,61 @@ pub struct Launched {
     pub memory_events: File,
 }
 
-/// Starts the jailer.
+/// A jailer at work.
+#[derive(Debug)]
+pub struct Launched {
+    /// The jailer.
+    pub jailer: Child,
+    /// The outer end of the console.
+    pub console: OwnedFd,
+    /// The reading end of the VMM's log FIFO.
+    pub fifo: OwnedFd,
+    /// Where the guest calls.
+    pub listener: UnixListener,
+    /// Tells when something appears in the jail's `run`.
+    pub inotify: OwnedFd,
+}
+
+/// Writes down who this is, and opens what only root may.
 ///
 /// # Errors
-/// [`StartError`]; nothing runs then.
-pub fn launch(spec: &Spec) -> Result<Launched, StartError> {
+/// [`StartError`].
+pub fn prepare(spec: &Spec) -> Result<Ground, StartError> {
     let own = |act| move |source| StartError::Own { act, source };
     let id = ProcessId::own().map_err(own("find out its own start time"))?;
     let at = spec.records.join(record::SHIM);
     record::write(&at, &id).map_err(file("write", &at))?;
+    let at = spec.cgroup.join("vmm/memory.events");
+    let memory_events = File::open(&at).map_err(file("open", &at))?;
+    let ground = Ground {
+        id,
+        console_log: RingLog::open(directory(&spec.logs)?, CONSOLE_LOG),
+        vmm_log: RingLog::open(directory(&spec.logs)?, VMM_LOG),
+        run: directory(&spec.jail.join("run"))?,
+        out: directory(&spec.records.join(record::OUT))?,
+        memory_events,
+    };
+    for log in [CONSOLE_LOG, VMM_LOG] {
+        let at = spec.logs.join(log);
+        std::os::unix::fs::lchown(&at, Some(spec.uid), Some(spec.uid))
+            .map_err(file("chown", &at))?;
+    }
+    Ok(ground)
+}
+
+/// Starts the jailer.
+///
+/// # Errors
+/// [`StartError`]; nothing runs then.
+pub fn launch(spec: &Spec, run: &OwnedFd) -> Result<Launched, StartError> {
+    let own = |act| move |source| StartError::Own { act, source };
     set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|errno| own("become a reaper")(errno.into()))?;
-
-    let run = directory(&spec.jail.join("run"))?;
-    let out = directory(&spec.records.join(record::OUT))?;
-    let console_log = RingLog::open(directory(&spec.logs)?, CONSOLE_LOG);
-    let vmm_log = RingLog::open(directory(&spec.logs)?, VMM_LOG);
-    let fifo = open_fifo(spec)?;
-    let listener = listen(spec, &run)?;
+    let fifo = open_fifo(run)?;
+    let listener = listen(run)?;
+    let socket = beside(run, &listener_name());
+    std::os::unix::fs::lchown(&socket, Some(spec.uid), Some(spec.uid))
+        .map_err(file("chown", &socket))?;
     let inotify = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .and_then(|fd| {
             let path = format!("/proc/self/fd/{}", run.as_raw_fd());
@@ -119,13 +155,6 @@ pub fn launch(spec: &Spec) -> Result<Launched, StartError> {
             Ok(fd)
         })
         .map_err(|errno| own("watch the jail")(errno.into()))?;
-    let at = spec.cgroup.join("vmm/memory.events");
-    let memory_events = File::open(&at).map_err(file("open", &at))?;
-    for log in [CONSOLE_LOG, VMM_LOG] {
-        let at = spec.logs.join(log);
-        std::os::unix::fs::lchown(&at, Some(spec.uid), Some(spec.uid))
-            .map_err(file("chown", &at))?;
-    }
 
     let console = console::open().map_err(own("make a terminal"))?;
     enter(spec, "vmm")?;
@@ -133,18 +162,7 @@ pub fn launch(spec: &Spec) -> Result<Launched, StartError> {
     enter(spec, "shim")?;
     let jailer = jailer.map_err(file("execute", &spec.jailer))?;
     let console = console.outer;
-    Ok(Launched {
-        jailer,
-        console,
-        console_log,
-        fifo,
-        vmm_log,
-        listener,
-        inotify,
-        run,
-        out,
-        memory_events,
-    })
+    Ok(Launched { jailer, console, fifo, listener, inotify })
 }
 
 /// Gives up everything that is not needed to hold a terminal and two files.
@@ -184,41 +202,67 @@ fn command(spec: &Spec, inner: &OwnedFd) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Opened for reading and writing, so that it never ends while the VMM reopens or is not there.
-fn open_fifo(spec: &Spec) -> Result<OwnedFd, StartError> {
-    let at = spec.jail.join(LOG_FIFO);
+/// The reading end of the VMM's log FIFO, opened for writing too, so that it never ends while the
+/// VMM reopens it or is not there.
+///
+/// # Errors
+/// When it is not there.
+pub fn open_fifo(run: &OwnedFd) -> Result<OwnedFd, StartError> {
+    let name = last_part(LOG_FIFO);
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    open(&at, flags, Mode::empty()).map_err(|errno| file("open", &at)(errno.into()))
+    openat(run, name, flags, Mode::empty())
+        .map_err(|errno| file("open", &beside(run, name))(errno.into()))
 }
 
-fn listen(spec: &Spec, run: &OwnedFd) -> Result<UnixListener, StartError> {
-    let path = spec.jail.join(format!("{VSOCK_SOCKET}_{HOST_PORT}"));
-    let name = path.file_name().unwrap_or_default().to_owned();
-    let short = std::path::Path::new("/proc/self/fd").join(run.as_raw_fd().to_string()).join(name);
+/// Where the guest calls; a socket of an earlier shim is replaced.
+///
+/// # Errors
+/// When the name is taken by something else.
+pub fn listen(run: &OwnedFd) -> Result<UnixListener, StartError> {
+    let path = beside(run, &listener_name());
     let bind = || -> io::Result<UnixListener> {
-        match fs::remove_file(&short) {
+        match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Err(_) | Ok(()) => {}
         }
-        let listener = UnixListener::bind(&short)?;
-        std::os::unix::fs::lchown(&short, Some(spec.uid), Some(spec.uid))?;
+        let listener = UnixListener::bind(&path)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
     bind().map_err(file("listen at", &path))
 }
 
-fn directory(path: &std::path::Path) -> Result<OwnedFd, StartError> {
+/// The name that Firecracker gives to the guest's calls to the host's port.
+fn listener_name() -> String {
+    format!("{}_{HOST_PORT}", last_part(VSOCK_SOCKET))
+}
+
+/// A short path to what is in the jail's `run`, whatever becomes of the long one.
+fn beside(run: &OwnedFd, name: &str) -> PathBuf {
+    Path::new("/proc/self/fd").join(run.as_raw_fd().to_string()).join(name)
+}
+
+/// The name of a file whose path is relative to the jail's root.
+#[must_use]
+pub fn last_part(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn directory(path: &Path) -> Result<OwnedFd, StartError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(CWD, path, flags, Mode::empty()).map_err(|errno| file("open", path)(errno.into()))
 }
 
-fn enter(spec: &Spec, leaf: &str) -> Result<(), StartError> {
+/// Moves this process to a leaf of the instance's cgroup.
+///
+/// # Errors
+/// When the leaf is not there.
+pub fn enter(spec: &Spec, leaf: &str) -> Result<(), StartError> {
     let at = spec.cgroup.join(leaf).join("cgroup.procs");
     fs::write(&at, "0").map_err(file("enter", &at))
 }
 
-fn file(act: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> StartError {
+fn file(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
     let path = path.display().to_string();
     move |source| StartError::File { act, path, source }
 }

@@ -30,7 +30,7 @@ use crate::{
     listener::{self, CONNECTIONS_MAX, Connection, Served},
     record::{self, API_SOCKET, EXIT, Report, Spec, WORKER},
     ring::RingLog,
-    start::{self, Launched, StartError},
+    start::{self, Ground, Launched, StartError},
 };
 
 /// How long jailer and VMM may take until the API accepts a connection.
@@ -90,21 +90,35 @@ struct Shim {
 }
 
 fn bring_up(spec: &Spec) -> Result<Shim, StartError> {
+    let ground = start::prepare(spec)?;
+    match spec.watch {
+        Some(vmm) => take_over(spec, ground, vmm),
+        None => begin(spec, ground),
+    }
+}
+
+/// Goes on where a shim died. The console went with its terminal.
+fn take_over(spec: &Spec, ground: Ground, vmm: ProcessId) -> Result<Shim, StartError> {
+    let Ground { id, console_log, vmm_log, run, out, memory_events } = ground;
+    start::enter(spec, "shim")?;
+    let process = vmm.open().map_err(own("hold the VMM"))?;
+    let process = process.ok_or(StartError::Gone)?;
+    start::drop_privileges(spec.uid)?;
+    let fifo = start::open_fifo(&run)?;
+    let listener = start::listen(&run)?;
+    let streams = Streams { console: None, console_log, fifo, vmm_log };
+    let (instance, connections) = (spec.instance.clone(), Vec::new());
+    Ok(Shim { id, vmm, process, streams, listener, connections, out, memory_events, instance })
+}
+
+fn own(act: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Own { act, source }
+}
+
+fn begin(spec: &Spec, ground: Ground) -> Result<Shim, StartError> {
     let deadline = Instant::now() + START_TIMEOUT;
-    let Launched {
-        mut jailer,
-        console,
-        console_log,
-        fifo,
-        vmm_log,
-        listener,
-        inotify,
-        run,
-        out,
-        memory_events,
-    } = start::launch(spec)?;
-    let own = |act| move |source| StartError::Own { act, source };
-    let id = ProcessId::own().map_err(own("find out its own start time"))?;
+    let Ground { id, console_log, vmm_log, run, out, memory_events } = ground;
+    let Launched { mut jailer, console, fifo, listener, inotify } = start::launch(spec, &run)?;
     let mut streams = Streams { console: Some(console), console_log, fifo, vmm_log };
     let vmm = await_jailer(spec, &mut jailer, &mut streams, deadline)?;
     let at = spec.records.join(record::VMM);
@@ -135,7 +149,6 @@ fn await_jailer(
     streams: &mut Streams,
     deadline: Instant,
 ) -> Result<ProcessId, StartError> {
-    let own = |act| move |source| StartError::Own { act, source };
     let pid = Pid::from_child(jailer);
     let handle = pidfd_open(pid, PidfdFlags::empty())
         .map_err(|errno| own("hold the jailer")(errno.into()))?;
@@ -175,7 +188,7 @@ fn await_api(
     run: &OwnedFd,
     deadline: Instant,
 ) -> Result<(), StartError> {
-    let name = API_SOCKET.rsplit('/').next().unwrap_or(API_SOCKET);
+    let name = start::last_part(API_SOCKET);
     let path = format!("/proc/self/fd/{}/{name}", run.as_raw_fd());
     loop {
         let refused = match UnixStream::connect(&path) {

@@ -104,7 +104,7 @@ pub fn run(under_test: &Subject<'_>, report: &mut dyn FnMut(&str, Result<(), Str
 }
 
 /// How many variants [`Effect`] has.
-const EFFECTS: usize = 27;
+const EFFECTS: usize = 28;
 
 /// The place of a variant in [`Effect`]; a new one does not compile until it has its own, and
 /// [`EFFECTS`] must follow.
@@ -137,5 +137,6 @@ const fn position(effect: &Effect) -> usize {
         Effect::PublishSnapshot { .. } => 24,
         Effect::RetireSnapshot { .. } => 25,
         Effect::RemoveSnapshot { .. } => 26,
+        Effect::EnsureShim { .. } => 27,
     }
 }

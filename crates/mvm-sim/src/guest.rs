@@ -79,6 +79,7 @@ impl Guest for SimGuest {
                 }
                 guest.is_unaware = false;
                 guest.generation = *generation;
+                guest.is_frozen = false;
             }
             GuestAct::Thaw => guest.is_frozen = false,
             GuestAct::Shutdown { .. } => {

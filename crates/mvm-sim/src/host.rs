@@ -88,12 +88,8 @@ impl Host for SimHost {
             Effect::EnsureJail(jail) => world.ensure_jail(jail),
             Effect::RemoveJail(instance) => world.remove_jail(instance),
             Effect::SpawnVmm { instance, uid } => world.spawn(instance, *uid),
-            Effect::RemoveVmm(instance) => {
-                world.vmms.remove(instance);
-                world.shims.remove(instance);
-                world.runs.remove(instance);
-                Ok(())
-            }
+            Effect::EnsureShim { instance, .. } => world.watch(instance),
+            Effect::RemoveVmm(instance) => world.remove_vmm(instance),
             Effect::BootVmm(jail) => world.boot(jail),
             Effect::LoadSnapshot { instance, epoch } => world.load(instance, *epoch),
             Effect::PauseVmm { instance, purpose } => world.pause(instance, *purpose),
@@ -170,7 +166,7 @@ impl World {
     }
 
     fn remove_cgroup(&mut self, instance: &InstanceId) -> Result<(), Error> {
-        if self.vmms.contains_key(instance) || self.shims.contains(instance) {
+        if self.vmms.contains_key(instance) || self.shims.contains_key(instance) {
             return Err(conflict(format!("the cgroup of {instance} is not empty")));
         }
         self.cgroups.remove(instance);

@@ -111,7 +111,7 @@ pub struct World {
     /// VMM processes.
     pub vmms: BTreeMap<InstanceId, Vmm>,
     /// Shim processes.
-    pub shims: BTreeSet<InstanceId>,
+    pub shims: BTreeMap<InstanceId, Shim>,
     /// Runtime directories.
     pub runs: BTreeMap<InstanceId, Run>,
     /// Jails with their mounts; the directory of each is on the disk.
@@ -129,6 +129,15 @@ pub struct World {
     last_serial: u64,
     last_pid: u32,
     entropy: u64,
+}
+
+/// What a shim is to its VMM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shim {
+    /// Its parent, who gets its exit status.
+    Parent,
+    /// It came later and sees the end, not how.
+    Watcher,
 }
 
 /// A shared machine.
@@ -188,7 +197,8 @@ impl World {
         if self.vmms.remove(instance).is_none() {
             return;
         }
-        if self.shims.remove(instance) {
+        if let Some(shim) = self.shims.remove(instance) {
+            let ending = if shim == Shim::Parent { ending } else { Ending::Unseen };
             let exit = ExitRecord { ending, oom_kills: 0, console_tail: Vec::new() };
             self.runs.entry(instance.clone()).or_default().exit = Some(exit);
         }

@@ -5,7 +5,7 @@
 //! ```text
 //! sleep: drain → quiesce → pause → write+sync → publish → process gone → record
 //!        a published snapshot is complete; until then the guest can be resumed
-//! wake:  load paused → retire → resume → tell the guest → thaw → record
+//! wake:  load paused → retire → resume → tell the guest, which thaws → record
 //!        a snapshot is never resumable once a guest may have written to its disk
 //! stop:  shut down → process gone → snapshot gone → record
 //! ```
@@ -32,7 +32,7 @@ pub const BOOT_TIMEOUT: Seconds = Seconds(60);
 /// asks for. Empty at rest.
 #[must_use]
 pub fn plan(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Vec<Step> {
-    match record.want {
+    let mut steps = match record.want {
         Want::Idle => tidy(record, seen),
         Want::Stopped => stop(record, seen),
         Want::Destroyed => destroy(record, seen),
@@ -45,7 +45,20 @@ pub fn plan(record: &Instance, seen: &ObservedInstance, firewall: Generation) ->
             None => launch(record, seen, firewall),
         },
         Want::Sleeping => sleep(record, seen, firewall),
+    };
+    if is_unwatched(record, seen) && !matches!(steps.first(), Some(Step::Do(Effect::RemoveVmm(_))))
+    {
+        let shim = Effect::EnsureShim { instance: record.instance.clone(), uid: record.uid };
+        steps.splice(0..0, [Step::Tell(EventKind::ShimLost), Step::Do(shim)]);
     }
+    steps
+}
+
+/// Whether a guest that shall stay lost its shim.
+fn is_unwatched(record: &Instance, seen: &ObservedInstance) -> bool {
+    matches!(record.want, Want::Running | Want::Warm | Want::Sleeping)
+        && seen.vmm.is_some_and(|vmm| vmm.phase != Phase::Empty)
+        && !seen.shim
 }
 
 /// From no process to a running guest: by snapshot when one may be resumed, else by cold boot.
@@ -130,11 +143,7 @@ fn resume(record: &Instance, retire: bool) -> Vec<Step> {
 
 /// The last steps of a wake: the guest is told, the workload runs, the record says so.
 fn reach(record: &Instance) -> Vec<Step> {
-    vec![
-        wake_word(record),
-        Step::Ask(GuestAct::Thaw),
-        Step::Record(Transition::new(State::Running, EventKind::InstanceWoken)),
-    ]
+    vec![wake_word(record), Step::Record(Transition::new(State::Running, EventKind::InstanceWoken))]
 }
 
 /// With a process, to a running guest.
@@ -143,7 +152,7 @@ fn run(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Step
     match vmm.phase {
         Phase::Empty => vec![Step::Do(Effect::RemoveVmm(record.instance.instance.clone()))],
         Phase::Paused(_) => resume(record, published),
-        Phase::Running if record.state == State::Running => drop_snapshots(record, seen),
+        Phase::Running if record.state == State::Running => drop_unfinished(record, seen),
         Phase::Running => match (record.state, vmm.origin) {
             (State::Warm | State::Sleeping, _) | (_, Origin::Snapshot(_)) => reach(record),
             (
@@ -242,11 +251,9 @@ fn lie_down(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
 
 fn write(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
     let (instance, epoch) = (record.instance.clone(), record.epoch);
-    let mut steps = Vec::new();
-    // A wake that retired it and was given up before Running was recorded left the epoch as it was.
-    if seen.snapshots.get(&epoch) == Some(&SnapshotPhase::Retired) {
-        steps.push(Step::Do(Effect::RemoveSnapshot { instance: instance.clone(), epoch }));
-    }
+    // The one that the guest woke from gives its room to the new one. A wake that was given up
+    // before Running was recorded left the epoch as it was.
+    let mut steps = drop_those(record, seen, |phase| phase != SnapshotPhase::Partial);
     steps.push(Step::Do(Effect::WriteSnapshot {
         instance: instance.clone(),
         epoch,
@@ -336,12 +343,25 @@ fn clear(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
 }
 
 fn drop_snapshots(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
-    seen.snapshots
-        .keys()
-        .map(|epoch| {
-            Step::Do(Effect::RemoveSnapshot { instance: record.instance.clone(), epoch: *epoch })
-        })
-        .collect()
+    drop_those(record, seen, |_| true)
+}
+
+/// What a running guest has no use for. A retired snapshot stays until the next sleep or stop
+/// (SPEC §8): the guest's memory may still come from it.
+fn drop_unfinished(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    drop_those(record, seen, |phase| phase != SnapshotPhase::Retired)
+}
+
+fn drop_those(
+    record: &Instance,
+    seen: &ObservedInstance,
+    which: impl Fn(SnapshotPhase) -> bool,
+) -> Vec<Step> {
+    let those = seen.snapshots.iter().filter(|(_, phase)| which(**phase));
+    let remove = |(epoch, _): (&Generation, &SnapshotPhase)| {
+        Step::Do(Effect::RemoveSnapshot { instance: record.instance.clone(), epoch: *epoch })
+    };
+    those.map(remove).collect()
 }
 
 fn jail_of(record: &Instance, image: ImageHash) -> Jail {

@@ -30,6 +30,9 @@ pub enum Step {
     SyncFirewall,
     /// Commit a change of state with its event.
     Record(Transition),
+    /// Add to the audit log what was found and will be put right. It comes before the repair, so
+    /// that a crash between them tells it twice rather than never.
+    Tell(EventKind),
 }
 
 /// A change of an instance's state, as it goes into record and audit log.

@@ -8,7 +8,7 @@ use mvm_core::{
 };
 
 use super::Course;
-use crate::{engine::Telling, run::Fault};
+use crate::run::Fault;
 
 impl Course<'_> {
     pub(super) fn ask(&mut self, act: &GuestAct) -> Result<(), Fault> {
@@ -33,7 +33,6 @@ impl Course<'_> {
             (GuestAct::Drain { timeout }, GuestAnswer::Silent) => {
                 let reason = format!("no answer within {timeout}");
                 self.is_drain_silent = true;
-                self.events.push(EventKind::DrainForced);
                 Ok(self.tell(EventKind::DrainForced, reason)?)
             }
             (GuestAct::Drain { .. }, GuestAnswer::Refused(why)) => Err(Fault::last(
@@ -55,17 +54,6 @@ impl Course<'_> {
                 format!("the guest of {id} refuses ({}): {why}", word(act)),
             ))),
         }
-    }
-
-    fn tell(&self, kind: EventKind, reason: String) -> Result<(), Error> {
-        let id = &self.record.instance;
-        let event = self
-            .engine
-            .event(&self.cx.actor, &id.tenant, kind)
-            .of_pool(&id.pool)
-            .of_instance(&id.instance)
-            .because(reason);
-        self.engine.within(|tx| tx.append(&event))
     }
 }
 

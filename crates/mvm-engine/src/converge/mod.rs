@@ -168,7 +168,12 @@ impl Course<'_> {
             self.cx.tell(&self.record.instance, name(step), (place, steps.len()));
             self.step(step)?;
         }
-        Ok(if self.is_gone { Round::Gone } else { Round::Again })
+        Ok(match steps.last() {
+            _ if self.is_gone => Round::Gone,
+            // What was wanted is recorded, which a plan does last: another look would tell no more.
+            Some(Step::Record(_)) if !self.record.in_flight() => Round::AtRest,
+            _ => Round::Again,
+        })
     }
 
     fn step(&mut self, step: &Step) -> Result<(), Fault> {
@@ -187,6 +192,7 @@ impl Course<'_> {
                 self.is_gone = to.state == State::Destroyed;
                 Ok(())
             }
+            Step::Tell(event) => Ok(self.tell(*event, String::new())?),
         }
     }
 
@@ -209,5 +215,6 @@ const fn name(step: &Step) -> &'static str {
         Step::Ask(act) => guest::word(act),
         Step::SyncFirewall => "sync_firewall",
         Step::Record(_) => "record",
+        Step::Tell(_) => "tell",
     }
 }

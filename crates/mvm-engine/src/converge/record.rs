@@ -10,10 +10,27 @@ use mvm_core::{
     units::Timestamp,
 };
 
+use super::Course;
 use crate::{
     engine::{Engine, Telling},
     store::records,
 };
+
+impl Course<'_> {
+    /// Adds what happened on the way, and changed no state, to the audit log.
+    pub(super) fn tell(&mut self, kind: EventKind, reason: String) -> Result<(), Error> {
+        let id = &self.record.instance;
+        let event = self
+            .engine
+            .event(&self.cx.actor, &id.tenant, kind)
+            .of_pool(&id.pool)
+            .of_instance(&id.instance)
+            .because(reason);
+        self.engine.within(|tx| tx.append(&event))?;
+        self.events.push(kind);
+        Ok(())
+    }
+}
 
 impl Engine {
     /// Commits a transition with its events; none is left of a destroyed instance.

@@ -84,6 +84,24 @@ pub fn ensure(roots: &Roots, instance: &InstanceRef, uid: Uid) -> Result<(), Err
     started
 }
 
+/// Starts a shim for a VMM that lost its own. One that is there already is a success.
+///
+/// # Errors
+/// `Conflict` when there is no VMM, `Failed` with the shim's own words; the VMM lives on.
+pub fn ensure_shim(roots: &Roots, instance: &InstanceRef, uid: Uid) -> Result<(), Error> {
+    let place = Place::of(roots, &instance.instance);
+    let records = Records::at(&place);
+    if records.is_shim_alive()? {
+        return Ok(());
+    }
+    let Some(vmm) = records.vmm()? else {
+        let message = format!("{} has no VMM to watch", instance.instance);
+        return Err(Error::new(ErrorKind::Conflict, message));
+    };
+    let spec = Spec { watch: Some(vmm), ..spec(roots, instance, &place, uid) };
+    launch(roots, &place, &spec)
+}
+
 fn prepare(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Result<Spec, Error> {
     let out = place.records.join(OUT);
     ensure_dir(&place.records, 0o700)?;
@@ -93,7 +111,11 @@ fn prepare(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Re
     ensure_dir(&logs, 0o700)?;
     give(&logs, uid.0)?;
     jail::refresh(place, uid)?;
-    Ok(Spec {
+    Ok(spec(roots, instance, place, uid))
+}
+
+fn spec(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Spec {
+    Spec {
         instance: instance.instance.to_string(),
         uid: uid.0,
         jailer: version::jailer(roots, version::CURRENT),
@@ -101,9 +123,10 @@ fn prepare(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Re
         chroot_base: roots.data.join(data::JAILS),
         jail: place.root.clone(),
         records: place.records.clone(),
-        logs,
+        logs: roots.data.join(data::logs(instance)),
         cgroup: roots.cgroup.join(layout::cgroup(&instance.instance)),
-    })
+        watch: None,
+    }
 }
 
 #[expect(

@@ -316,6 +316,10 @@ impl<'a> Bench<'a> {
         Effect::SpawnVmm { instance: self.record.instance.clone(), uid: self.record.uid }
     }
 
+    pub(super) fn shim(&self) -> Effect {
+        Effect::EnsureShim { instance: self.record.instance.clone(), uid: self.record.uid }
+    }
+
     pub(super) fn pause(&self, purpose: PausedFor) -> Effect {
         Effect::PauseVmm { instance: self.id(), purpose }
     }

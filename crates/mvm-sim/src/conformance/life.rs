@@ -91,7 +91,6 @@ pub(super) fn sleep_and_wake(bench: &mut Bench<'_>) -> Result<(), String> {
         bench.tries(&bench.retire(), |seen| seen.snapshot() == Some(SnapshotPhase::Retired))?;
         bench.tries(&Effect::ResumeVmm(bench.id()), |seen| seen.phase() == Some(Phase::Running))?;
         bench.ask(&bench.wake_word(round))?;
-        bench.ask(&GuestAct::Thaw)?;
         let count = bench.count()?;
         if count <= last {
             return Err(format!("the counter went from {last} to {count} over sleep {round}"));
@@ -155,7 +154,6 @@ pub(super) fn sealed(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.do_once(&bench.retire())?;
     bench.do_once(&Effect::ResumeVmm(bench.id()))?;
     bench.ask(&bench.wake_word(2))?;
-    bench.ask(&GuestAct::Thaw)?;
     bench.count().map(|_| ())
 }
 
@@ -183,12 +181,28 @@ pub(super) fn deaths(bench: &mut Bench<'_>) -> Result<(), String> {
         return Err(format!("the death of a shim does not show, or took its VMM: {seen:?}"));
     }
     bench.wait_for_guest()?;
-    rig.kill_vmm(&id).map_err(|error| format!("cannot kill the VMM: {error}"))?;
+    dies_unseen(bench)?;
+    bench.do_once(&Effect::RemoveVmm(id.clone()))?;
+    bench.refuses(&bench.shim(), "there is no VMM")?;
+    bench.clear()?;
+    bench.boot()?;
+    rig.kill_shim(&id).map_err(|error| format!("cannot kill the shim: {error}"))?;
+    bench
+        .tries(&bench.shim(), |seen| seen.instance.shim && seen.phase() == Some(Phase::Running))?;
+    bench.wait_for_guest()?;
+    dies_unseen(bench)?;
+    bench.tries(&Effect::RemoveVmm(id), |seen| {
+        seen.instance.vmm.is_none() && !seen.instance.shim && seen.instance.exit.is_none()
+    })
+}
+
+/// The VMM is killed, and no parent of it was there to see how it ended.
+fn dies_unseen(bench: &Bench<'_>) -> Result<(), String> {
+    let killed = bench.subject.rig.kill_vmm(&bench.id());
+    killed.map_err(|error| format!("cannot kill the VMM: {error}"))?;
     let seen = bench.see()?.instance;
     if seen.vmm.is_some() || seen.exit.as_ref().map(|exit| &exit.ending) != Some(&Ending::Unseen) {
         return Err(format!("a death that nobody saw does not show as such: {seen:?}"));
     }
-    bench.tries(&Effect::RemoveVmm(id), |seen| {
-        seen.instance.vmm.is_none() && seen.instance.exit.is_none()
-    })
+    Ok(())
 }

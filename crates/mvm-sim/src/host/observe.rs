@@ -44,7 +44,7 @@ impl World {
                 pid: vmm.pid,
                 resident_kib: 1024,
             }),
-            shim: self.shims.contains(id),
+            shim: self.shims.contains_key(id),
             exit: self.exit(id),
             bridge: self.bridges.get(&net) == Some(&instance.network),
             routes: self.routes.get(&net) == Some(&instance.network),
@@ -66,7 +66,7 @@ impl World {
     /// death that nobody saw.
     fn exit(&self, id: &InstanceId) -> Option<ExitRecord> {
         let run = self.runs.get(id)?;
-        let is_unseen = !self.vmms.contains_key(id) && !self.shims.contains(id);
+        let is_unseen = !self.vmms.contains_key(id) && !self.shims.contains_key(id);
         run.exit.clone().or_else(|| {
             is_unseen.then(|| ExitRecord {
                 ending: Ending::Unseen,
@@ -131,7 +131,7 @@ impl World {
             }
         }
         let processes: BTreeSet<InstanceId> =
-            self.vmms.keys().chain(self.shims.iter()).cloned().collect();
+            self.vmms.keys().chain(self.shims.keys()).cloned().collect();
         ObservedNode {
             bridges: self.bridges.keys().copied().collect(),
             routes: self.routes.keys().copied().collect(),

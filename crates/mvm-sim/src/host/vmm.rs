@@ -12,7 +12,7 @@ use mvm_core::{
 use super::{conflict, missing};
 use crate::{
     disk::{Content, Path, Snapshot},
-    world::{Run, Vmm, World},
+    world::{Run, Shim, Vmm, World},
 };
 
 impl World {
@@ -24,7 +24,7 @@ impl World {
             }
             return Err(conflict(format!("the VMM of {id} runs as another user")));
         }
-        if self.shims.contains(id) {
+        if self.shims.contains_key(id) {
             return Err(conflict(format!("a shim of {id} is still there")));
         }
         let Some(mount) = self.mounts.get(id) else {
@@ -48,8 +48,22 @@ impl World {
         };
         self.make_directories(instance);
         self.vmms.insert(id.clone(), vmm);
-        self.shims.insert(id.clone());
+        self.shims.insert(id.clone(), Shim::Parent);
         self.runs.insert(id.clone(), Run::default());
+        Ok(())
+    }
+
+    pub(super) fn watch(&mut self, instance: &InstanceRef) -> Result<(), Error> {
+        let id = &instance.instance;
+        self.vmm(id)?;
+        self.shims.entry(id.clone()).or_insert(Shim::Watcher);
+        Ok(())
+    }
+
+    pub(super) fn remove_vmm(&mut self, id: &InstanceId) -> Result<(), Error> {
+        self.vmms.remove(id);
+        self.shims.remove(id);
+        self.runs.remove(id);
         Ok(())
     }
 

@@ -145,7 +145,7 @@ fn rests(record: &Instance, seen: &ObservedInstance) -> Result<(), String> {
     if record.in_flight() {
         return Err("something that was asked of it is not done".to_owned());
     }
-    let parts = seen.tap && seen.cgroup && seen.jail && seen.bridge && seen.routes;
+    let parts = seen.shim && seen.tap && seen.cgroup && seen.jail && seen.bridge && seen.routes;
     let is_empty = seen.vmm.is_none()
         && !(seen.shim || seen.tap || seen.cgroup || seen.jail)
         && seen.exit.is_none();

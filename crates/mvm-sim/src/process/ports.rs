@@ -41,6 +41,7 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
         Effect::EnsureVolume { instance, .. }
         | Effect::RemoveInstanceFiles(instance)
         | Effect::SpawnVmm { instance, .. }
+        | Effect::EnsureShim { instance, .. }
         | Effect::LoadSnapshot { instance, .. }
         | Effect::WriteSnapshot { instance, .. }
         | Effect::PublishSnapshot { instance, .. }

@@ -24,6 +24,7 @@ fn names(steps: &[Step]) -> Vec<String> {
                 .unwrap(),
             Step::SyncFirewall => "sync_firewall".to_owned(),
             Step::Record(transition) => format!("record {}", transition.state),
+            Step::Tell(event) => format!("tell {event}"),
         })
         .collect()
 }
@@ -45,7 +46,6 @@ fn a_wake_retires_the_snapshot_between_loading_and_resuming() {
     before(&steps, "load_snapshot", "retire_snapshot");
     before(&steps, "retire_snapshot", "resume_vmm");
     before(&steps, "resume_vmm", "wake");
-    before(&steps, "wake", "thaw");
     assert_eq!(steps.last().unwrap(), "record Running");
 }
 
@@ -160,6 +160,33 @@ fn a_launch_repairs_firewall_bridge_and_routes_first() {
     before(&steps, "ensure_routes", "spawn_vmm");
     before(&steps, "ensure_cgroup", "spawn_vmm");
     before(&steps, "ensure_volume", "ensure_jail");
+}
+
+#[test]
+fn what_a_guest_woke_from_stays_while_it_runs_and_makes_room_for_its_next_snapshot() {
+    let mut there = seen(vmm(Origin::Snapshot(Generation(6)), Phase::Running));
+    there.snapshots.insert(Generation(6), SnapshotPhase::Retired);
+    assert_eq!(plan(&instance(1, State::Running), &there, FIREWALL), vec![]);
+    let steps = names(&plan(&wanting(State::Running, Want::Sleeping), &there, FIREWALL));
+    before(&steps, "remove_snapshot", "write_snapshot");
+}
+
+#[test]
+fn a_shim_that_died_is_reported_and_replaced_before_anything_else_is_done_with_its_guest() {
+    let mut there = seen(vmm(Origin::Boot, Phase::Running));
+    there.shim = false;
+    let steps = |state, want| names(&plan(&wanting(state, want), &there, FIREWALL));
+    assert_eq!(steps(State::Running, Want::Running), ["tell ShimLost", "ensure_shim"]);
+    before(&steps(State::Running, Want::Sleeping), "ensure_shim", "drain");
+    assert!(!steps(State::Running, Want::Stopped).contains(&"ensure_shim".to_owned()));
+}
+
+#[test]
+fn a_vmm_that_is_removed_at_once_gets_no_new_shim() {
+    let mut there = seen(vmm(Origin::Snapshot(Generation(7)), Phase::Paused(PausedFor::Warm)));
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    there.shim = false;
+    assert_eq!(names(&plan(&instance(1, State::Sleeping), &there, FIREWALL)), ["remove_vmm"]);
 }
 
 #[test]
