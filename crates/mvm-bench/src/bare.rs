@@ -32,8 +32,8 @@ pub(crate) struct Parts {
     pub(crate) kernel: PathBuf,
     /// Read-only root.
     pub(crate) root: PathBuf,
-    /// A config drive.
-    pub(crate) config: PathBuf,
+    /// A config drive, up to where it is zero.
+    pub(crate) config: Vec<u8>,
     /// Boot arguments.
     pub(crate) args: String,
     /// Memory in MiB.
@@ -53,6 +53,8 @@ pub(crate) struct Bare {
 }
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The size of the config drive in the snapshot, in bytes.
+const CONFIG_SIZE: u64 = 4 << 20;
 
 fn failed(what: impl Into<String>) -> io::Error {
     io::Error::other(what.into())
@@ -166,8 +168,10 @@ impl Bare {
             std::os::unix::fs::chown(jail.join(dir), Some(uid), Some(uid))?;
         }
         fs::hard_link(&parts.root, jail.join("rootfs"))?;
-        fs::copy(&parts.config, jail.join("config.ext2"))?;
-        std::os::unix::fs::chown(jail.join("config.ext2"), Some(uid), Some(uid))?;
+        let config = fs::File::create(jail.join("config.ext2"))?;
+        (&config).write_all(&parts.config)?;
+        config.set_len(CONFIG_SIZE)?;
+        std::os::unix::fs::fchown(&config, Some(uid), Some(uid))?;
         let child = Command::new(parts.binaries.join("jailer"))
             .args(["--id", &id, "--uid", &uid.to_string(), "--gid", &uid.to_string()])
             .arg("--exec-file")

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use mvm_proto::{Exit, GuestConfig};
+use mvm_proto::{Exit, GuestConfig, NetworkIdentity};
 
+use crate::failure::Outcome;
 use crate::hooks::Hooks;
+use crate::net;
 
 /// Where the agent finds and puts things; tests bring places of their own.
 #[derive(Debug, Clone)]
@@ -66,6 +68,7 @@ pub(crate) struct Agent {
     /// Held by whoever changes identity, drives or the frozen state: one at a time.
     pub(crate) changing: Mutex<()>,
     config: Mutex<Option<GuestConfig>>,
+    network: Mutex<Option<NetworkIdentity>>,
     service: Mutex<Service>,
     is_frozen: AtomicBool,
     is_data_frozen: AtomicBool,
@@ -84,6 +87,7 @@ impl Agent {
             is_init,
             changing: Mutex::new(()),
             config: Mutex::new(None),
+            network: Mutex::new(None),
             service: Mutex::new(Service::Held),
             is_frozen: AtomicBool::new(false),
             is_data_frozen: AtomicBool::new(false),
@@ -105,6 +109,19 @@ impl Agent {
     /// Remembers who the guest is.
     pub(crate) fn set_config(&self, config: GuestConfig) {
         *lock(&self.config) = Some(config);
+    }
+
+    /// Takes on a network, unless the guest has taken on that very one before: a guest that wakes as
+    /// who it was touches nothing, and its neighbours know it.
+    pub(crate) fn take_on(&self, network: &NetworkIdentity) -> Outcome<()> {
+        let mut known = lock(&self.network);
+        if known.as_ref() == Some(network) {
+            return Ok(());
+        }
+        *known = None;
+        net::apply(network)?;
+        *known = Some(network.clone());
+        Ok(())
     }
 
     /// The instance's id, once known.

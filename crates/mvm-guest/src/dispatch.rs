@@ -16,7 +16,11 @@ use crate::{drives, health, identity, integrations, probe, quiesce, wake, worklo
 pub(crate) fn is_quick(request: &Request) -> bool {
     matches!(
         request,
-        Request::Ping {} | Request::Status {} | Request::Metrics {} | Request::Wake(_)
+        Request::Ping {}
+            | Request::Status {}
+            | Request::Metrics {}
+            | Request::Wake(_)
+            | Request::Thaw {}
     )
 }
 

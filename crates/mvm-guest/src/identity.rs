@@ -75,7 +75,7 @@ fn become_instance(agent: &Agent, config: GuestConfig) -> Outcome<()> {
         drives::write_public(&agent.places.image.join("ssh_authorized_keys"), keys.as_bytes())?;
     }
     match network {
-        Some(network) => net::apply(&network),
+        Some(network) => agent.take_on(&network),
         None => net::set_hostname(&hostname, None),
     }
 }

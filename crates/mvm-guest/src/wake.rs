@@ -11,7 +11,7 @@ use mvm_proto::message::Wake;
 
 use crate::agent::Agent;
 use crate::failure::{Context, Outcome};
-use crate::{kernel, net, workload};
+use crate::{kernel, workload};
 
 /// The file with the generation: eight bytes, little-endian, always the same inode, so that
 /// programs may map it once and watch it (SPEC §8).
@@ -26,7 +26,7 @@ pub(crate) fn wake(agent: &Agent, wake: &Wake) -> Outcome<String> {
     kernel::set_wall_clock(wake.wall_clock_ns).because("cannot set the clock")?;
     raise_generation(agent, wake.generation)?;
     if let Some(network) = &wake.network {
-        net::apply(network)?;
+        agent.take_on(network)?;
     }
     workload::end_drain(agent);
     let is_stale = wake.secrets_epoch != agent.secrets_epoch();

@@ -57,7 +57,7 @@ impl VsockGuest {
         let answer = Link::open(&place, Deadline::after(bound)).and_then(|mut link| {
             for request in requests {
                 match ask(&mut link, request)? {
-                    GuestAnswer::Done => {}
+                    GuestAnswer::Done => tracing::debug!(%instance, "the guest did it"),
                     other @ (GuestAnswer::Refused(_) | GuestAnswer::Silent) => return Ok(other),
                 }
             }

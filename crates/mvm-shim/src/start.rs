@@ -195,7 +195,6 @@ fn command(spec: &Spec, inner: &OwnedFd) -> io::Result<Command> {
         .args(["--", "--api-sock", record::API_SOCKET])
         .args(["--log-path", LOG_FIFO, "--level", "Info"])
         .env_clear()
-        .current_dir("/")
         .stdin(Stdio::from(inner.try_clone()?))
         .stdout(Stdio::from(inner.try_clone()?))
         .stderr(Stdio::from(inner.try_clone()?));

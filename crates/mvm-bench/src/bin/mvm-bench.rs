@@ -170,11 +170,12 @@ fn parts(run: &Run, instance: &InstanceRef) -> Result<Parts, Error> {
     let hash = pool.record.current().map(ToString::to_string).unwrap_or_default();
     let image = data.join("images").join(hash);
     let base = data.join("bare");
-    let config = base.join("config.ext2");
     let drive = Path::new("/run/mvm/ram").join(instance.instance.as_str()).join("config.ext2");
-    fs::create_dir_all(&base)
-        .and_then(|()| fs::copy(drive, &config))
+    let mut config = fs::create_dir_all(&base)
+        .and_then(|()| fs::read(drive))
         .map_err(|error| failed("cannot take the config drive", &error))?;
+    let used = config.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    config.truncate(used);
     let view = run.mvm.tenant_info(&instance.tenant)?;
     Ok(Parts {
         binaries: data.join("binaries/firecracker-1.12.1"),
@@ -225,7 +226,16 @@ fn page(results: &Results, rounds: u32) -> String {
     page
 }
 
+/// What MVM_LOG asks for goes to standard error, to see where time goes.
+fn log() {
+    use tracing_subscriber::{EnvFilter, fmt};
+    if let Ok(filter) = std::env::var("MVM_LOG") {
+        fmt().with_env_filter(EnvFilter::new(filter)).with_writer(io::stderr).init();
+    }
+}
+
 fn main() -> ExitCode {
+    log();
     let rounds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(15);
     let done = Config::read(&Overrides::default())
         .and_then(|config| Mvm::open(&config))

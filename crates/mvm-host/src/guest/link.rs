@@ -72,8 +72,13 @@ impl Link {
         loop {
             let vmm = hold(place)?;
             match attempt(place, vmm, deadline.at_most(ATTEMPT)) {
-                Ok(link) => return Ok(Self { deadline, ..link }),
-                Err(Lost::Silent | Lost::HungUp(_)) => {}
+                Ok(link) => {
+                    tracing::debug!(instance = %place.instance, "the agent says hello");
+                    return Ok(Self { deadline, ..link });
+                }
+                Err(lost @ (Lost::Silent | Lost::HungUp(_))) => {
+                    tracing::debug!(instance = %place.instance, ?lost, "no agent yet");
+                }
                 Err(lost) => return Err(lost),
             }
             let left = deadline.left().map_err(|_| Lost::Silent)?;

@@ -147,12 +147,12 @@ pub fn resume(roots: &Roots, instance: &InstanceId) -> Result<(), Error> {
     }
     let deadline = Deadline::after(CALL);
     let mut api = Api::connect(&place, deadline)?;
-    let state = api.state(deadline)?;
     records.set_paused_for(None)?;
-    if state == GuestState::Running {
-        return Ok(());
+    match api.set_state("Resumed") {
+        // Asked only now: a wake waits for no answer that it does not need.
+        Err(_) if api.state(deadline)? == GuestState::Running => Ok(()),
+        done => done,
     }
-    api.set_state("Resumed")
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -191,12 +191,15 @@ fn config_drive(place: &Place, jail: &Jail) -> Result<(), Error> {
         size: ext::Image::DEFAULT_SIZE,
         files: vec![file],
     };
-    let bytes = drive.bytes()?;
     let path = place.root.join(CONFIG_DRIVE);
-    let what = format_args!("write {}", path.display());
     remove_file(&path)?;
-    fs::write(&path, bytes).act(what)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).act(what)?;
+    let file = fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(&path)
+        .act(format_args!("write {}", path.display()))?;
+    drive.write_to(&file)?;
     give(&path, jail.uid.0)
 }
 
