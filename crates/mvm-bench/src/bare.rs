@@ -115,8 +115,13 @@ impl Bare {
         Ok((vm, started.elapsed()))
     }
 
-    /// Pauses, writes a full snapshot, and moves its files to `to`.
+    /// Waits until the guest is configured, pauses, writes a full snapshot, and moves its files,
+    /// synced, to `to`.
     pub(crate) fn snapshot(&self, to: &Path) -> io::Result<()> {
+        self.until(
+            &Request::Status {},
+            |reply| matches!(reply, Reply::Status(status) if status.is_configured),
+        )?;
         self.request("PATCH", "/vm", r#"{"state":"Paused"}"#)?;
         self.put(
             "/snapshot/create",
@@ -126,6 +131,7 @@ impl Bare {
         for file in ["mem", "vmstate"] {
             fs::rename(self.jail.join("ram").join(file), to.join(file))?;
             fs::set_permissions(to.join(file), fs::Permissions::from_mode(0o444))?;
+            fs::File::open(to.join(file))?.sync_all()?;
         }
         Ok(())
     }
@@ -211,17 +217,23 @@ impl Bare {
 
     /// Connects until the agent answers a ping.
     fn ping(&self) -> io::Result<()> {
+        self.until(&Request::Ping {}, |reply| matches!(reply, Reply::Pong {}))
+    }
+
+    /// Asks until the agent gives this answer.
+    fn until(&self, request: &Request, is_it: impl Fn(&Reply) -> bool) -> io::Result<()> {
         let until = Instant::now() + DEADLINE;
         loop {
-            match self.try_ping() {
-                Ok(()) => return Ok(()),
+            match self.ask(request) {
+                Ok(reply) if is_it(&reply) => return Ok(()),
                 Err(error) if Instant::now() > until => return Err(error),
-                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+                Ok(_) if Instant::now() > until => return Err(failed("the guest is not ready")),
+                Ok(_) | Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
         }
     }
 
-    fn try_ping(&self) -> io::Result<()> {
+    fn ask(&self, request: &Request) -> io::Result<Reply> {
         let mut stream = UnixStream::connect(self.jail.join("run/v.sock"))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
         stream.write_all(b"CONNECT 5252\n")?;
@@ -233,7 +245,7 @@ impl Bare {
             boot_id: String::new(),
             instance_id: None,
         });
-        session.open(Request::Ping {}).map_err(|error| failed(error.to_string()))?;
+        session.open(request.clone()).map_err(|error| failed(error.to_string()))?;
         let mut buffer = [0; 4096];
         loop {
             stream.write_all(&session.take_output())?;
@@ -245,8 +257,8 @@ impl Bare {
             while let Some(event) =
                 session.next_event().map_err(|error| failed(error.to_string()))?
             {
-                if let Event::Reply { reply: Reply::Pong { .. }, .. } = event {
-                    return Ok(());
+                if let Event::Reply { reply, .. } = event {
+                    return Ok(reply);
                 }
             }
         }
