@@ -156,6 +156,9 @@ pub struct ObservedTenant {
     pub files: bool,
     /// Which generation of the firewall is in force; none when it is absent or was altered.
     pub firewall: Option<Generation>,
+    /// Whether a firewall was applied since the host booted and is not what is in force: somebody
+    /// altered it, or a crash came between applying it and writing that down.
+    pub firewall_altered: bool,
 }
 
 /// Everything about one pool, besides its instances.

@@ -48,6 +48,7 @@ pub(crate) struct Content {
     pub(crate) volumes: BTreeMap<InstanceId, Mib>,
     pub(crate) keys: BTreeSet<TenantId>,
     pub(crate) firewall: Option<Firewall>,
+    pub(crate) firewall_altered: bool,
     pub(crate) done: Vec<&'static str>,
     pub(crate) asked: Vec<GuestAct>,
     /// Effects that fail, by name: how many more times, and how.
@@ -149,7 +150,7 @@ impl Host for World {
             files: !snapshots.is_empty() || content.volumes.contains_key(id),
             snapshots,
             volume: content.volumes.get(id).copied(),
-            firewall: content.firewall.as_ref().map(|f| f.generation),
+            firewall: content.firewall_generation(),
         })
     }
 
@@ -160,7 +161,8 @@ impl Host for World {
             routes: content.routes.contains(&network.net),
             key: content.keys.contains(&network.tenant),
             files: content.keys.contains(&network.tenant),
-            firewall: content.firewall.as_ref().map(|f| f.generation),
+            firewall: content.firewall_generation(),
+            firewall_altered: content.firewall_altered,
         })
     }
 
@@ -191,6 +193,11 @@ fn refuse(what: &str) -> Result<(), Error> {
 }
 
 impl Content {
+    fn firewall_generation(&self) -> Option<Generation> {
+        let in_force = self.firewall.as_ref().filter(|_| !self.firewall_altered);
+        in_force.map(|firewall| firewall.generation)
+    }
+
     fn die(&mut self, id: &InstanceId) {
         assert!(self.vmms.remove(id).is_some(), "{id} has no VMM to kill");
         let ending = Ending::Signaled(9);
@@ -217,6 +224,7 @@ impl Content {
             Effect::RemoveRoutes(n) => drop(self.routes.remove(n)),
             Effect::ReplaceFirewall(f) => {
                 self.firewall = (!f.networks.is_empty()).then(|| f.clone());
+                self.firewall_altered = false;
             }
             Effect::EnsureTenantKey(t) => drop(self.keys.insert(t.clone())),
             Effect::RemoveTenantFiles(t) => drop(self.keys.remove(t)),

@@ -6,7 +6,8 @@
 use mvm_core::{
     effect::{Effect, Firewall, Port},
     error::Error,
-    id::Subject,
+    event::{Actor, EventKind},
+    id::{Subject, TenantId},
     instance::{Instance, Want},
     net::Network,
     pool::Pool,
@@ -50,9 +51,12 @@ impl Engine {
         let lock = self.lock(&Subject::Firewall)?;
         let is_empty = run::patiently(&*self.ports.clock, || {
             let intent = self.within(intent)?;
-            let in_force = self.ports.host.observe_tenant(network)?.firewall;
-            if in_force == Some(intent.generation) {
+            let seen = self.ports.host.observe_tenant(network)?;
+            if seen.firewall == Some(intent.generation) {
                 return Ok(false);
+            }
+            if seen.firewall_altered {
+                self.tell_repair(&network.tenant)?;
             }
             tracing::debug!(generation = intent.generation.0, "replaces the firewall");
             let is_empty = intent.networks.is_empty();
@@ -64,5 +68,13 @@ impl Engine {
             lock.retire();
         }
         Ok(())
+    }
+
+    /// Tells the tenant in whose service it was found, unless its log is closed by now.
+    fn tell_repair(&self, tenant: &TenantId) -> Result<(), Error> {
+        self.within(|tx| match records::find::<Tenant>(tx, tenant.as_str())? {
+            Some(_) => tx.append(&self.event(&Actor::Engine, tenant, EventKind::FirewallRepaired)),
+            None => Ok(()),
+        })
     }
 }

@@ -127,12 +127,14 @@ impl Host for LocalHost {
 
     fn observe_tenant(&self, network: &Network) -> Result<ObservedTenant, Error> {
         let roots = &self.roots;
+        let firewall = net::firewall_generation(roots)?;
         Ok(ObservedTenant {
             bridge: net::bridge_is_up(network)?,
             routes: net::routes_are_there(network.net)?,
             key: key::exists(roots, &network.tenant)?,
             files: listing::tenant_is_there(roots, &network.tenant)?,
-            firewall: net::firewall_generation(roots)?,
+            firewall,
+            firewall_altered: firewall.is_none() && net::firewall_was_applied(roots),
         })
     }
 

@@ -65,10 +65,14 @@ impl SqliteStore {
         connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .map_err(cannot)?;
+        let turn = turn(file).map_err(|e| {
+            Error::new(ErrorKind::Failed, format!("cannot open {}", file.display())).because(&e)
+        })?;
         if version(&connection).map_err(cannot)? != MIGRATIONS.len() {
             migrate(&mut connection)
                 .map_err(|e| e.context(format!("cannot open {}", file.display())))?;
         }
+        drop(turn);
         Ok(Self { connection: Mutex::new(connection), exporter: export.map(Exporter::new) })
     }
 
@@ -83,6 +87,19 @@ impl SqliteStore {
     pub(super) fn read(&self, table: Table, key: &str) -> Result<Option<String>, Error> {
         get(&self.connection(), table, key)
     }
+}
+
+/// One opener at a time: who finds another one turning a new database to WAL mode is told "locked" by
+/// SQLite at once, whatever the busy timeout.
+#[expect(
+    clippy::disallowed_types,
+    reason = "R3: the lock is on the store's own directory, for its opening"
+)]
+fn turn(file: &Path) -> std::io::Result<std::fs::File> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let turn = std::fs::File::open(directory.unwrap_or_else(|| Path::new(".")))?;
+    turn.lock()?;
+    Ok(turn)
 }
 
 fn version(connection: &Connection) -> Result<usize, rusqlite::Error> {

@@ -232,16 +232,18 @@ fn a_store_of_a_newer_program_is_refused() {
 }
 
 #[test]
-fn two_openers_of_a_new_store_both_get_it() {
+fn all_openers_of_a_new_store_get_it() {
     let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("state.db");
-    std::thread::scope(|scope| {
-        let openers: Vec<_> =
-            (0..4).map(|_| scope.spawn(|| SqliteStore::open(&file, None).map(drop))).collect();
-        for opener in openers {
-            opener.join().unwrap().unwrap();
-        }
-    });
+    for round in 0..32 {
+        let file = directory.path().join(format!("{round}.db"));
+        std::thread::scope(|scope| {
+            let open = || SqliteStore::open(&file, None).map(drop);
+            let openers: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+            for opener in openers {
+                opener.join().unwrap().unwrap();
+            }
+        });
+    }
 }
 
 fn mode(path: &Path) -> u32 {

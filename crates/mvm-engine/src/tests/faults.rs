@@ -35,6 +35,25 @@ fn what_is_unavailable_for_a_moment_is_tried_again() {
 }
 
 #[test]
+fn a_shim_that_died_is_reported_and_replaced_by_the_next_command() {
+    let (rig, id) = rig(State::Running);
+    rig.world.look().orphans.insert(id.instance.clone());
+    rig.go(&id, Move::Warm).unwrap();
+    assert!(rig.world.look().orphans.is_empty());
+    assert_eq!(rig.kinds().iter().filter(|kind| **kind == EventKind::ShimLost).count(), 1);
+}
+
+#[test]
+fn an_altered_firewall_is_reported_and_put_back_by_the_next_start() {
+    let (rig, id) = rig(State::Ready);
+    rig.world.look().firewall_altered = true;
+    rig.go(&id, Move::Start).unwrap();
+    assert!(!rig.world.look().firewall_altered);
+    let repairs = |kind: &&EventKind| **kind == EventKind::FirewallRepaired;
+    assert_eq!(rig.kinds().iter().filter(repairs).count(), 1);
+}
+
+#[test]
 fn a_start_that_fails_leaves_nothing_but_its_reason() {
     for (from, effect) in [(State::Ready, "boot_vmm"), (State::Stopped, "spawn_vmm")] {
         let (rig, id) = rig(from);

@@ -246,6 +246,12 @@ pub fn firewall_generation(roots: &Roots) -> Result<Option<Generation>, Error> {
     nft::generation(roots)
 }
 
+/// Whether a firewall was applied since the host booted and not removed since.
+#[must_use]
+pub fn firewall_was_applied(roots: &Roots) -> bool {
+    nft::was_applied(roots)
+}
+
 /// Everything in this network namespace that bears one of our names, whoever it belongs to.
 ///
 /// # Errors

@@ -88,6 +88,11 @@ pub(super) fn generation(roots: &Roots) -> Result<Option<Generation>, Error> {
     in_force(roots).map(|stamp| stamp.map(|stamp| stamp.generation))
 }
 
+/// Whether there is a stamp.
+pub(super) fn was_applied(roots: &Roots) -> bool {
+    read_stamp(&roots.run.join(layout::run::FIREWALL)).is_some()
+}
+
 /// Whether the tables in force are those of this intent, to the byte.
 pub(super) fn is_in_force(roots: &Roots, intent: &Firewall) -> Result<bool, Error> {
     let wanted = hex::encode(Sha256::digest(ruleset::script(intent)));

@@ -85,6 +85,7 @@ impl World {
             key: self.disk.key(&network.tenant).is_some(),
             files: self.disk.has_any(&Path::Tenant(network.tenant.clone())),
             firewall: self.firewall_generation(),
+            firewall_altered: self.firewall_altered,
         }
     }
 
