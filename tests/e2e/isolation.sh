@@ -83,6 +83,7 @@ mvm net verify && fail 'net verify did not notice'
 mvm instance warm "$red2"; mvm instance wake "$red2"
 mvm instance stop "$red2"; mvm instance start "$red2"
 equal 'the next start puts the rules back' "$(mvm --json net verify | jq '.findings | length')" 0
+equal 'the audit log says so' "$(mvm --json events red --last 100 | jq '[.[] | select(.event == "FirewallRepaired")] | length')" 1
 
 mvm tenant destroy red --force; mvm tenant destroy blue --force
 clean

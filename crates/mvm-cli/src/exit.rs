@@ -14,10 +14,13 @@ pub(crate) fn of_error(error: &Error) -> ExitCode {
     ExitCode::from(if mvm::is_cancelled(error) { CANCELLED } else { error.kind.exit_code() })
 }
 
-/// The code of a guest's command: its own, or 128 and the signal.
+/// The code of a guest's command: its own, 128 and the signal, or what a shell gives for one that it
+/// cannot run.
 pub(crate) fn of_guest(status: ExecStatus) -> ExitCode {
     ExitCode::from(match status {
         ExecStatus::Code(code) => code,
         ExecStatus::Signal(signal) => 128u8.saturating_add(signal),
+        ExecStatus::NotExecutable => 126,
+        ExecStatus::Absent => 127,
     })
 }

@@ -195,6 +195,10 @@ pub enum ExecStatus {
     Code(u8),
     /// A signal ended it.
     Signal(u8),
+    /// It never ran: there is no such program in the guest.
+    Absent,
+    /// It never ran: the program is there, and may not or cannot be executed.
+    NotExecutable,
 }
 
 /// The agent in a running guest.

@@ -69,7 +69,7 @@ fn launch(agent: &Agent, exec: &Exec) -> Outcome<(Pump, Started)> {
     std::os::unix::process::CommandExt::arg0(&mut command, name);
     set_environment(&mut command, exec, &user);
     if !Path::new(&cwd).is_dir() {
-        return failure(FailureKind::NotFound, format!("no working directory {cwd}"));
+        return failure(FailureKind::Invalid, format!("no working directory {cwd}"));
     }
     command.current_dir(&cwd);
     set_launch(

@@ -108,10 +108,16 @@ gone() { [ "$(state "$id")" = Stopped ]; }
 within 10 gone || fail 'the dead VMM is not noticed'
 equal 'its reason' "$(mvm --json instance list acme/workers | jq -r '.[0].last_failure.reason')" 'the VMM was killed by signal 9'
 
-say 'a dead shim takes no VM with it'
+say 'a dead shim takes no VM with it, is reported and replaced'
 mvm --quiet instance start "$id"
-pkill -KILL -x mvm-shim
+vmm=$(pgrep -x firecracker); shim=$(pgrep -x mvm-shim)
+kill -KILL "$shim"
 equal 'the guest answers' "$(guest "$id" echo alive)" alive
+mvm instance warm "$id"; mvm instance wake "$id"
+equal 'the same VMM' "$(pgrep -x firecracker)" "$vmm"
+check 'another shim' test -n "$(pgrep -x mvm-shim)" -a "$(pgrep -x mvm-shim)" != "$shim"
+equal 'it runs as the instance' "$(stat -c %u /proc/"$(pgrep -x mvm-shim)")" "$(mvm --json instance list "$id" | jq '.[0].uid')"
+equal 'the audit log says so, once' "$(mvm --json events acme --last 100 | jq '[.[] | select(.event == "ShimLost")] | length')" 1
 mvm instance sleep "$id"; mvm instance wake "$id"
 equal 'it sleeps and wakes all the same' "$(guest "$id" echo alive)" alive
 

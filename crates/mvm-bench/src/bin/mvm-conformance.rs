@@ -103,7 +103,10 @@ impl Rig for RealRig {
         };
         match self.guest.exec(instance, &request, streams)? {
             ExecStatus::Code(0) => said.number(),
-            other @ (ExecStatus::Code(_) | ExecStatus::Signal(_)) => {
+            other @ (ExecStatus::Code(_)
+            | ExecStatus::Signal(_)
+            | ExecStatus::Absent
+            | ExecStatus::NotExecutable) => {
                 Err(failed(format!("the counter ended with {other:?}")))
             }
         }

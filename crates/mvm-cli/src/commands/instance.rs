@@ -6,8 +6,8 @@ use std::{
 };
 
 use mvm::{
-    Drain, Error, ErrorKind, ExecRequest, ExecStreams, Filter, InstanceRef, Move, Operation,
-    PoolId, PoolRef, TenantId,
+    Drain, Error, ErrorKind, ExecRequest, ExecStatus, ExecStreams, Filter, InstanceRef, Move,
+    Operation, PoolId, PoolRef, TenantId,
 };
 
 use super::confirm;
@@ -97,7 +97,19 @@ fn exec(session: &Session, args: ExecArgs) -> ExitCode {
     let done = session.mvm.instance_exec(&session.cx, &args.instance, &request, streams);
     drop(raw);
     match done {
-        Ok(status) => exit::of_guest(status),
+        Ok(status) => {
+            let why = match status {
+                ExecStatus::Absent => Some("there is no such program"),
+                ExecStatus::NotExecutable => Some("it cannot be executed"),
+                ExecStatus::Code(_) | ExecStatus::Signal(_) => None,
+            };
+            if let Some(why) = why {
+                let program = request.argv.first().map_or("", String::as_str);
+                let message = format!("cannot run {program:?} in {}: {why}", args.instance);
+                render::error::say(&Error::new(ErrorKind::Failed, message), session.format);
+            }
+            exit::of_guest(status)
+        }
         Err(error) => {
             render::error::say(&error, session.format);
             ExitCode::from(exit::EXEC_FAILED)

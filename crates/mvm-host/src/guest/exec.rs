@@ -105,7 +105,17 @@ pub(super) fn run(
             Err(Error::new(ErrorKind::Failed, format!("cannot pass on output: {why}")))
         }
         (Ok(exit), None) => Ok(status_of(exit)),
-        (Err(failure), None) => Err(refused(instance, request, &failure)),
+        (Err(failure), None) => match failure.kind {
+            FailureKind::NotFound => Ok(ExecStatus::Absent),
+            FailureKind::NotExecutable => Ok(ExecStatus::NotExecutable),
+            FailureKind::Denied
+            | FailureKind::Invalid
+            | FailureKind::Unsupported
+            | FailureKind::Busy
+            | FailureKind::Timeout
+            | FailureKind::Failed
+            | FailureKind::Unknown => Err(refused(instance, request, &failure)),
+        },
     }
 }
 
