@@ -20,7 +20,8 @@ for round in 1 2 3 4 5; do
 done
 after=$(ps -e --no-headers | wc -l)
 check "the host has no more processes than before, but for the command ($before, $after)" test "$after" -le $((before + 5))
-kill -KILL "$storm"; wait "$storm" || true
+# It may have ended by itself: what a guest cannot fork, its kernel refuses.
+kill -KILL "$storm" 2>/dev/null || true; wait "$storm" || echo "the storm ended with $?"
 check 'the greedy guest is stopped like any other' mvm --quiet instance stop "$greedy"
 check 'and started' mvm --quiet instance start "$greedy"
 

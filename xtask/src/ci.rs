@@ -18,16 +18,21 @@ pub(crate) fn run() -> Result<()> {
 /// Everything there is, and the page about it.
 pub(crate) fn full() -> Result<()> {
     let report = phases(Tier::Full);
-    let path = evidence::write("cargo xtask full", &report.phases, &report.outcomes)?;
+    let path =
+        evidence::write("cargo xtask full", &report.phases, &report.outcomes, &report.figures)?;
     println!("{}", path.display());
     report.verdict()
 }
+
+/// How many seeds of random commands the full run tries; CI tries the test's own default.
+const SEEDS: u32 = 5_000;
 
 /// What happened so far.
 #[derive(Default)]
 struct Report {
     phases: Vec<Phase>,
     outcomes: Vec<Outcome>,
+    figures: Vec<String>,
 }
 
 impl Report {
@@ -59,6 +64,10 @@ fn phases(tier: Tier) -> Report {
     report.phase("check", |_| check::run());
     report.phase("tests", |_| native_tests());
     report.phase("walls", |_| walls());
+    if tier == Tier::Full {
+        report.phase("simulation", simulation);
+        report.phase("planner", planner);
+    }
     report.phase("end-to-end", |report| {
         report.outcomes = e2e::run(&[], tier)?;
         e2e::verdict(&report.outcomes)
@@ -72,6 +81,30 @@ fn walls() -> Result<()> {
     let mut tests = workspace::cargo();
     tests.args(["test", "--quiet", "--locked", "--package", "mvm-host", "--test", "net_namespace"]);
     tool::show(tests.args(["--", "--ignored"]))
+}
+
+/// The long list of seeds.
+fn simulation(report: &mut Report) -> Result<()> {
+    let mut tests = workspace::cargo();
+    tests.args(["test", "--locked", "--release", "--package", "mvm-sim", "--test", "simulation"]);
+    tests.args(["random_commands", "--", "--nocapture"]).env("MVM_SIM_SEEDS", SEEDS.to_string());
+    tool::show(&mut tests)?;
+    report
+        .figures
+        .push(format!("simulation: {SEEDS} seeds of random commands under random faults"));
+    Ok(())
+}
+
+/// How long it takes to plan nothing, natively and as shipped.
+fn planner(report: &mut Report) -> Result<()> {
+    let mut tests = workspace::cargo();
+    tests.args(["test", "--quiet", "--locked", "--release", "--package", "mvm-engine", "--lib"]);
+    tests.args(["planning_nothing", "--", "--ignored", "--nocapture"]);
+    let said = tool::capture(&mut tests)?;
+    let figure = said.lines().find(|line| line.starts_with("planning "));
+    let figure = figure.ok_or_else(|| Error::refused("the planner's measurement said nothing"))?;
+    report.figures.push(figure.to_owned());
+    Ok(())
 }
 
 /// Unit, property and simulation tests; documentation's examples besides, which nextest leaves out.

@@ -24,12 +24,20 @@ pub(crate) fn today() -> Result<String> {
 }
 
 /// Writes `docs/evidence/<date>-full.md`.
-pub(crate) fn write(command: &str, phases: &[Phase], outcomes: &[Outcome]) -> Result<PathBuf> {
+pub(crate) fn write(
+    command: &str,
+    phases: &[Phase],
+    outcomes: &[Outcome],
+    figures: &[String],
+) -> Result<PathBuf> {
     let dir = e2e::evidence_dir();
     fs::create_dir_all(&dir).act(|| format!("create {}", dir.display()))?;
     let date = today()?;
     let path = dir.join(format!("{date}-full.md"));
-    let text = render(&date, &commit()?, command, phases, outcomes);
+    let mut text = render(&date, &commit()?, command, phases, outcomes);
+    if !figures.is_empty() {
+        text.push_str(&format!("\n- {}\n", figures.join("\n- ")));
+    }
     fs::write(&path, text).act(|| format!("write {}", path.display()))?;
     Ok(path)
 }
@@ -60,11 +68,26 @@ fn render(
     }
     text.push_str("\n| end-to-end script | result | seconds |\n|---|---|---|\n");
     for outcome in outcomes {
-        text.push_str(&row(&outcome.name, outcome.failure.as_deref(), outcome.elapsed));
+        let name = format!(
+            "{}{}",
+            outcome.name,
+            said(&fs::read_to_string(&outcome.log).unwrap_or_default())
+        );
+        text.push_str(&row(&name, outcome.failure.as_deref(), outcome.elapsed));
     }
     let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
     text.push_str(&format!("\n{} passed, {failed} failed\n", outcomes.len() - failed));
     text
+}
+
+/// What a script's log says of its size: how many checks held, and from which seed it chose.
+fn said(log: &str) -> String {
+    let checks =
+        log.lines().filter(|line| line.starts_with("ok: ") || line.starts_with("PASS ")).count();
+    let seed = log.lines().find(|line| line.starts_with("SEED="));
+    let checks = (checks > 0).then(|| format!("{checks} checks"));
+    let parts: Vec<&str> = checks.as_deref().into_iter().chain(seed).collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
 fn row(name: &str, failure: Option<&str>, elapsed: Duration) -> String {
@@ -76,6 +99,13 @@ fn row(name: &str, failure: Option<&str>, elapsed: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_script_is_told_with_its_checks_and_its_seed() {
+        let log = "== begin\nSEED=7 MOMENTS=30\nok: one\nFAILED: x\nok: two\n";
+        assert_eq!(said(log), " (2 checks, SEED=7 MOMENTS=30)");
+        assert_eq!(said("no word"), "");
+    }
 
     #[test]
     fn the_page_names_commit_command_results_and_the_sum() {
