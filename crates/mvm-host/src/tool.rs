@@ -111,15 +111,22 @@ impl Error {
 
 impl From<Error> for mvm_core::Error {
     fn from(error: Error) -> Self {
-        let mut out = Self::new(error.kind(), error.to_string());
-        if let Some(source) = std::error::Error::source(&error) {
-            out = out.because(source);
-        }
-        match error.hint() {
-            Some(hint) => out.hint(hint),
-            None => out,
-        }
+        at_port(error.kind(), &error, error.hint())
     }
+}
+
+/// A failure of this crate as the error that crosses the ports: its words, its sources, its hint.
+pub(crate) fn at_port(
+    kind: ErrorKind,
+    error: &dyn std::error::Error,
+    hint: Option<String>,
+) -> mvm_core::Error {
+    let out = mvm_core::Error::new(kind, error.to_string());
+    let out = match error.source() {
+        Some(source) => out.because(source),
+        None => out,
+    };
+    hint.into_iter().fold(out, mvm_core::Error::hint)
 }
 
 /// The absolute path of a program, from the fixed list of directories.

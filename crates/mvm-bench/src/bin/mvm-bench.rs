@@ -9,6 +9,8 @@
 
 #[path = "../bare.rs"]
 mod bare;
+#[path = "../collect.rs"]
+mod collect;
 
 use std::{
     fmt::Write as _,
@@ -16,14 +18,14 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::{Command, ExitCode, Stdio},
-    sync::{Arc, Mutex, mpsc::channel},
     time::{Duration, Instant},
 };
 
 use bare::{Bare, Parts};
+use collect::output_of;
 use mvm::{
-    Actor, Config, Context, Drain, Error, ErrorKind, ExecRequest, ExecStreams, InstanceRef, Made,
-    Move, Mvm, Overrides, PoolRef, Quotas, Resources, Role, Source,
+    Actor, Config, Context, Drain, Error, ErrorKind, InstanceRef, Made, Move, Mvm, Overrides,
+    PoolRef, Quotas, Resources, Role, Source,
     units::{Mib, Vcpus},
 };
 
@@ -83,39 +85,11 @@ impl Run {
 
     /// The guest's command line, without what Firecracker adds itself.
     fn boot_args(&self, instance: &InstanceRef) -> Result<String, Error> {
-        let request = ExecRequest {
-            argv: vec!["/bin/cat".to_owned(), "/proc/cmdline".to_owned()],
-            env: Vec::new(),
-            cwd: None,
-            user: None,
-            terminal: None,
-        };
-        let said = Said::default();
-        let (_keep, control) = channel();
-        let streams = ExecStreams {
-            stdin: Box::new(io::empty()),
-            stdout: Box::new(said.clone()),
-            stderr: Box::new(io::sink()),
-            control,
-        };
-        self.mvm.instance_exec(&self.cx, instance, &request, streams)?;
-        let bytes = said.0.lock().map(|bytes| bytes.clone()).unwrap_or_default();
-        let line = String::from_utf8_lossy(&bytes).into_owned();
+        let exec =
+            |request: &_, streams| self.mvm.instance_exec(&self.cx, instance, request, streams);
+        let (_, line) = output_of(&["/bin/cat", "/proc/cmdline"], exec)?;
         let ours = line.split_whitespace().filter(|word| !word.starts_with("virtio_mmio."));
         Ok(ours.collect::<Vec<_>>().join(" "))
-    }
-}
-
-#[derive(Clone, Default)]
-struct Said(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Said {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().map_err(|_| io::Error::other("poisoned"))?.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -1,20 +1,24 @@
 //! The conformance suite over the real host, as root in a test host: one line a case, exit code 1
 //! when one fails.
 
+#[path = "../collect.rs"]
+mod collect;
+
 use std::{
     fs,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, Mutex, mpsc::channel},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use collect::output_of;
 use mvm_core::{
     Error, ErrorKind,
     id::{ImageHash, InstanceId, InstanceRef},
     layout,
-    port::{ExecRequest, ExecStatus, ExecStreams, Guest},
+    port::{ExecStatus, Guest},
 };
 use mvm_host::{guest::VsockGuest, local::LocalHost, roots::Roots};
 use mvm_sim::conformance::{self, Rig, Subject};
@@ -81,56 +85,12 @@ impl Rig for RealRig {
 
     fn count(&self, instance: &InstanceRef) -> Result<u64, Error> {
         let script = "n=$(($(cat /run/count 2>/dev/null || echo 0) + 1)); echo $n | tee /run/count";
-        let request = ExecRequest {
-            argv: vec![
-                "/bin/busybox".to_owned(),
-                "sh".to_owned(),
-                "-ec".to_owned(),
-                script.to_owned(),
-            ],
-            env: Vec::new(),
-            cwd: None,
-            user: None,
-            terminal: None,
-        };
-        let said = Collected::default();
-        let (_keep, control) = channel();
-        let streams = ExecStreams {
-            stdin: Box::new(io::empty()),
-            stdout: Box::new(said.clone()),
-            stderr: Box::new(io::sink()),
-            control,
-        };
-        match self.guest.exec(instance, &request, streams)? {
-            ExecStatus::Code(0) => said.number(),
-            other @ (ExecStatus::Code(_)
-            | ExecStatus::Signal(_)
-            | ExecStatus::Absent
-            | ExecStatus::NotExecutable) => {
-                Err(failed(format!("the counter ended with {other:?}")))
-            }
+        let exec = |request: &_, streams| self.guest.exec(instance, request, streams);
+        let (status, text) = output_of(&["/bin/busybox", "sh", "-ec", script], exec)?;
+        if status != ExecStatus::Code(0) {
+            return Err(failed(format!("the counter ended with {status:?}")));
         }
-    }
-}
-
-#[derive(Clone, Default)]
-struct Collected(Arc<Mutex<Vec<u8>>>);
-
-impl Collected {
-    fn number(&self) -> Result<u64, Error> {
-        let bytes = self.0.lock().map_err(|_| failed("the output was lost"))?;
-        let text = String::from_utf8_lossy(&bytes);
         text.trim().parse().map_err(|_| failed(format!("{text:?} is no number")))
-    }
-}
-
-impl Write for Collected {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().map_err(|_| io::Error::other("poisoned"))?.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 

@@ -11,6 +11,18 @@ use mvm_core::{
 
 use crate::fake::*;
 
+/// Moves on whose way an instance that goes on has a VMM.
+const MOVES_OF_A_VMM: [(State, Move); 8] = [
+    (State::Ready, Move::Start),
+    (State::Running, Move::Warm),
+    (State::Running, Move::Sleep),
+    (State::Warm, Move::Sleep),
+    (State::Warm, Move::Wake),
+    (State::Sleeping, Move::Wake),
+    (State::Running, Move::Stop),
+    (State::Warm, Move::Stop),
+];
+
 /// Runs `act` on fresh rigs, dying ever later, and hands what is left to `after`; ends when `act`
 /// comes through alive.
 fn at_each_death(make: impl Fn() -> Rig, act: impl Fn(&Rig), after: impl Fn(&Rig, u32)) -> u32 {
@@ -80,19 +92,12 @@ fn a_tenant_is_gone_after_its_destruction_died_anywhere_and_was_repeated() {
 
 #[test]
 fn every_move_can_be_repeated_after_it_died_anywhere() {
-    for (from, wish) in [
-        (State::Ready, Move::Start),
-        (State::Running, Move::Warm),
-        (State::Running, Move::Sleep),
-        (State::Warm, Move::Sleep),
-        (State::Warm, Move::Wake),
-        (State::Sleeping, Move::Wake),
-        (State::Running, Move::Stop),
-        (State::Warm, Move::Stop),
+    let others = [
         (State::Sleeping, Move::Stop),
         (State::Running, Move::Destroy),
         (State::Sleeping, Move::Destroy),
-    ] {
+    ];
+    for (from, wish) in MOVES_OF_A_VMM.into_iter().chain(others) {
         let to = from.next(wish).unwrap();
         let points = at_each_death(
             || {
@@ -172,16 +177,7 @@ fn a_scaled_pool_is_whole_after_the_scaling_died_anywhere() {
 
 #[test]
 fn a_vmm_that_dies_anywhere_leaves_an_instance_that_rests_and_comes_back() {
-    for (from, wish) in [
-        (State::Ready, Move::Start),
-        (State::Running, Move::Warm),
-        (State::Running, Move::Sleep),
-        (State::Warm, Move::Sleep),
-        (State::Warm, Move::Wake),
-        (State::Sleeping, Move::Wake),
-        (State::Running, Move::Stop),
-        (State::Warm, Move::Stop),
-    ] {
+    for (from, wish) in MOVES_OF_A_VMM {
         for acts in 0.. {
             let rig = Rig::with_pool(Quotas::default());
             let id = rig.instance_in(from);

@@ -111,14 +111,7 @@ impl Error {
 
 impl From<Error> for mvm_core::Error {
     fn from(error: Error) -> Self {
-        let mut out = Self::new(error.kind(), error.to_string());
-        if let Some(source) = std::error::Error::source(&error) {
-            out = out.because(source);
-        }
-        match error.hint() {
-            Some(hint) => out.hint(hint),
-            None => out,
-        }
+        crate::tool::at_port(error.kind(), &error, error.hint())
     }
 }
 
