@@ -20,7 +20,7 @@ use std::{
 
 use mvm_proto::HOST_PORT;
 use rustix::{
-    fs::{CWD, Mode, OFlags, inotify, openat},
+    fs::{CWD, FileType, Mode, OFlags, fstat, inotify, openat},
     process::{Gid, Uid, set_child_subreaper},
     thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -205,12 +205,18 @@ fn command(spec: &Spec, inner: &OwnedFd) -> io::Result<Command> {
 /// VMM reopens it or is not there.
 ///
 /// # Errors
-/// When it is not there.
+/// When it is not there, or something else is: a file would be ready to be read for ever.
 pub fn open_fifo(run: &OwnedFd) -> Result<OwnedFd, StartError> {
     let name = last_part(LOG_FIFO);
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat(run, name, flags, Mode::empty())
-        .map_err(|errno| file("open", &beside(run, name))(errno.into()))
+    let open = || -> io::Result<OwnedFd> {
+        let fifo = openat(run, name, flags, Mode::empty())?;
+        if FileType::from_raw_mode(fstat(&fifo)?.st_mode).is_fifo() {
+            return Ok(fifo);
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no FIFO"))
+    };
+    open().map_err(file("open", &beside(run, name)))
 }
 
 /// Where the guest calls; a socket of an earlier shim is replaced.
@@ -264,4 +270,38 @@ pub fn enter(spec: &Spec, leaf: &str) -> Result<(), StartError> {
 fn file(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StartError {
     let path = path.display().to_string();
     move |source| StartError::File { act, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use rustix::fs::mkfifoat;
+
+    use super::*;
+
+    #[test]
+    fn only_a_fifo_is_taken_for_the_log() {
+        let run = tempfile::tempdir().unwrap();
+        let at = directory(run.path()).unwrap();
+        let path = run.path().join(last_part(LOG_FIFO));
+        fs::write(&path, "endless").unwrap();
+        assert!(open_fifo(&at).is_err());
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert!(open_fifo(&at).is_err());
+        fs::remove_file(&path).unwrap();
+        mkfifoat(CWD, &path, Mode::from_raw_mode(0o600)).unwrap();
+        assert!(open_fifo(&at).is_ok());
+    }
+
+    #[test]
+    fn a_listener_takes_the_place_of_an_earlier_one() {
+        let run = tempfile::tempdir().unwrap();
+        let at = directory(run.path()).unwrap();
+        drop(listen(&at).unwrap());
+        let listener = listen(&at).unwrap();
+        let path = run.path().join(listener_name());
+        std::os::unix::net::UnixStream::connect(path).unwrap();
+        assert!(listener.accept().is_ok());
+    }
 }
