@@ -6,7 +6,7 @@ mvm --quiet tenant create acme --max-vcpus 64 --max-running 6 --max-warm 4
 mvm --quiet pool create acme/workers --image default --cpus 1 --mem 128
 mvm --quiet pool build acme/workers
 COMMANDS=${COMMANDS:-60} SEED=${SEED:-$RANDOM} python3 - <<'PY'
-import collections, json, os, random, subprocess, sys, threading, time
+import collections, json, os, random, re, subprocess, sys, threading, time
 
 seed, total = int(os.environ["SEED"]), int(os.environ["COMMANDS"])
 print(f"SEED={seed} COMMANDS={total}", flush=True)
@@ -43,7 +43,9 @@ def cli(number):
         outcomes[verb, done.returncode] += 1
         # 0 done, 3 gone meanwhile, 4 not in this state, 5 quota; exec: 125 for mvm's own failure.
         if done.returncode not in ((0, 3, 4, 5) if verb != "exec" else (0, 125)):
-            wrong.append(f"{verb} {target}: exit {done.returncode}: {done.stderr[-600:]}")
+            died = re.search(r"mvm instance logs (\S+)", done.stderr)
+            logs = subprocess.run(["mvm", "instance", "logs", "--last", "30", died[1]], capture_output=True, text=True).stdout if died else ""
+            wrong.append(f"{verb} {target}: exit {done.returncode}: {done.stderr[-600:]}\n{logs}")
 
 threads = [threading.Thread(target=cli, args=(n,)) for n in range(8)]
 for t in threads: t.start()
