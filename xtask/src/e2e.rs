@@ -65,7 +65,8 @@ pub(crate) fn quickstart(clean: bool) -> Result<ExitCode> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(255).into())
 }
 
-/// By name when names are given (an unknown one is an error), else by tier.
+/// By name when names are given (an unknown one is an error), else by tier: the full one is
+/// everything, each in its long form where there is one.
 fn choose(scripts: Vec<Script>, names: &[String], tier: Tier) -> Result<Vec<Script>> {
     for name in names {
         if !scripts.iter().any(|script| script.name == *name) {
@@ -73,9 +74,14 @@ fn choose(scripts: Vec<Script>, names: &[String], tier: Tier) -> Result<Vec<Scri
             return Err(Error::refused(format!("no script {name}; known: {}", known.join(" "))));
         }
     }
+    let all: Vec<String> = scripts.iter().map(|script| script.name.clone()).collect();
     let is_wanted = |script: &Script| {
         if names.is_empty() {
-            tier == Tier::Full || script.header.tier == Tier::Ci
+            match tier {
+                Tier::Ci => script.header.tier == Tier::Ci,
+                // The long form of a script does all that the short one does.
+                Tier::Full => !all.contains(&format!("{}-long", script.name)),
+            }
         } else {
             names.contains(&script.name)
         }
@@ -96,7 +102,7 @@ mod tests {
     use std::time::Duration;
 
     fn scripts() -> Vec<Script> {
-        [("quick", Tier::Ci), ("long", Tier::Full)]
+        [("quick", Tier::Ci), ("other", Tier::Ci), ("quick-long", Tier::Full)]
             .map(|(name, tier)| Script {
                 name: name.into(),
                 path: name.into(),
@@ -116,13 +122,13 @@ mod tests {
 
     #[test]
     fn the_full_tier_is_everything_and_ci_is_not() {
-        assert_eq!(names(choose(scripts(), &[], Tier::Ci)), ["quick"]);
-        assert_eq!(names(choose(scripts(), &[], Tier::Full)), ["quick", "long"]);
+        assert_eq!(names(choose(scripts(), &[], Tier::Ci)), ["quick", "other"]);
+        assert_eq!(names(choose(scripts(), &[], Tier::Full)), ["other", "quick-long"]);
     }
 
     #[test]
     fn a_name_beats_the_tier_and_an_unknown_one_is_refused() {
-        assert_eq!(names(choose(scripts(), &["long".into()], Tier::Ci)), ["long"]);
+        assert_eq!(names(choose(scripts(), &["quick-long".into()], Tier::Ci)), ["quick-long"]);
         assert!(choose(scripts(), &["lnog".into()], Tier::Ci).is_err());
     }
 }
