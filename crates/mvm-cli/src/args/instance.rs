@@ -1,0 +1,102 @@
+//! The arguments of `mvm instance …`.
+
+use clap::{Args, Subcommand};
+use mvm::{Drain, InstanceRef, PoolRef, TenantId};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum InstanceCommand {
+    /// Create an instance in a pool
+    Create {
+        /// The pool, as `<tenant>/<pool>`
+        pool: PoolRef,
+    },
+    /// List instances in their true state
+    List {
+        /// Only of `<tenant>` or `<tenant>/<pool>`
+        #[arg(conflicts_with_all = ["tenant", "pool"])]
+        filter: Option<String>,
+        /// Only of this tenant
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Only of this pool of the tenant
+        #[arg(long, requires = "tenant")]
+        pool: Option<mvm::PoolId>,
+    },
+    /// Start an instance by a cold boot
+    Start(InstanceArg),
+    /// Stop an instance; a snapshot is discarded
+    Stop(InstanceArg),
+    /// Pause an instance's vCPUs and keep its memory
+    Warm(InstanceArg),
+    /// Put an instance to disk
+    Sleep {
+        #[command(flatten)]
+        instance: InstanceArg,
+        /// Do not ask the guest to drain first
+        #[arg(long)]
+        force: bool,
+    },
+    /// Bring an instance back from memory or disk
+    #[command(visible_alias = "resume")]
+    Wake(InstanceArg),
+    /// Run a command in an instance
+    Exec(ExecArgs),
+    /// Show an instance's console and VMM logs
+    Logs {
+        #[command(flatten)]
+        instance: InstanceArg,
+        /// Lines of each log
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        last: usize,
+    },
+    /// Destroy an instance with its data
+    Destroy {
+        #[command(flatten)]
+        instance: InstanceArg,
+        /// Do not ask
+        #[arg(long, visible_alias = "yes")]
+        force: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InstanceArg {
+    /// The instance, as `<tenant>/<pool>/<instance>`
+    pub(crate) instance: InstanceRef,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// The instance, as `<tenant>/<pool>/<instance>`
+    pub(crate) instance: InstanceRef,
+    /// Give the command a terminal
+    #[arg(long, short)]
+    pub(crate) tty: bool,
+    /// Pass standard input to the command
+    #[arg(long, short)]
+    pub(crate) interactive: bool,
+    /// Run as this user
+    #[arg(long, short, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Run in this directory
+    #[arg(long, short, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// Set a variable, as NAME=VALUE
+    #[arg(long, short, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// The command and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some(_) | None => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+/// The drain that `--force` asks for.
+pub(crate) const fn drain(force: bool) -> Drain {
+    if force { Drain::Skip } else { Drain::Ask }
+}

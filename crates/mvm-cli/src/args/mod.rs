@@ -1,0 +1,92 @@
+//! The command line as types; parsing is clap's, meaning is the library's.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+mod events;
+mod instance;
+mod net;
+mod node;
+mod pool;
+mod tenant;
+
+pub(crate) use events::EventsArgs;
+pub(crate) use instance::{ExecArgs, InstanceCommand, drain};
+pub(crate) use net::NetCommand;
+pub(crate) use node::NodeCommand;
+pub(crate) use pool::PoolCommand;
+pub(crate) use tenant::{TenantCommand, TenantCreateArgs};
+
+/// Run fleets of Firecracker microVMs: many tenants, each behind its own walls
+#[derive(Debug, Parser)]
+#[command(name = "mvm", version, disable_help_subcommand = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Print more about what is done
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+    /// Print nothing but results and errors
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Read this configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config_file: Option<PathBuf>,
+    /// Keep state in this directory [default: /var/lib/mvm]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Print results in this form
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) format: Format,
+    /// Show what would be done, and change nothing
+    #[arg(long, global = true)]
+    pub(crate) dry_run: bool,
+    /// Print results as JSON; the same as --format json
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+impl Global {
+    /// The form of results that was asked for.
+    pub(crate) const fn output(&self) -> Format {
+        if self.json { Format::Json } else { self.format }
+    }
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables and sentences, for people.
+    Table,
+    /// One JSON document, for programs.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Manage tenants: the boundary of network, quota and keys
+    #[command(subcommand)]
+    Tenant(TenantCommand),
+    /// Manage pools of like instances
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Manage single instances
+    #[command(subcommand)]
+    Instance(InstanceCommand),
+    /// Show what happened to a tenant
+    Events(EventsArgs),
+    /// Look at this node
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Check the network
+    #[command(subcommand)]
+    Net(NetCommand),
+}

@@ -1,0 +1,90 @@
+//! What `mvm instance …` shows.
+
+use mvm::{
+    Logs, Resources, State,
+    units::{Timestamp, Uid},
+};
+use serde::Serialize;
+
+use crate::render::table::table;
+
+/// An instance, as `instance list` shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Instance {
+    instance: String,
+    state: State,
+    in_flight: bool,
+    address: Option<String>,
+    mac: String,
+    uid: Uid,
+    role: String,
+    resources: Resources,
+    image: Option<String>,
+    pid: Option<u32>,
+    resident_kib: Option<u64>,
+    shim: bool,
+    parked_by: Option<mvm::ParkedBy>,
+    last_failure: Option<mvm::Failure>,
+    manual_override_until: Option<Timestamp>,
+    created_at: Timestamp,
+    state_since: Timestamp,
+}
+
+impl Instance {
+    pub(crate) fn of(view: &mvm::InstanceView) -> Self {
+        let record = &view.record;
+        let vmm = view.observed.vmm;
+        Self {
+            instance: record.instance.to_string(),
+            state: record.state,
+            in_flight: view.in_flight,
+            address: record.address().map(|address| address.to_string()),
+            mac: record.mac().to_string(),
+            uid: record.uid,
+            role: record.role.to_string(),
+            resources: record.resources,
+            image: record.image.as_ref().map(ToString::to_string),
+            pid: vmm.map(|vmm| vmm.pid),
+            resident_kib: vmm.map(|vmm| vmm.resident_kib),
+            shim: view.observed.shim,
+            parked_by: record.parked_by,
+            last_failure: record.last_failure.clone(),
+            manual_override_until: record.manual_override_until,
+            created_at: record.created_at,
+            state_since: record.state_since,
+        }
+    }
+
+    fn note(&self) -> String {
+        if let Some(failure) = &self.last_failure {
+            return failure.reason.clone();
+        }
+        match (self.in_flight, self.pid, self.shim) {
+            (true, _, _) => "in flight".to_owned(),
+            (false, Some(_), false) => "its shim is gone".to_owned(),
+            (false, _, _) => String::new(),
+        }
+    }
+}
+
+pub(crate) fn instances(all: &[Instance]) -> String {
+    let row = |one: &Instance| {
+        [
+            one.instance.clone(),
+            one.state.to_string(),
+            one.address.clone().unwrap_or_default(),
+            one.resident_kib.map_or_else(String::new, |kib| format!("{} MiB", kib / 1024)),
+            one.note(),
+        ]
+    };
+    table(["INSTANCE", "STATE", "ADDRESS", "RESIDENT", "NOTE"], all.iter().map(row).collect())
+}
+
+pub(crate) fn logs(logs: &Logs) -> String {
+    let mut text = logs.console.join("\n");
+    if !logs.vmm.is_empty() {
+        text.push_str("\n--- VMM ---\n");
+        text.push_str(&logs.vmm.join("\n"));
+    }
+    text
+}

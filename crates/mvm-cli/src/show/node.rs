@@ -1,0 +1,55 @@
+//! What `mvm node …` shows.
+
+use mvm::Usage;
+use serde::Serialize;
+
+use crate::render::table::facts;
+
+/// The node, as `node info` shows it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Node {
+    node_id: String,
+    #[serde(flatten)]
+    facts: mvm::NodeFacts,
+    bridges: usize,
+    firewall: Option<u64>,
+    usage: Usage,
+}
+
+impl Node {
+    pub(crate) fn of(view: mvm::NodeView) -> Self {
+        Self {
+            node_id: view.node_id,
+            bridges: view.observed.bridges.len(),
+            firewall: view.observed.firewall.map(|generation| generation.0),
+            facts: view.observed.facts,
+            usage: view.usage,
+        }
+    }
+}
+
+pub(crate) fn node(node: &Node) -> String {
+    let facts_of = &node.facts;
+    let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
+    let versions = &facts_of.firecracker;
+    facts(vec![
+        ("Node", node.node_id.clone()),
+        ("Host", format!("{} ({}, Linux {})", facts_of.hostname, facts_of.arch, facts_of.kernel)),
+        ("CPUs", facts_of.vcpus.to_string()),
+        ("Memory", format!("{} MiB, {} available", facts_of.mem_mib, facts_of.mem_available_mib)),
+        ("Disk free", format!("{} MiB", facts_of.disk_free_mib)),
+        ("KVM", format!("{}: {}", yes(facts_of.kvm), facts_of.kvm_detail)),
+        ("cgroup v2", yes(facts_of.cgroup_v2)),
+        ("nftables", yes(facts_of.nftables)),
+        ("Firecracker", if versions.is_empty() { "none".to_owned() } else { versions.join(", ") }),
+        ("Jailer", yes(facts_of.jailer)),
+        ("Bridges", node.bridges.to_string()),
+        (
+            "Guests",
+            format!(
+                "{} running, {} warm, {} MiB",
+                node.usage.running, node.usage.warm, node.usage.mem_mib
+            ),
+        ),
+    ])
+}

@@ -1,0 +1,67 @@
+//! What a change did, or would do.
+
+use mvm::{Made, Outcome, Preview};
+use serde_json::{Value, json};
+
+use super::pool::counts;
+
+/// The document of a change: the address of what was made first, then everything else.
+pub(crate) fn outcome_json(outcome: &Outcome) -> Value {
+    let mut document = json!(outcome);
+    let address = match &outcome.made {
+        Some(Made::Tenant(tenant)) => Some(("tenant", tenant.tenant_id.to_string())),
+        Some(Made::Pool(pool)) => Some(("pool", pool.pool.to_string())),
+        Some(Made::Image(image)) => Some(("image", image.to_string())),
+        Some(Made::Instance(one)) => Some(("instance", one.instance.to_string())),
+        Some(Made::Removed(address)) => Some(("removed", address.clone())),
+        None => None,
+    };
+    if let (Some((key, address)), Some(fields)) = (address, document.as_object_mut()) {
+        fields.insert(key.to_owned(), Value::String(address));
+    }
+    document
+}
+
+/// What a change did, in sentences.
+pub(crate) fn outcome(outcome: &Outcome) -> String {
+    let mut lines = Vec::new();
+    match &outcome.made {
+        Some(Made::Tenant(tenant)) => lines.push(format!(
+            "Tenant {} has network {} (net-id {}).",
+            tenant.tenant_id, tenant.network.subnet, tenant.network.net
+        )),
+        Some(Made::Pool(pool)) => {
+            lines.push(format!("Pool {}: {}.", pool.pool, counts(pool.desired_counts)));
+        }
+        Some(Made::Image(image)) => lines.push(format!("The current image is {}.", image.short())),
+        Some(Made::Instance(one)) => {
+            let address = one.address().map(|address| format!(" at {address}")).unwrap_or_default();
+            lines.push(format!("{} is {}{address}.", one.instance, one.state));
+        }
+        Some(Made::Removed(address)) => lines.push(format!("{address} is gone.")),
+        None => {}
+    }
+    for change in &outcome.changes {
+        let from = change.from.map(|from| format!("{from} → ")).unwrap_or_default();
+        lines.push(format!("{}: {from}{} ({} ms)", change.instance, change.to, change.duration_ms));
+    }
+    for deferral in &outcome.deferrals {
+        lines.push(format!("{}: left alone: {}", deferral.instance, deferral.reason));
+    }
+    if lines.is_empty() {
+        lines.push("Nothing to do.".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// What a change would do.
+pub(crate) fn preview(preview: &Preview) -> String {
+    let mut lines = Vec::new();
+    if let Some(made) = &preview.made {
+        lines.push(format!("would make: {}", json!(made)));
+    }
+    lines.extend(preview.steps.iter().map(|step| format!("would do: {}", json!(step))));
+    lines.extend(preview.assignments.iter().map(|one| format!("would assign: {}", json!(one))));
+    lines.extend(preview.destroyed.iter().map(|one| format!("would destroy: {one}")));
+    if lines.is_empty() { "Nothing to do.".to_owned() } else { lines.join("\n") }
+}

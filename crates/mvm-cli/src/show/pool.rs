@@ -1,0 +1,87 @@
+//! What `mvm pool …` shows.
+
+use std::collections::BTreeMap;
+
+use mvm::{Counts, PoolView, Resources, State, units::Timestamp};
+use serde::Serialize;
+
+use crate::render::table::{facts, table};
+
+/// A pool, as `pool list` and `pool info` show it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Pool {
+    pool: String,
+    source: mvm::Source,
+    profile: String,
+    role: String,
+    instance_resources: Resources,
+    desired_counts: Counts,
+    current: Option<String>,
+    revisions: usize,
+    states: BTreeMap<State, usize>,
+    created_at: Timestamp,
+}
+
+impl Pool {
+    pub(crate) fn of(view: &PoolView) -> Self {
+        let record = &view.record;
+        Self {
+            pool: record.pool.to_string(),
+            source: record.source.clone(),
+            profile: record.profile.clone(),
+            role: record.role.to_string(),
+            instance_resources: record.instance_resources,
+            desired_counts: record.desired_counts,
+            current: record.current().map(ToString::to_string),
+            revisions: record.revisions.len(),
+            states: view.states.clone(),
+            created_at: record.created_at,
+        }
+    }
+
+    fn size(&self) -> String {
+        let size = self.instance_resources;
+        format!("{} vCPU, {}", size.vcpus, size.mem_mib)
+    }
+
+    fn build(&self) -> String {
+        let short = |hash: &String| hash.chars().take(12).collect();
+        self.current.as_ref().map_or_else(|| "none".to_owned(), short)
+    }
+
+    fn instances(&self) -> String {
+        let all: Vec<_> =
+            self.states.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+    }
+}
+
+pub(super) fn counts(counts: Counts) -> String {
+    format!("{} running, {} warm, {} sleeping", counts.running, counts.warm, counts.sleeping)
+}
+
+pub(crate) fn pools(all: &[Pool]) -> String {
+    let row = |one: &Pool| {
+        [
+            one.pool.clone(),
+            one.role.clone(),
+            one.size(),
+            one.build(),
+            counts(one.desired_counts),
+            one.instances(),
+        ]
+    };
+    table(["POOL", "ROLE", "SIZE", "BUILD", "DESIRED", "INSTANCES"], all.iter().map(row).collect())
+}
+
+pub(crate) fn pool(one: &Pool) -> String {
+    facts(vec![
+        ("Pool", one.pool.clone()),
+        ("Role", one.role.clone()),
+        ("Source", one.source.to_string()),
+        ("Build", format!("{} (of {})", one.build(), one.revisions)),
+        ("Size", format!("{}, data disk {}", one.size(), one.instance_resources.data_disk_mib)),
+        ("Desired", counts(one.desired_counts)),
+        ("Instances", one.instances()),
+    ])
+}

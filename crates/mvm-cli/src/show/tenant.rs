@@ -1,0 +1,82 @@
+//! What `mvm tenant …` shows.
+
+use mvm::{Quotas, TenantView, Usage, units::Timestamp};
+use serde::Serialize;
+
+use crate::render::table::{facts, table};
+
+/// A tenant, as `tenant list` and `tenant info` show it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Tenant {
+    tenant_id: String,
+    network: mvm::Network,
+    gateway: String,
+    quotas: Quotas,
+    usage: Usage,
+    pools: usize,
+    instances: usize,
+    keyed: bool,
+    destroying: bool,
+    created_at: Timestamp,
+}
+
+impl Tenant {
+    pub(crate) fn of(view: &TenantView) -> Self {
+        let record = &view.record;
+        Self {
+            tenant_id: record.tenant_id.to_string(),
+            network: record.network.clone(),
+            gateway: record.network.subnet.gateway().to_string(),
+            quotas: record.quotas,
+            usage: view.usage,
+            pools: view.pools,
+            instances: view.instances,
+            keyed: record.keyed,
+            destroying: record.destroying,
+            created_at: record.created_at,
+        }
+    }
+}
+
+pub(crate) fn tenants(all: &[Tenant]) -> String {
+    let row = |one: &Tenant| {
+        [
+            one.tenant_id.clone(),
+            one.network.net.to_string(),
+            one.network.subnet.to_string(),
+            one.pools.to_string(),
+            one.instances.to_string(),
+            format!("{}/{}", one.usage.running, one.quotas.max_running),
+            format!("{}/{} MiB", one.usage.mem_mib, one.quotas.max_mem_mib.0),
+        ]
+    };
+    table(
+        ["TENANT", "NET", "SUBNET", "POOLS", "INSTANCES", "RUNNING", "MEMORY"],
+        all.iter().map(row).collect(),
+    )
+}
+
+pub(crate) fn tenant(one: &Tenant) -> String {
+    let (used, most) = (&one.usage, &one.quotas);
+    facts(vec![
+        ("Tenant", one.tenant_id.clone()),
+        (
+            "Network",
+            format!("{} (net-id {}), gateway {}", one.network.subnet, one.network.net, one.gateway),
+        ),
+        ("vCPUs", format!("{} of {}", used.vcpus, most.max_vcpus)),
+        ("Memory", format!("{} of {}", used.mem_mib, most.max_mem_mib)),
+        ("Running", format!("{} of {}", used.running, most.max_running)),
+        ("Warm", format!("{} of {}", used.warm, most.max_warm)),
+        ("Pools", format!("{} of {}", one.pools, most.max_pools)),
+        (
+            "Instances",
+            format!("{} (at most {} per pool)", one.instances, most.max_instances_per_pool),
+        ),
+        ("Disk", format!("{} MiB of {}", used.disk_mib, most.max_disk_gib)),
+        (
+            "Key",
+            if one.keyed { "yes" } else { "none: snapshots are stored in the clear" }.to_owned(),
+        ),
+    ])
+}
