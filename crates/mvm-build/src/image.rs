@@ -112,6 +112,13 @@ struct Inputs {
     lock: PackageLock,
 }
 
+/// Whether the answer to an earlier request of the same kind counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answered {
+    Used,
+    Ignored,
+}
+
 impl DefaultImage {
     /// Makes sure the image is in `store` and is the current `default` there.
     ///
@@ -123,7 +130,21 @@ impl DefaultImage {
         store: &ImageStore,
         on: OnProgress<'_>,
     ) -> Result<Image, BuildError> {
-        self.build_locked(PackageLock::built_in()?, fetcher, store, on)
+        self.build_locked(PackageLock::built_in()?, fetcher, store, Answered::Used, on)
+    }
+
+    /// Builds although an image for the same inputs was made before: what is there stays only if
+    /// every byte of it is as its manifest says.
+    ///
+    /// # Errors
+    /// As [`DefaultImage::build`].
+    pub fn build_again(
+        &self,
+        fetcher: &Fetcher,
+        store: &ImageStore,
+        on: OnProgress<'_>,
+    ) -> Result<Image, BuildError> {
+        self.build_locked(PackageLock::built_in()?, fetcher, store, Answered::Ignored, on)
     }
 
     fn build_locked(
@@ -131,11 +152,14 @@ impl DefaultImage {
         lock: PackageLock,
         fetcher: &Fetcher,
         store: &ImageStore,
+        answered: Answered,
         on: OnProgress<'_>,
     ) -> Result<Image, BuildError> {
         let inputs = self.read_inputs(lock)?;
         let request = self.request(&inputs);
-        if let Some(image) = store.answered(request) {
+        if answered == Answered::Used
+            && let Some(image) = store.answered(request)
+        {
             store.set_ref(NAME, image.manifest.hash)?;
             return Ok(image);
         }
@@ -149,8 +173,8 @@ impl DefaultImage {
         let recipe = self.recipe(&inputs, &packages);
         let lock = store.lock(PATIENCE)?;
         let image = match store.get(recipe.key()) {
-            Ok(image) => image,
-            Err(StoreError::NotFound(_) | StoreError::Damaged { .. }) => {
+            Ok(image) if answered == Answered::Used || image.verify().is_ok() => image,
+            Ok(_) | Err(StoreError::NotFound(_) | StoreError::Damaged { .. }) => {
                 self.make(&inputs, &packages, &recipe, store, &lock, on)?
             }
             Err(error) => return Err(error.into()),

@@ -75,7 +75,9 @@ impl Session {
         self.stop_on_signals();
         let outcome = self.mvm.operate(&self.cx, operation)?;
         match self.format {
-            Format::Json => self.print(&show::outcome_json(&outcome), |_| String::new())?,
+            Format::Json | Format::Yaml => {
+                self.print(&show::outcome_json(&outcome), |_| String::new())?;
+            }
             Format::Table if self.quiet => {}
             Format::Table => self.print(&outcome, |outcome: &Outcome| show::outcome(outcome))?,
         }
@@ -125,5 +127,5 @@ fn log_to_stderr(global: &Global) {
         (None, false) => return,
     };
     let layer = fmt().with_env_filter(EnvFilter::new(filter)).with_writer(io::stderr);
-    if global.output() == Format::Json { layer.json().init() } else { layer.init() }
+    if global.output() != Format::Table { layer.json().init() } else { layer.init() }
 }

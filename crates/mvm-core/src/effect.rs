@@ -120,6 +120,20 @@ pub enum Effect {
         /// The image.
         image: ImageHash,
     },
+    /// The pool's links to an image gone → `revisions`. The one that `current` names is refused.
+    RemoveRevision {
+        /// The pool.
+        pool: PoolRef,
+        /// The image.
+        image: ImageHash,
+    },
+    /// The image gone from the image store → `images` of the stock. Links of pools and jails to its
+    /// files stay.
+    RemoveImage(ImageHash),
+    /// The older file of each log of an instance gone → `rotated_logs` of the stock.
+    RemoveRotatedLogs(InstanceRef),
+    /// What was fetched and is in an image or installed by now gone → `downloads` of the stock.
+    RemoveDownloads,
     /// The pool's directory gone → `files`.
     RemovePoolFiles(PoolRef),
     /// An empty data volume of this size unless one is there → `volume`, `files`.
@@ -250,6 +264,10 @@ impl Effect {
             Self::EnsureTenantKey(_) => "ensure_tenant_key",
             Self::RemoveTenantFiles(_) => "remove_tenant_files",
             Self::EnsureRevision { .. } => "ensure_revision",
+            Self::RemoveRevision { .. } => "remove_revision",
+            Self::RemoveImage(_) => "remove_image",
+            Self::RemoveRotatedLogs(_) => "remove_rotated_logs",
+            Self::RemoveDownloads => "remove_downloads",
             Self::RemovePoolFiles(_) => "remove_pool_files",
             Self::EnsureVolume { .. } => "ensure_volume",
             Self::RemoveInstanceFiles(_) => "remove_instance_files",

@@ -18,8 +18,14 @@ pub enum EventKind {
     TenantDestroyed,
     /// A pool exists.
     PoolCreated,
+    /// A pool's next builds and new instances are different.
+    PoolUpdated,
     /// A pool has a new current build.
     PoolBuilt,
+    /// A pool's current build is an earlier one.
+    PoolRolledBack,
+    /// Builds of a pool or leftovers of its instances were removed.
+    PoolCollected,
     /// A pool's counts were set.
     PoolScaled,
     /// A pool is gone.

@@ -60,6 +60,8 @@ pub mod data {
     pub const ARCHIVE: &str = "archive";
     /// Images by hash.
     pub const IMAGES: &str = "images";
+    /// Files that were fetched for making images.
+    pub const DOWNLOADS: &str = "cache";
     /// Kernels by hash.
     pub const KERNELS: &str = "kernels";
     /// VMM binaries by version.

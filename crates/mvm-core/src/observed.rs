@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{ImageHash, InstanceId, PoolId, TenantId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolId, TenantId},
     net::{NetId, Offset},
     units::{Generation, Mib},
 };
@@ -170,6 +170,17 @@ pub struct ObservedPool {
     pub current: Option<ImageHash>,
     /// Whether its directory is there.
     pub files: bool,
+}
+
+/// What is kept on disk and could be made or fetched again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservedStock {
+    /// The images of the image store.
+    pub images: Vec<ImageHash>,
+    /// The instances with an older file of a log.
+    pub rotated_logs: Vec<InstanceRef>,
+    /// Whether something that was fetched is kept.
+    pub downloads: bool,
 }
 
 /// Everything on this host that bears one of our names; whoever it belongs to.

@@ -9,10 +9,22 @@ use crate::{
     id::{InstanceRef, PoolRef, TenantId},
     instance::Drain,
     net::{NetId, Subnet},
-    pool::{Resources, Role, Source},
+    pool::{PoolChange, Resources, RevisionName, Role, Source},
     quota::Quotas,
     state::Move,
+    units::Seconds,
 };
+
+/// Whether a build that is there already is made again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rebuild {
+    /// What is there is used.
+    #[default]
+    WhenChanged,
+    /// It is made again, although nothing changed.
+    Always,
+}
 
 /// An act that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,10 +63,40 @@ pub enum Operation {
         /// The size of its instances.
         resources: Resources,
     },
+    /// Changes what a pool's next builds and new instances are. Legal while the pool exists.
+    PoolUpdate {
+        /// Which.
+        pool: PoolRef,
+        /// What changes; at least one thing.
+        change: Box<PoolChange>,
+    },
     /// Makes or finds the pool's image and makes it current; Created instances become Ready.
     PoolBuild {
         /// Which.
         pool: PoolRef,
+        /// How long it may take.
+        timeout: Seconds,
+        /// Whether it is made again although nothing changed.
+        rebuild: Rebuild,
+    },
+    /// Makes an earlier build current; new starts use it. Legal while the pool has that build.
+    PoolRollback {
+        /// Which.
+        pool: PoolRef,
+        /// The build.
+        revision: RevisionName,
+    },
+    /// Removes a pool's builds that nothing uses, and what its instances left behind. Legal always.
+    PoolGc {
+        /// Which.
+        pool: PoolRef,
+        /// How many of the newest builds stay; the configured number if absent.
+        keep: Option<u32>,
+    },
+    /// Removes everything of ours on the node that nothing uses. Legal always.
+    NodeGc {
+        /// How many of each pool's newest builds stay; the configured number if absent.
+        keep: Option<u32>,
     },
     /// Sets the counts, and converges to them unless told not to. An absent count stays.
     PoolScale {
@@ -90,4 +132,34 @@ pub enum Operation {
         /// Whether the guest is asked first.
         drain: Drain,
     },
+}
+
+impl Operation {
+    /// How long a build may take unless told otherwise (SPEC §10).
+    pub const BUILD_TIMEOUT: Seconds = Seconds(1800);
+
+    /// A build of a pool within the usual time, of what changed.
+    #[must_use]
+    pub const fn build(pool: PoolRef) -> Self {
+        Self::PoolBuild { pool, timeout: Self::BUILD_TIMEOUT, rebuild: Rebuild::WhenChanged }
+    }
+
+    /// The name of the operation, as in its serialised form.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::TenantCreate { .. } => "tenant_create",
+            Self::TenantDestroy { .. } => "tenant_destroy",
+            Self::PoolCreate { .. } => "pool_create",
+            Self::PoolUpdate { .. } => "pool_update",
+            Self::PoolBuild { .. } => "pool_build",
+            Self::PoolRollback { .. } => "pool_rollback",
+            Self::PoolScale { .. } => "pool_scale",
+            Self::PoolGc { .. } => "pool_gc",
+            Self::PoolDestroy { .. } => "pool_destroy",
+            Self::NodeGc { .. } => "node_gc",
+            Self::InstanceCreate { .. } => "instance_create",
+            Self::InstanceMove { .. } => "instance_move",
+        }
+    }
 }

@@ -85,12 +85,72 @@ impl From<Role> for String {
 pub enum Source {
     /// A ready image by name or hash; `default` is the one that `mvm` makes itself.
     Image(String),
+    /// A Nix flake reference, built in an ephemeral builder VM (SPEC §10).
+    Flake(String),
+    /// A template, whose builds are shared between tenants (SPEC §10).
+    Template(String),
+}
+
+/// The longest text of a source, in bytes.
+const SOURCE_MAX: usize = 1024;
+
+impl Source {
+    /// The text of the source without its kind.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Image(text) | Self::Flake(text) | Self::Template(text) => text,
+        }
+    }
+
+    /// Checks the form; whether there is such a thing is the builder's question.
+    ///
+    /// # Errors
+    /// `Invalid` saying what is wrong with it.
+    pub fn validate(&self) -> Result<(), Error> {
+        let text = self.text();
+        let wrong = |what: &str, hint: &str| {
+            Err(Error::new(ErrorKind::Invalid, format!("{text:?} is not {what}")).hint(hint))
+        };
+        let is_printable = text.chars().all(|c| c.is_ascii_graphic());
+        if text.is_empty() || text.len() > SOURCE_MAX || !is_printable || text.starts_with('-') {
+            return wrong(
+                "the name of a source",
+                "write 1 to 1024 printable ASCII characters without blanks",
+            );
+        }
+        match self {
+            Self::Image(_) if text.contains("..") => {
+                wrong("an image", "write a name, `name:tag`, or a hash")
+            }
+            Self::Image(_) => Ok(()),
+            Self::Flake(_) => match text.split_once(':') {
+                Some((scheme, rest)) if is_scheme(scheme) && !rest.is_empty() => Ok(()),
+                None if text.starts_with('/') || text.starts_with("./") => Ok(()),
+                Some(_) | None => wrong(
+                    "a flake reference",
+                    "for example github:org/app?rev=abc123, path:/srv/app or /srv/app",
+                ),
+            },
+            Self::Template(_) if text.parse::<crate::id::PoolId>().is_ok() => Ok(()),
+            Self::Template(_) => {
+                wrong("a template", "a template is named like a pool, for example: openclaw")
+            }
+        }
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '+')
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Image(name) => write!(f, "image {name}"),
+            Self::Flake(reference) => write!(f, "flake {reference}"),
+            Self::Template(name) => write!(f, "template {name}"),
         }
     }
 }
@@ -175,6 +235,85 @@ pub struct Revision {
     pub image: ImageHash,
     /// When it was built for this pool.
     pub built_at: Timestamp,
+    /// What it was built from; absent in the records of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+}
+
+/// A build of a pool's history, as a person names it (SPEC §1.20).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum RevisionName {
+    /// Its place in the history; 1 is the newest.
+    Ordinal(u32),
+    /// The first characters of its image's hash, at least 4.
+    Prefix(String),
+}
+
+impl fmt::Display for RevisionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ordinal(number) => write!(f, "{number}"),
+            Self::Prefix(prefix) => f.write_str(prefix),
+        }
+    }
+}
+
+impl FromStr for RevisionName {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let is_hash = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match text.parse() {
+            Ok(number @ 1..) if text.len() < 4 => Ok(Self::Ordinal(number)),
+            Ok(_) | Err(_) if is_hash && (4..=64).contains(&text.len()) => {
+                Ok(Self::Prefix(text.to_owned()))
+            }
+            Ok(_) | Err(_) => {
+                Err(Error::new(ErrorKind::Invalid, format!("{text:?} is not a revision")).hint(
+                    "write 1 for the newest build, 2 for the one before, or 4 to 64 hexadecimal \
+                     digits that its hash begins with",
+                ))
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for RevisionName {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<RevisionName> for String {
+    fn from(name: RevisionName) -> Self {
+        name.to_string()
+    }
+}
+
+/// What is changed in a pool's record; what is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolChange {
+    /// Where its image comes from; the next build uses it.
+    pub source: Option<Source>,
+    /// The profile of the source; the next build uses it.
+    pub profile: Option<String>,
+    /// What new instances are for.
+    pub role: Option<Role>,
+    /// vCPUs of new instances.
+    pub vcpus: Option<Vcpus>,
+    /// Memory of new instances.
+    pub mem_mib: Option<Mib>,
+    /// Data disk of new instances.
+    pub data_disk_mib: Option<Mib>,
+    /// As in [`RuntimePolicy`], of new instances.
+    pub min_running_seconds: Option<Seconds>,
+    /// As in [`RuntimePolicy`], of new instances.
+    pub min_warm_seconds: Option<Seconds>,
+    /// As in [`RuntimePolicy`], of new instances.
+    pub drain_timeout_seconds: Option<Seconds>,
+    /// As in [`RuntimePolicy`], of new instances.
+    pub graceful_shutdown_seconds: Option<Seconds>,
 }
 
 /// What was asked of a pool.
@@ -195,8 +334,11 @@ pub struct Pool {
     pub desired_counts: Counts,
     /// Waiting times.
     pub runtime_policy: RuntimePolicy,
-    /// Its builds, newest first; the first is current.
+    /// Its builds, newest first.
     pub revisions: Vec<Revision>,
+    /// The build that a rollback made current; the newest is while this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled_back_to: Option<ImageHash>,
     /// Whether it is being destroyed: nothing new may be made in it.
     pub destroying: bool,
     /// When it was created.
@@ -209,7 +351,38 @@ impl Pool {
     /// The current build.
     #[must_use]
     pub fn current(&self) -> Option<&ImageHash> {
-        self.revisions.first().map(|revision| &revision.image)
+        let newest = self.revisions.first().map(|revision| &revision.image);
+        self.rolled_back_to.as_ref().or(newest)
+    }
+
+    /// The one build that a name means.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none, `Invalid` when a prefix fits several images.
+    pub fn revision(&self, name: &RevisionName) -> Result<&Revision, Error> {
+        let hint = format!("see its builds: mvm pool info {}", self.pool);
+        let missing = || {
+            Error::new(ErrorKind::NotFound, format!("pool {} has no build {name}", self.pool))
+                .hint(hint.clone())
+        };
+        match name {
+            RevisionName::Ordinal(number) => {
+                let place = usize::try_from(*number).ok().and_then(|n| n.checked_sub(1));
+                place.and_then(|place| self.revisions.get(place)).ok_or_else(missing)
+            }
+            RevisionName::Prefix(prefix) => {
+                let fits = |one: &&Revision| one.image.as_str().starts_with(prefix.as_str());
+                let first = self.revisions.iter().find(fits).ok_or_else(missing)?;
+                match self.revisions.iter().filter(fits).find(|one| one.image != first.image) {
+                    None => Ok(first),
+                    Some(_) => Err(Error::new(
+                        ErrorKind::Invalid,
+                        format!("{prefix} fits several builds of pool {}", self.pool),
+                    )
+                    .hint(format!("write more of the hash; {hint}"))),
+                }
+            }
+        }
     }
 }
 
@@ -225,5 +398,54 @@ mod tests {
         assert_eq!(role.to_string(), "capability-openclaw");
         assert!("capability-".parse::<Role>().is_err());
         assert!("capability-A/b".parse::<Role>().is_err());
+    }
+
+    #[test]
+    fn a_source_is_checked_in_its_form_only() {
+        let flake = |text: &str| Source::Flake(text.to_owned()).validate().is_ok();
+        for good in ["github:org/app?rev=abc", "git+ssh://host/app", "path:/srv/app", "/srv/app"] {
+            assert!(flake(good), "{good}");
+        }
+        for bad in ["", "app", "a b:c", ":x", "github:", "-github:org/app", "x\u{e9}:y"] {
+            assert!(!flake(bad), "{bad}");
+        }
+        assert!(Source::Template("openclaw".to_owned()).validate().is_ok());
+        assert!(Source::Template("Open/Claw".to_owned()).validate().is_err());
+        assert!(Source::Image("../x".to_owned()).validate().is_err());
+    }
+
+    #[test]
+    fn a_revision_is_named_by_place_or_by_an_unambiguous_prefix() {
+        let image = |c: &str| -> ImageHash { c.repeat(64 / c.len()).parse().unwrap() };
+        let revision = |c| Revision { image: image(c), built_at: Timestamp(0), source: None };
+        let pool = Pool {
+            pool: "a/b".parse().unwrap(),
+            source: Source::Image("default".to_owned()),
+            profile: "minimal".to_owned(),
+            role: Role::Worker,
+            instance_resources: Resources {
+                vcpus: Vcpus(1),
+                mem_mib: Mib(128),
+                data_disk_mib: Mib(0),
+            },
+            desired_counts: Counts::default(),
+            runtime_policy: RuntimePolicy::default(),
+            revisions: vec![revision("abcd1111"), revision("abcd2222"), revision("abcd1111")],
+            rolled_back_to: None,
+            destroying: false,
+            created_at: Timestamp(0),
+            generation: Generation(0),
+        };
+        let find = |name: &str| pool.revision(&name.parse().unwrap()).map(|one| one.image.clone());
+        assert_eq!(find("1").unwrap(), image("abcd1111"));
+        assert_eq!(find("2").unwrap(), image("abcd2222"));
+        assert_eq!(find("abcd2").unwrap(), image("abcd2222"));
+        assert_eq!(find("abcd1").unwrap(), image("abcd1111"), "twice the same image is one");
+        assert_eq!(find("abcd").unwrap_err().kind, ErrorKind::Invalid);
+        assert_eq!(find("4").unwrap_err().kind, ErrorKind::NotFound);
+        assert_eq!(find("beef").unwrap_err().kind, ErrorKind::NotFound);
+        for bad in ["0", "", "-1", "xyz", "abc", "ABCD"] {
+            assert!(bad.parse::<RevisionName>().is_err(), "{bad}");
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{
     io::{Read, Write},
-    sync::mpsc::Receiver,
+    sync::{Arc, mpsc::Receiver},
     time::Duration,
 };
 
@@ -18,8 +18,9 @@ use crate::{
     id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
     instance::Instance,
     net::{Network, Offset},
-    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
-    pool::Source,
+    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
+    operation::Rebuild,
+    pool::{Role, Source},
     units::{Seconds, Timestamp},
 };
 
@@ -48,6 +49,19 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// As [`Host::observe_instance`].
     fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error>;
+
+    /// What is kept on disk and could be made or fetched again.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn observe_stock(&self) -> Result<ObservedStock, Error>;
+
+    /// How many bytes of disk each of these removals gives back, if they are done in this order;
+    /// none for what is no file.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn weigh(&self, removals: &[Effect]) -> Result<Vec<u64>, Error>;
 
     /// Everything of ours on this host, whoever owns it.
     ///
@@ -321,13 +335,33 @@ pub struct ProgressStep {
     pub total: u64,
 }
 
+/// What a builder is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildOrder {
+    /// Where the image comes from.
+    pub source: Source,
+    /// The profile of the source.
+    pub profile: String,
+    /// What the instances are for; flakes have attributes by role.
+    pub role: Role,
+    /// Whether an image that is there is made again.
+    pub rebuild: Rebuild,
+    /// How long it may take.
+    pub timeout: Seconds,
+}
+
 /// Makes or finds images.
 pub trait Builder: Send + Sync {
     /// Makes the image of a source unless it is there, and whatever booting it needs.
     ///
     /// # Errors
-    /// Why it cannot be made; the images there are stay as they are.
-    fn ensure_image(&self, source: &Source, progress: &dyn Progress) -> Result<ImageHash, Error>;
+    /// Why it cannot be made, `Unavailable` when it takes too long; the images there are stay as
+    /// they are.
+    fn ensure_image(
+        &self,
+        order: &BuildOrder,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<ImageHash, Error>;
 }
 
 /// Time and randomness.

@@ -55,6 +55,8 @@ pub struct Config {
     pub net_id_rest: Seconds,
     /// How many instances are worked on at once; 1 keeps all work on the calling thread.
     pub parallel: usize,
+    /// How many of a pool's newest builds garbage collection keeps.
+    pub keep_builds: u32,
     /// Memory for guests; nine tenths of the node's if absent.
     pub guest_memory: Option<Mib>,
 }
@@ -66,6 +68,7 @@ impl Default for Config {
             manual_override: Seconds(600),
             net_id_rest: Seconds(30 * 24 * 3600),
             parallel: thread::available_parallelism().map_or(1, |n| n.get().min(4)),
+            keep_builds: 3,
             guest_memory: None,
         }
     }
@@ -157,7 +160,13 @@ impl Engine {
                 let ask = crate::operate::pool::NewPool { pool, source, profile, role, resources };
                 self.pool_create(cx, &ask)
             }
-            Operation::PoolBuild { pool } => self.pool_build(cx, &pool),
+            Operation::PoolUpdate { pool, change } => self.pool_update(cx, &pool, &change),
+            Operation::PoolBuild { pool, timeout, rebuild } => {
+                self.pool_build(cx, &pool, timeout, rebuild)
+            }
+            Operation::PoolRollback { pool, revision } => self.pool_rollback(cx, &pool, &revision),
+            Operation::PoolGc { pool, keep } => self.pool_gc(cx, &pool, keep),
+            Operation::NodeGc { keep } => self.node_gc(cx, keep),
             Operation::PoolScale { pool, running, warm, sleeping, no_wait } => {
                 let ask = crate::operate::scale::Scale { pool, running, warm, sleeping };
                 self.pool_scale(cx, &ask, no_wait)

@@ -170,6 +170,14 @@ impl Host for World {
         Ok(ObservedPool::default())
     }
 
+    fn observe_stock(&self) -> Result<ObservedStock, Error> {
+        Ok(ObservedStock::default())
+    }
+
+    fn weigh(&self, removals: &[Effect]) -> Result<Vec<u64>, Error> {
+        Ok(removals.iter().map(|_| 0).collect())
+    }
+
     fn observe_node(&self) -> Result<ObservedNode, Error> {
         let content = self.look();
         Ok(ObservedNode {
@@ -228,7 +236,12 @@ impl Content {
             }
             Effect::EnsureTenantKey(t) => drop(self.keys.insert(t.clone())),
             Effect::RemoveTenantFiles(t) => drop(self.keys.remove(t)),
-            Effect::EnsureRevision { .. } | Effect::RemovePoolFiles(_) => {}
+            Effect::EnsureRevision { .. }
+            | Effect::RemoveRevision { .. }
+            | Effect::RemoveImage(_)
+            | Effect::RemoveRotatedLogs(_)
+            | Effect::RemoveDownloads
+            | Effect::RemovePoolFiles(_) => {}
             Effect::EnsureVolume { instance, size, .. } => {
                 self.volumes.entry(instance.instance.clone()).or_insert(*size);
             }
@@ -340,7 +353,7 @@ impl World {
 }
 
 impl Builder for World {
-    fn ensure_image(&self, _: &Source, _: &dyn Progress) -> Result<ImageHash, Error> {
+    fn ensure_image(&self, _: &BuildOrder, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
         Ok("ab".repeat(32).parse().unwrap())
     }
 }
@@ -464,7 +477,7 @@ impl Rig {
         let rig = Self::new();
         rig.operate(&tenant_create("acme", quotas)).unwrap();
         rig.operate(&pool_create("acme/web")).unwrap();
-        rig.operate(&Operation::PoolBuild { pool: pool("acme/web") }).unwrap();
+        rig.operate(&Operation::build(pool("acme/web"))).unwrap();
         rig
     }
 

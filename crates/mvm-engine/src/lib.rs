@@ -37,6 +37,6 @@ mod fake;
 mod tests;
 
 pub use engine::{Config, Context, Engine, Ports};
-pub use outcome::{Change, Deferral, Failed, Made, Outcome};
+pub use outcome::{Change, Deferral, Failed, Made, Outcome, Removal};
 pub use preview::Preview;
 pub use run::{Cancel, is_cancelled};

@@ -25,6 +25,12 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// What was left alone, and why.
     pub deferrals: Vec<Deferral>,
+    /// What was removed because nothing used it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removals: Vec<Removal>,
+    /// What a person should know about the change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What did not work. The operation as a whole did when this is empty.
     pub failures: Vec<Failed>,
     /// How long it took, in milliseconds.
@@ -60,6 +66,17 @@ pub struct Change {
     pub events: Vec<EventKind>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
+}
+
+/// Something that nothing used and that is gone, or would go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removal {
+    /// The effect that removes it.
+    pub effect: String,
+    /// What it is: an address, an id or a hash.
+    pub subject: String,
+    /// How many bytes of disk that gives back.
+    pub bytes: u64,
 }
 
 /// Something that was left alone.

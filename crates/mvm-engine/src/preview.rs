@@ -1,6 +1,7 @@
 //! What an operation would do: its own checks in a transaction that is rolled back, and the plan.
 
 use mvm_core::{
+    effect::Effect,
     error::Error,
     id::{InstanceRef, PoolRef},
     instance::{Drain, Instance, Want},
@@ -13,13 +14,14 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{Context, Engine},
     operate::{
+        change,
         instance::legal,
         living,
         pool::{self, NewPool},
         scale::Scale,
         tenant::{self, NewTenant},
     },
-    outcome::Made,
+    outcome::{Made, Removal},
     store::records,
 };
 
@@ -35,6 +37,12 @@ pub struct Preview {
     pub assignments: Vec<Assignment>,
     /// What would be destroyed with the subject.
     pub destroyed: Vec<InstanceRef>,
+    /// What would be removed because nothing uses it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removals: Vec<Removal>,
+    /// What a person should know about the change.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Engine {
@@ -53,9 +61,28 @@ impl Engine {
                 let made = self.rehearse(|tx| self.pool_record(tx, cx, &ask))?;
                 Ok(Preview { made: Some(Made::Pool(made)), ..Preview::default() })
             }
-            Operation::PoolBuild { pool } => {
+            Operation::PoolUpdate { pool, change } => {
+                let made = self.rehearse(|tx| self.record_change(tx, cx, &pool, &change))?;
+                let notes = change::notes(&change);
+                Ok(Preview { made: Some(Made::Pool(made)), notes, ..Preview::default() })
+            }
+            Operation::PoolBuild { pool, timeout: _, rebuild: _ } => {
                 let (_, pool) = self.within(|tx| living(tx, &pool))?;
                 Ok(Preview { made: Some(Made::Pool(pool)), ..Preview::default() })
+            }
+            Operation::PoolRollback { pool, revision } => {
+                let (made, image) =
+                    self.rehearse(|tx| self.record_rollback(tx, cx, &pool, &revision))?;
+                let steps = vec![Step::Do(Effect::EnsureRevision { pool, image })];
+                Ok(Preview { made: Some(Made::Pool(made)), steps, ..Preview::default() })
+            }
+            Operation::PoolGc { pool, keep } => {
+                let removals = self.weighed(&self.pool_litter(&pool, keep)?)?;
+                Ok(Preview { removals, ..Preview::default() })
+            }
+            Operation::NodeGc { keep } => {
+                let removals = self.weighed(&self.node_litter(keep)?)?;
+                Ok(Preview { removals, ..Preview::default() })
             }
             Operation::PoolScale { pool, running, warm, sleeping, no_wait } => {
                 self.preview_scale(cx, &Scale { pool, running, warm, sleeping }, no_wait)

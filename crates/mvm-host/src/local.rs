@@ -10,13 +10,13 @@ use mvm_core::{
     id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
     net::Network,
-    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
+    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{Finding, Host, Logs},
 };
 use mvm_shim::record::{CONSOLE_LOG, VMM_LOG};
 
 use crate::{
-    disk::{files, key, listing, snapshot as disk_snapshot, volume},
+    disk::{files, key, listing, snapshot as disk_snapshot, stock, volume},
     net,
     roots::Roots,
     vmm::{boot, cgroup, facts, jail, observe, place::Place, snapshot, spawn},
@@ -58,6 +58,10 @@ impl Host for LocalHost {
             Effect::EnsureTenantKey(tenant) => key::ensure(roots, tenant),
             Effect::RemoveTenantFiles(tenant) => files::remove_tenant(roots, tenant),
             Effect::EnsureRevision { pool, image } => files::ensure_revision(roots, pool, image),
+            Effect::RemoveRevision { pool, image } => stock::remove_revision(roots, pool, image),
+            Effect::RemoveImage(image) => stock::remove_image(roots, image),
+            Effect::RemoveRotatedLogs(instance) => stock::remove_rotated_logs(roots, instance),
+            Effect::RemoveDownloads => stock::remove_downloads(roots),
             Effect::RemovePoolFiles(pool) => files::remove_pool(roots, pool),
             Effect::EnsureVolume { instance, uid, size } => {
                 volume::ensure(roots, instance, *uid, *size)
@@ -140,6 +144,14 @@ impl Host for LocalHost {
 
     fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error> {
         listing::observe_pool(&self.roots, pool)
+    }
+
+    fn observe_stock(&self) -> Result<ObservedStock, Error> {
+        stock::observe(&self.roots)
+    }
+
+    fn weigh(&self, removals: &[Effect]) -> Result<Vec<u64>, Error> {
+        stock::weigh(&self.roots, removals)
     }
 
     fn observe_node(&self) -> Result<ObservedNode, Error> {

@@ -27,6 +27,12 @@ use bench::Bench;
 pub trait Rig {
     /// An image that is there and whose guest boots and answers.
     fn image(&self) -> ImageHash;
+    /// Makes an image that no guest needs, an older log file of the instance and something that
+    /// was fetched, and names the image.
+    ///
+    /// # Errors
+    /// When that cannot be made.
+    fn litter(&self, instance: &InstanceRef) -> Result<ImageHash, Error>;
     /// Kills the VMM process, and returns once the host had time to notice.
     ///
     /// # Errors
@@ -58,12 +64,13 @@ pub struct Subject<'a> {
 type Case = fn(&mut Bench<'_>) -> Result<(), String>;
 
 /// All cases, in the order in which they run.
-const CASES: [(&str, Case); 17] = [
+const CASES: [(&str, Case); 18] = [
     ("a_bridge_is_made_once_seen_and_removed", parts::bridge),
     ("routes_are_made_once_seen_and_removed", parts::routes),
     ("the_firewall_is_replaced_whole_and_never_by_an_older_intent", parts::firewall),
     ("a_tenant_key_is_made_once_and_goes_with_the_tenants_files", parts::tenant),
     ("a_revision_is_linked_made_current_and_goes_with_the_pools_files", parts::pool),
+    ("what_nothing_uses_goes_and_what_is_current_stays", parts::litter),
     ("a_volume_is_made_once_and_goes_with_the_instances_files", parts::volume),
     ("a_tap_needs_its_bridge", parts::tap),
     ("a_cgroup_is_made_once_seen_and_removed", parts::cgroup),
@@ -104,7 +111,7 @@ pub fn run(under_test: &Subject<'_>, report: &mut dyn FnMut(&str, Result<(), Str
 }
 
 /// How many variants [`Effect`] has.
-const EFFECTS: usize = 28;
+const EFFECTS: usize = 32;
 
 /// The place of a variant in [`Effect`]; a new one does not compile until it has its own, and
 /// [`EFFECTS`] must follow.
@@ -138,5 +145,9 @@ const fn position(effect: &Effect) -> usize {
         Effect::RetireSnapshot { .. } => 25,
         Effect::RemoveSnapshot { .. } => 26,
         Effect::EnsureShim { .. } => 27,
+        Effect::RemoveRevision { .. } => 28,
+        Effect::RemoveImage(_) => 29,
+        Effect::RemoveRotatedLogs(_) => 30,
+        Effect::RemoveDownloads => 31,
     }
 }

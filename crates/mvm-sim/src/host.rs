@@ -14,7 +14,7 @@ use mvm_core::{
     id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
     net::{NetId, Network, Offset},
-    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
+    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{Finding, Host, Logs},
     units::Uid,
 };
@@ -60,14 +60,17 @@ impl Host for SimHost {
                 world.routes.insert(network.net, network.clone());
                 Ok(())
             }
-            Effect::RemoveRoutes(net) => {
-                world.routes.remove(net);
-                Ok(())
-            }
+            Effect::RemoveRoutes(net) => world.forget(|world| world.routes.remove(net).is_some()),
             Effect::ReplaceFirewall(intent) => world.replace_firewall(intent),
             Effect::EnsureTenantKey(tenant) => world.ensure_key(tenant),
             Effect::RemoveTenantFiles(tenant) => world.remove_tenant_files(tenant),
             Effect::EnsureRevision { pool, image } => world.ensure_revision(pool, image),
+            Effect::RemoveRevision { pool, image } => world.remove_revision(pool, image),
+            Effect::RemoveImage(image) => world.forget(|world| world.images.remove(image)),
+            Effect::RemoveRotatedLogs(of) => world.forget(|world| world.rotated_logs.remove(of)),
+            Effect::RemoveDownloads => {
+                world.forget(|world| std::mem::take(&mut world.has_downloads))
+            }
             Effect::RemovePoolFiles(pool) => world.remove_files(&Path::Pool(pool.clone())),
             Effect::EnsureVolume { instance, uid, size } => {
                 world.ensure_volume(instance, *uid, *size)
@@ -77,8 +80,7 @@ impl Host for SimHost {
             }
             Effect::EnsureTap { net, offset, uid } => world.ensure_tap(*net, *offset, *uid),
             Effect::RemoveTap { net, offset } => {
-                world.taps.remove(&(*net, *offset));
-                Ok(())
+                world.forget(|world| world.taps.remove(&(*net, *offset)).is_some())
             }
             Effect::EnsureCgroup { instance, limits } => {
                 world.cgroups.insert(instance.clone(), *limits);
@@ -118,6 +120,14 @@ impl Host for SimHost {
         Ok(self.machine.world().observe_pool(pool))
     }
 
+    fn observe_stock(&self) -> Result<ObservedStock, Error> {
+        Ok(self.machine.world().observe_stock())
+    }
+
+    fn weigh(&self, removals: &[Effect]) -> Result<Vec<u64>, Error> {
+        Ok(removals.iter().map(|_| 0).collect())
+    }
+
     fn observe_node(&self) -> Result<ObservedNode, Error> {
         Ok(self.machine.world().observe_node())
     }
@@ -136,6 +146,12 @@ impl Host for SimHost {
 }
 
 impl World {
+    /// Removes something, whether it was there or not.
+    fn forget(&mut self, remove: impl FnOnce(&mut Self) -> bool) -> Result<(), Error> {
+        remove(self);
+        Ok(())
+    }
+
     fn remove_bridge(&mut self, net: NetId) -> Result<(), Error> {
         self.bridges.remove(&net);
         let ports = self.taps.iter_mut().filter(|((of, _), _)| *of == net);

@@ -118,7 +118,10 @@ impl Monitor {
             EventKind::TenantCreated
             | EventKind::TenantDestroyed
             | EventKind::PoolCreated
+            | EventKind::PoolUpdated
             | EventKind::PoolBuilt
+            | EventKind::PoolRolledBack
+            | EventKind::PoolCollected
             | EventKind::PoolScaled
             | EventKind::PoolDestroyed
             | EventKind::InstanceCreated

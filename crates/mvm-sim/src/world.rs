@@ -120,6 +120,10 @@ pub struct World {
     pub disk: Disk,
     /// Images that the builder made.
     pub images: BTreeSet<ImageHash>,
+    /// Instances with an older file of a log.
+    pub rotated_logs: BTreeSet<InstanceRef>,
+    /// Whether the builder kept what it fetched.
+    pub has_downloads: bool,
     /// Snapshots by serial number that ever ran again.
     pub resumed: BTreeSet<u64>,
     /// Everything guests ever drew.

@@ -12,7 +12,9 @@ use mvm_core::{
     id::{ImageHash, InstanceId, InstanceRef, PoolRef},
     instance::Instance,
     net::Network,
-    observed::{Ending, ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
+    observed::{
+        Ending, ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant,
+    },
     port::{ExecRequest, ExecStreams, Finding, Guest, Host, Logs},
 };
 use mvm_sim::{
@@ -46,6 +48,18 @@ impl Write for Captured {
 impl Rig for SimRig {
     fn image(&self) -> ImageHash {
         image()
+    }
+
+    fn litter(&self, instance: &InstanceRef) -> Result<ImageHash, Error> {
+        let spare: ImageHash = "e".repeat(64).parse().unwrap();
+        let mut world = self.machine.world();
+        world.images.insert(spare.clone());
+        world.has_downloads = true;
+        world.rotated_logs.insert(instance.clone());
+        world
+            .disk
+            .put(mvm_sim::disk::Path::Instance(instance.clone()), mvm_sim::disk::Content::Bare);
+        Ok(spare)
     }
 
     fn kill_vmm(&self, instance: &InstanceId) -> Result<(), Error> {
@@ -131,6 +145,12 @@ impl Host for Liar {
     fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error> {
         self.inner.observe_pool(pool)
     }
+    fn observe_stock(&self) -> Result<ObservedStock, Error> {
+        self.inner.observe_stock()
+    }
+    fn weigh(&self, removals: &[Effect]) -> Result<Vec<u64>, Error> {
+        self.inner.weigh(removals)
+    }
     fn observe_node(&self) -> Result<ObservedNode, Error> {
         self.inner.observe_node()
     }
@@ -153,6 +173,10 @@ fn a_host_that_lies_about_any_effect_does_not_conform() {
         "ensure_tenant_key",
         "remove_tenant_files",
         "ensure_revision",
+        "remove_revision",
+        "remove_image",
+        "remove_rotated_logs",
+        "remove_downloads",
         "remove_pool_files",
         "ensure_volume",
         "remove_instance_files",

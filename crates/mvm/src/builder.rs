@@ -1,7 +1,11 @@
 //! The `Builder` port over `mvm-build`: images and the VMM that boots them, fetched and made when
 //! missing.
 
-use std::{path::PathBuf, sync::Mutex};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+};
 
 use mvm_build::{
     Arch, Assets, Catalogue, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource,
@@ -11,8 +15,9 @@ use mvm_core::{
     error::{Error, ErrorKind},
     id::ImageHash,
     layout::data,
+    operation::Rebuild,
     pool::Source,
-    port::{Builder, Progress, ProgressStep},
+    port::{BuildOrder, Builder, Progress, ProgressStep},
 };
 
 use crate::config::Config;
@@ -23,7 +28,10 @@ const DEFAULT: &str = "default";
 const AGENT_PROTOCOL: u32 = 1;
 
 /// Makes images under the data directory.
-pub(crate) struct LocalBuilder {
+#[derive(Clone)]
+pub(crate) struct LocalBuilder(Arc<Workshop>);
+
+struct Workshop {
     config: Config,
     agent: PathBuf,
     /// One build at a time in this process; between processes the image store locks.
@@ -36,10 +44,12 @@ fn failed(kind: ErrorKind, act: &str, source: &(dyn std::error::Error + 'static)
 
 impl LocalBuilder {
     /// A builder whose images carry the guest agent at `agent`.
-    pub(crate) const fn new(config: Config, agent: PathBuf) -> Self {
-        Self { config, agent, busy: Mutex::new(()) }
+    pub(crate) fn new(config: Config, agent: PathBuf) -> Self {
+        Self(Arc::new(Workshop { config, agent, busy: Mutex::new(()) }))
     }
+}
 
+impl Workshop {
     fn fetcher(&self) -> Result<Fetcher, Error> {
         let mut settings = FetchConfig::new(self.config.data_dir.join("cache"));
         if let Some(mirror) = &self.config.asset_mirror {
@@ -75,6 +85,7 @@ impl LocalBuilder {
     fn make_default(
         &self,
         store: &ImageStore,
+        rebuild: Rebuild,
         progress: &dyn Progress,
     ) -> Result<ImageHash, Error> {
         let image = DefaultImage {
@@ -84,27 +95,83 @@ impl LocalBuilder {
             arch: arch()?,
             compression: RootCompression::Stored,
         };
-        let built = image
-            .build(&self.fetcher()?, store, &|step| progress.report(&report(step)))
-            .map_err(|error| {
-                failed(ErrorKind::Unavailable, "cannot make the default image", &error)
-                    .hint("it is made from Debian packages: apt must work on this machine")
-            })?;
+        let on = |step: mvm_build::Progress<'_>| progress.report(&report(step));
+        let fetcher = self.fetcher()?;
+        let built = match rebuild {
+            Rebuild::WhenChanged => image.build(&fetcher, store, &on),
+            Rebuild::Always => image.build_again(&fetcher, store, &on),
+        };
+        let built = built.map_err(|error| {
+            failed(ErrorKind::Unavailable, "cannot make the default image", &error)
+                .hint("it is made from Debian packages: apt must work on this machine")
+        })?;
         hash_of(&built.manifest.hash.to_string())
     }
 }
 
 impl Builder for LocalBuilder {
-    fn ensure_image(&self, source: &Source, progress: &dyn Progress) -> Result<ImageHash, Error> {
+    /// A build that takes too long is left to itself: it ends with this process or, in one that
+    /// lives on, when it is done; what it makes then is in the store for the next one.
+    fn ensure_image(
+        &self,
+        order: &BuildOrder,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<ImageHash, Error> {
+        not_yet(&order.source)?;
+        let (sender, receiver) = mpsc::channel();
+        let (workshop, order_of, teller) = (self.0.clone(), order.clone(), progress.clone());
+        thread::spawn(move || sender.send(workshop.ensure(&order_of, &*teller)));
+        receiver.recv_timeout(order.timeout.duration()).unwrap_or_else(|why| {
+            Err(match why {
+                mpsc::RecvTimeoutError::Timeout => Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the build took longer than {} s", order.timeout.0),
+                )
+                .hint("give it more time: --timeout SECS"),
+                mpsc::RecvTimeoutError::Disconnected => {
+                    Error::new(ErrorKind::Failed, "the build ended without a word")
+                }
+            })
+        })
+    }
+}
+
+/// Refuses sources that nothing here builds yet.
+fn not_yet(source: &Source) -> Result<(), Error> {
+    let what = match source {
+        Source::Image(_) => return Ok(()),
+        Source::Flake(_) => "flakes",
+        Source::Template(_) => "templates",
+    };
+    Err(Error::new(ErrorKind::Unavailable, format!("this version cannot build {what} yet")).hint(
+        "use a ready image: mvm pool update <tenant>/<pool> --image default, and build again",
+    ))
+}
+
+impl Workshop {
+    fn ensure(&self, order: &BuildOrder, progress: &dyn Progress) -> Result<ImageHash, Error> {
+        not_yet(&order.source)?;
         let _one_at_a_time = self.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.ensure_vmm(progress)?;
         let directory = self.config.data_dir.join(data::IMAGES);
         let store = ImageStore::open(&directory)
             .map_err(|error| failed(ErrorKind::Failed, "cannot open the image store", &error))?;
-        let Source::Image(name) = source;
+        let name = order.source.text();
         match store.find(name) {
+            Ok(_) if name == DEFAULT && order.rebuild == Rebuild::Always => {
+                self.make_default(&store, order.rebuild, progress)
+            }
+            Ok(image) if order.rebuild == Rebuild::Always => {
+                // A ready image has nothing that it could be made from; its bytes are looked at.
+                image.verify().map_err(|error| {
+                    failed(ErrorKind::Integrity, &format!("cannot use the image {name:?}"), &error)
+                })?;
+                hash_of(&image.manifest.hash.to_string())
+            }
             Ok(image) => hash_of(&image.manifest.hash.to_string()),
-            Err(StoreError::NotFound(_)) if name == DEFAULT => self.make_default(&store, progress),
+            Err(StoreError::NotFound(_)) if name == DEFAULT => {
+                self.make_default(&store, order.rebuild, progress)
+            }
             Err(error @ (StoreError::NotFound(_) | StoreError::Ambiguous(_))) => {
                 Err(failed(ErrorKind::NotFound, &format!("there is no image {name:?}"), &error)
                     .hint("use --image default, or the hash of an image in the image store"))

@@ -10,6 +10,9 @@ use serde::Deserialize;
 /// The version of Firecracker that is used unless told otherwise.
 pub const FIRECRACKER: &str = "1.12.1";
 
+/// How many builds of a pool are kept unless told otherwise.
+const KEEP_BUILDS: u32 = 3;
+
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -23,6 +26,8 @@ pub struct Config {
     pub production: bool,
     /// The Firecracker version of new instances (`MVM_FC_VERSION`).
     pub firecracker: String,
+    /// How many of a pool's newest builds garbage collection keeps (`gc.keep_builds`).
+    pub keep_builds: u32,
     /// Where assets are looked for before their own sources (`MVM_ASSET_MIRROR`).
     pub asset_mirror: Option<String>,
 }
@@ -45,6 +50,15 @@ struct File {
     production: Option<bool>,
     firecracker: Option<String>,
     asset_mirror: Option<String>,
+    #[serde(default)]
+    gc: GcTable,
+}
+
+/// The table `[gc]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GcTable {
+    keep_builds: Option<u32>,
 }
 
 impl Config {
@@ -92,6 +106,7 @@ impl Config {
             firecracker: variable("MVM_FC_VERSION")
                 .or(file.firecracker)
                 .unwrap_or_else(|| FIRECRACKER.to_owned()),
+            keep_builds: file.gc.keep_builds.unwrap_or(KEEP_BUILDS),
             asset_mirror: variable("MVM_ASSET_MIRROR").or(file.asset_mirror),
         };
         config.validate()

@@ -27,9 +27,11 @@ pub use mvm_core::{
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     net::{NetId, Network, Subnet},
     observed::NodeFacts,
-    operation::Operation,
+    operation::{Operation, Rebuild},
     plan::{Step, pool::Assignment},
-    pool::{Counts, Pool, Resources, Role, Source},
+    pool::{
+        Counts, Pool, PoolChange, Resources, Revision, RevisionName, Role, RuntimePolicy, Source,
+    },
     port::{
         ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, Progress, ProgressStep,
         TerminalSize,
@@ -40,7 +42,7 @@ pub use mvm_core::{
     units,
 };
 pub use mvm_engine::{
-    Cancel, Change, Context, Made, Outcome, Preview, is_cancelled,
+    Cancel, Change, Context, Deferral, Failed, Made, Outcome, Preview, Removal, is_cancelled,
     query::{Filter, InstanceView, NodeView, PoolView, TenantView},
 };
 pub use wiring::Mvm;

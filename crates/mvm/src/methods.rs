@@ -7,7 +7,7 @@ use mvm_core::{
     instance::Drain,
     net::{NetId, Subnet},
     operation::Operation,
-    pool::{Resources, Role, Source},
+    pool::{PoolChange, Resources, RevisionName, Role, Source},
     port::{ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
     quota::Quotas,
     state::Move,
@@ -74,7 +74,43 @@ impl Mvm {
 
     /// Makes the pool's image and makes it current.
     pub fn pool_build(&self, cx: &Context, pool: &PoolRef) -> Result<Outcome, Error> {
-        self.operate(cx, &Operation::PoolBuild { pool: pool.clone() })
+        self.operate(cx, &Operation::build(pool.clone()))
+    }
+
+    /// Changes what a pool's next builds and new instances are.
+    pub fn pool_update(
+        &self,
+        cx: &Context,
+        pool: &PoolRef,
+        change: PoolChange,
+    ) -> Result<Outcome, Error> {
+        let change = Box::new(change);
+        self.operate(cx, &Operation::PoolUpdate { pool: pool.clone(), change })
+    }
+
+    /// Makes an earlier build of a pool current.
+    pub fn pool_rollback(
+        &self,
+        cx: &Context,
+        pool: &PoolRef,
+        revision: RevisionName,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::PoolRollback { pool: pool.clone(), revision })
+    }
+
+    /// Removes a pool's builds that nothing uses but the `keep` newest.
+    pub fn pool_gc(
+        &self,
+        cx: &Context,
+        pool: &PoolRef,
+        keep: Option<u32>,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::PoolGc { pool: pool.clone(), keep })
+    }
+
+    /// Removes everything of ours on the node that nothing uses.
+    pub fn node_gc(&self, cx: &Context, keep: Option<u32>) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::NodeGc { keep })
     }
 
     /// Sets the counts (running, warm, sleeping) and converges to them; an absent one stays.

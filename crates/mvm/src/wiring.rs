@@ -59,8 +59,11 @@ impl Mvm {
             clock: Arc::new(SystemClock),
             locks: Arc::new(FileLocks::new(config.run_dir.clone())),
         };
-        let settings =
-            mvm_engine::Config { guest_memory: guest_memory(), ..mvm_engine::Config::default() };
+        let settings = mvm_engine::Config {
+            guest_memory: guest_memory(),
+            keep_builds: config.keep_builds,
+            ..mvm_engine::Config::default()
+        };
         Ok(Self { engine: Engine::new(ports, settings) })
     }
 }

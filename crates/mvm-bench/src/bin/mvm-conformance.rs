@@ -70,6 +70,21 @@ impl Rig for RealRig {
         self.image.clone()
     }
 
+    fn litter(&self, instance: &InstanceRef) -> Result<ImageHash, Error> {
+        let spare: ImageHash = "e".repeat(64).parse().map_err(|_| failed("no hash"))?;
+        let data = &self.roots.data;
+        for (directory, name) in [
+            (data.join(layout::data::image(&spare)), "rootfs.squashfs"),
+            (data.join(layout::data::logs(instance)), "console.log.1"),
+            (data.join(layout::data::DOWNLOADS).join("blobs"), "something.deb"),
+        ] {
+            fs::create_dir_all(&directory)
+                .and_then(|()| fs::write(directory.join(name), "litter"))
+                .map_err(|error| failed("cannot make litter").because(&error))?;
+        }
+        Ok(spare)
+    }
+
     fn kill_vmm(&self, id: &InstanceId) -> Result<(), Error> {
         let run = self.roots.run.join(layout::run::instance(id));
         let has_shim = fs::read_to_string(

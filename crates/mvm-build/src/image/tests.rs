@@ -96,7 +96,7 @@ impl World {
     }
 
     fn build(&self, image: &DefaultImage, on: OnProgress<'_>) -> Result<Image, BuildError> {
-        image.build_locked(self.lock.clone(), &self.fetcher, &self.store, on)
+        image.build_locked(self.lock.clone(), &self.fetcher, &self.store, Answered::Used, on)
     }
 }
 

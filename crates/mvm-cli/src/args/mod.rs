@@ -15,7 +15,7 @@ pub(crate) use events::EventsArgs;
 pub(crate) use instance::{ExecArgs, InstanceCommand, drain};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;
-pub(crate) use pool::PoolCommand;
+pub(crate) use pool::{PoolCommand, PoolCreateArgs};
 pub(crate) use tenant::{TenantCommand, TenantCreateArgs};
 
 /// Run fleets of Firecracker microVMs: many tenants, each behind its own walls
@@ -68,6 +68,8 @@ pub(crate) enum Format {
     Table,
     /// One JSON document, for programs.
     Json,
+    /// The same document as YAML.
+    Yaml,
 }
 
 #[derive(Debug, Subcommand)]

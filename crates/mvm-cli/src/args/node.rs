@@ -6,4 +6,10 @@ use clap::Subcommand;
 pub(crate) enum NodeCommand {
     /// Show what this node is and can do
     Info,
+    /// Remove builds, images, downloads, logs and orphans that nothing uses
+    Gc {
+        /// Keep this many of each pool's newest builds [default: gc.keep_builds of the configuration, 3]
+        #[arg(long, value_name = "N")]
+        keep: Option<u32>,
+    },
 }

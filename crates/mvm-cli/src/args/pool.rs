@@ -1,7 +1,10 @@
 //! The arguments of `mvm pool …`.
 
 use clap::{Args, Subcommand};
-use mvm::{PoolRef, Role, TenantId};
+use mvm::{
+    Operation, PoolChange, PoolRef, RevisionName, Role, Source, TenantId,
+    units::{Mib, Seconds, Vcpus},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
@@ -21,6 +24,30 @@ pub(crate) enum PoolCommand {
     Build {
         /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
+        /// How long it may take
+        #[arg(long, value_name = "SECS", default_value_t = Operation::BUILD_TIMEOUT.0)]
+        timeout: u32,
+        /// Build again although nothing changed
+        #[arg(long)]
+        force: bool,
+    },
+    /// Change what a pool's next builds and new instances are
+    Update(Box<PoolUpdateArgs>),
+    /// Make an earlier build current
+    Rollback {
+        /// The pool, as `<tenant>/<pool>`
+        pool: PoolRef,
+        /// 1 for the newest build, 2 for the one before, or the beginning of a hash
+        #[arg(long, value_name = "N|HASH")]
+        revision: RevisionName,
+    },
+    /// Remove builds, snapshots and logs that nothing uses
+    Gc {
+        /// The pool, as `<tenant>/<pool>`
+        pool: PoolRef,
+        /// Keep this many of the newest builds [default: gc.keep_builds of the configuration, 3]
+        #[arg(long, value_name = "N")]
+        keep: Option<u32>,
     },
     /// Set how many instances shall be in each state, and bring the pool there
     Scale(PoolScaleArgs),
@@ -38,10 +65,9 @@ pub(crate) enum PoolCommand {
 pub(crate) struct PoolCreateArgs {
     /// The new pool, as `<tenant>/<pool>`
     pub(crate) pool: PoolRef,
-    /// The image of its instances; `default` is made from Debian packages
-    #[arg(long, value_name = "IMAGE")]
-    pub(crate) image: String,
-    /// The profile of the image
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// The profile of the source
     #[arg(long, default_value = "minimal")]
     pub(crate) profile: String,
     /// `gateway`, `builder`, `worker` or `capability-<name>`
@@ -56,6 +82,91 @@ pub(crate) struct PoolCreateArgs {
     /// Data disk of one instance, mounted at /data; 0 for none
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     pub(crate) data_disk: u32,
+}
+
+/// Where a pool's image comes from: one of three.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SourceArgs {
+    /// A Nix flake, for example github:org/app?rev=abc123
+    #[arg(long, value_name = "REF")]
+    flake: Option<String>,
+    /// A template, whose builds are shared between tenants
+    #[arg(long, value_name = "NAME")]
+    template: Option<String>,
+    /// A ready image; `default` is made from Debian packages
+    #[arg(long, value_name = "IMAGE")]
+    image: Option<String>,
+}
+
+impl SourceArgs {
+    /// The source that was given.
+    pub(crate) fn source(self) -> Option<Source> {
+        let Self { flake, template, image } = self;
+        flake.map(Source::Flake).or(template.map(Source::Template)).or(image.map(Source::Image))
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolUpdateArgs {
+    /// The pool, as `<tenant>/<pool>`
+    pub(crate) pool: PoolRef,
+    /// A Nix flake, for example github:org/app?rev=abc123
+    #[arg(long, value_name = "REF", group = "new_source")]
+    flake: Option<String>,
+    /// A template, whose builds are shared between tenants
+    #[arg(long, value_name = "NAME", group = "new_source")]
+    template: Option<String>,
+    /// A ready image; `default` is made from Debian packages
+    #[arg(long, value_name = "IMAGE", group = "new_source")]
+    image: Option<String>,
+    /// The profile of the source
+    #[arg(long)]
+    profile: Option<String>,
+    /// `gateway`, `builder`, `worker` or `capability-<name>`
+    #[arg(long)]
+    role: Option<Role>,
+    /// vCPUs of new instances
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+    /// Memory of new instances
+    #[arg(long, value_name = "MIB")]
+    mem: Option<u32>,
+    /// Data disk of new instances, mounted at /data; 0 for none
+    #[arg(long, value_name = "MIB")]
+    data_disk: Option<u32>,
+    /// Shortest time in Running before policy may act on a new instance
+    #[arg(long, value_name = "SECS")]
+    min_running: Option<u32>,
+    /// Shortest time in Warm before policy may act on a new instance
+    #[arg(long, value_name = "SECS")]
+    min_warm: Option<u32>,
+    /// How long a new instance may take to drain before sleep is forced
+    #[arg(long, value_name = "SECS")]
+    drain_timeout: Option<u32>,
+    /// How long a new instance may take to shut down before it is killed
+    #[arg(long, value_name = "SECS")]
+    graceful_shutdown: Option<u32>,
+}
+
+impl PoolUpdateArgs {
+    /// The change that the flags ask for.
+    pub(crate) fn change(self) -> PoolChange {
+        let source =
+            SourceArgs { flake: self.flake, template: self.template, image: self.image }.source();
+        PoolChange {
+            source,
+            profile: self.profile,
+            role: self.role,
+            vcpus: self.cpus.map(Vcpus),
+            mem_mib: self.mem.map(Mib),
+            data_disk_mib: self.data_disk.map(Mib),
+            min_running_seconds: self.min_running.map(Seconds),
+            min_warm_seconds: self.min_warm.map(Seconds),
+            drain_timeout_seconds: self.drain_timeout.map(Seconds),
+            graceful_shutdown_seconds: self.graceful_shutdown.map(Seconds),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use mvm::Error;
+use mvm::{Error, Operation};
 
 use crate::{args::NodeCommand, run::Session, show};
 
@@ -13,5 +13,6 @@ pub(crate) fn run(session: &Session, command: &NodeCommand) -> Result<ExitCode, 
             session.print(&node, show::node)?;
             Ok(ExitCode::SUCCESS)
         }
+        NodeCommand::Gc { keep } => session.operate(&Operation::NodeGc { keep: *keep }),
     }
 }

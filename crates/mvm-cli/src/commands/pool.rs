@@ -3,26 +3,20 @@
 use std::process::ExitCode;
 
 use mvm::{
-    Error, Operation, Resources, Source,
-    units::{Mib, Vcpus},
+    Error, ErrorKind, Operation, Rebuild, Resources,
+    units::{Mib, Seconds, Vcpus},
 };
 
 use super::confirm;
-use crate::{args::PoolCommand, run::Session, show};
+use crate::{
+    args::{PoolCommand, PoolCreateArgs},
+    run::Session,
+    show,
+};
 
 pub(crate) fn run(session: &Session, command: PoolCommand) -> Result<ExitCode, Error> {
     match command {
-        PoolCommand::Create(args) => session.operate(&Operation::PoolCreate {
-            pool: args.pool,
-            source: Source::Image(args.image),
-            profile: args.profile,
-            role: args.role,
-            resources: Resources {
-                vcpus: Vcpus(args.cpus),
-                mem_mib: Mib(args.mem),
-                data_disk_mib: Mib(args.data_disk),
-            },
-        }),
+        PoolCommand::Create(args) => session.operate(&create(args)?),
         PoolCommand::List { tenant } => {
             let all: Vec<_> = session.mvm.pool_list(&tenant)?.iter().map(show::Pool::of).collect();
             session.print(&all, |all| show::pools(all))?;
@@ -33,7 +27,19 @@ pub(crate) fn run(session: &Session, command: PoolCommand) -> Result<ExitCode, E
             session.print(&one, show::pool)?;
             Ok(ExitCode::SUCCESS)
         }
-        PoolCommand::Build { pool } => session.operate(&Operation::PoolBuild { pool }),
+        PoolCommand::Build { pool, timeout, force } => session.operate(&Operation::PoolBuild {
+            pool,
+            timeout: Seconds(timeout),
+            rebuild: if force { Rebuild::Always } else { Rebuild::WhenChanged },
+        }),
+        PoolCommand::Update(args) => {
+            let pool = args.pool.clone();
+            session.operate(&Operation::PoolUpdate { pool, change: Box::new(args.change()) })
+        }
+        PoolCommand::Rollback { pool, revision } => {
+            session.operate(&Operation::PoolRollback { pool, revision })
+        }
+        PoolCommand::Gc { pool, keep } => session.operate(&Operation::PoolGc { pool, keep }),
         PoolCommand::Scale(args) => session.operate(&Operation::PoolScale {
             pool: args.pool,
             running: args.running,
@@ -46,4 +52,22 @@ pub(crate) fn run(session: &Session, command: PoolCommand) -> Result<ExitCode, E
             session.operate(&Operation::PoolDestroy { pool, force: true })
         }
     }
+}
+
+fn create(args: PoolCreateArgs) -> Result<Operation, Error> {
+    let source = args.source.source().ok_or_else(|| {
+        Error::new(ErrorKind::Usage, "a pool needs a source")
+            .hint("give one of --flake, --template and --image")
+    })?;
+    Ok(Operation::PoolCreate {
+        pool: args.pool,
+        source,
+        profile: args.profile,
+        role: args.role,
+        resources: Resources {
+            vcpus: Vcpus(args.cpus),
+            mem_mib: Mib(args.mem),
+            data_disk_mib: Mib(args.data_disk),
+        },
+    })
 }

@@ -14,14 +14,13 @@ pub(crate) fn text(error: &Error) -> String {
     lines.join("\n")
 }
 
-/// Says an error; with JSON the error document follows on standard output.
+/// Says an error; with JSON or YAML the error document follows on standard output.
 pub(crate) fn say(error: &Error, format: Format) {
     // Where standard error is gone, the exit code still speaks.
     let _ = writeln!(io::stderr(), "{}", text(error));
-    if format == Format::Json
-        && let Ok(document) = serde_json::to_string_pretty(&serde_json::json!({ "error": error }))
-    {
-        let _ = writeln!(io::stdout(), "{document}");
+    if format != Format::Table {
+        let document = serde_json::json!({ "error": error });
+        let _ = super::result(format, &document, |_| String::new());
     }
 }
 

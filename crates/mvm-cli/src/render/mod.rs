@@ -3,6 +3,7 @@
 pub(crate) mod error;
 pub(crate) mod progress;
 pub(crate) mod table;
+mod yaml;
 
 use std::io::{self, Write};
 
@@ -10,7 +11,7 @@ use serde::Serialize;
 
 use crate::args::Format;
 
-/// Prints a result: `value` as JSON, or what `text` makes of it.
+/// Prints a result: `value` as JSON or YAML, or what `text` makes of it.
 ///
 /// # Errors
 /// Standard output is gone.
@@ -21,6 +22,7 @@ pub(crate) fn result<T: Serialize>(
 ) -> io::Result<()> {
     let printed = match format {
         Format::Json => serde_json::to_string_pretty(value).map_err(io::Error::other)?,
+        Format::Yaml => yaml::document(&serde_json::to_value(value).map_err(io::Error::other)?),
         Format::Table => text(value),
     };
     let mut out = io::stdout().lock();

@@ -28,7 +28,7 @@ impl Reporter {
     pub(crate) fn of(global: &Global) -> Self {
         if global.quiet {
             Self::Silent
-        } else if global.output() == Format::Json {
+        } else if global.output() != Format::Table {
             Self::Events
         } else if io::stderr().is_terminal() {
             Self::Bars(MultiProgress::new(), Mutex::default())

@@ -15,3 +15,15 @@ pub(crate) use node::{Node, node};
 pub(crate) use outcome::{outcome, outcome_json, preview};
 pub(crate) use pool::{Pool, pool, pools};
 pub(crate) use tenant::{Tenant, tenant, tenants};
+
+/// An amount of disk or memory for people, in the largest unit that leaves a whole number.
+pub(crate) fn size(bytes: u64) -> String {
+    let (mut amount, mut unit) = (bytes, "B");
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if amount < 10 * 1024 {
+            break;
+        }
+        (amount, unit) = (amount / 1024, larger);
+    }
+    format!("{amount} {unit}")
+}

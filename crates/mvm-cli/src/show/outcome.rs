@@ -1,9 +1,9 @@
 //! What a change did, or would do.
 
-use mvm::{Made, Outcome, Preview};
+use mvm::{Made, Outcome, Preview, Removal};
 use serde_json::{Value, json};
 
-use super::pool::counts;
+use super::{pool::counts, size};
 
 /// The document of a change: the address of what was made first, then everything else.
 pub(crate) fn outcome_json(outcome: &Outcome) -> Value {
@@ -48,10 +48,26 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
     for deferral in &outcome.deferrals {
         lines.push(format!("{}: left alone: {}", deferral.instance, deferral.reason));
     }
+    lines.extend(removals(&outcome.removals, "removed"));
+    lines.extend(outcome.notes.iter().map(|note| format!("Note: {note}.")));
     if lines.is_empty() {
         lines.push("Nothing to do.".to_owned());
     }
     lines.join("\n")
+}
+
+/// One line for each thing that goes, and one for all of them.
+fn removals(all: &[Removal], verb: &str) -> Vec<String> {
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let what = |one: &Removal| one.effect.trim_start_matches("remove_").replace('_', " ");
+    let line =
+        |one: &Removal| format!("{verb}: {} {} ({})", what(one), one.subject, size(one.bytes));
+    let mut lines: Vec<String> = all.iter().map(line).collect();
+    let bytes = all.iter().map(|one| one.bytes).sum();
+    lines.push(format!("{} in all, {} given back.", all.len(), size(bytes)));
+    lines
 }
 
 /// What a change would do.
@@ -62,6 +78,8 @@ pub(crate) fn preview(preview: &Preview) -> String {
     }
     lines.extend(preview.steps.iter().map(|step| format!("would do: {}", json!(step))));
     lines.extend(preview.assignments.iter().map(|one| format!("would assign: {}", json!(one))));
+    lines.extend(removals(&preview.removals, "would remove"));
+    lines.extend(preview.notes.iter().map(|note| format!("Note: {note}.")));
     lines.extend(preview.destroyed.iter().map(|one| format!("would destroy: {one}")));
     if lines.is_empty() { "Nothing to do.".to_owned() } else { lines.join("\n") }
 }

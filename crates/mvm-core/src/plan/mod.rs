@@ -5,11 +5,13 @@
 //!
 //! - [`instance`] — one instance to its wanted state.
 //! - [`pool`] — which instance shall be in which state, from the counts.
+//! - [`gc`] — what nothing uses any more.
 //! - [`truth`] — what happened while nobody looked.
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod fixture;
+pub mod gc;
 pub mod instance;
 pub mod pool;
 pub mod truth;

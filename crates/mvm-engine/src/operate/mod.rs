@@ -1,6 +1,8 @@
 //! One function per operation, each with its checks before its first effect.
 
+pub(crate) mod change;
 pub(crate) mod create;
+pub(crate) mod gc;
 pub(crate) mod instance;
 pub(crate) mod pool;
 pub(crate) mod scale;

@@ -6,12 +6,13 @@ use mvm_core::{
     event::EventKind,
     id::{ImageHash, InstanceRef, PoolId, PoolRef, Subject},
     instance::{Drain, Instance, Want},
+    operation::Rebuild,
     pool::{Counts, Pool, Resources, Revision, Role, RuntimePolicy, Source},
-    port::{Table, Transaction},
+    port::{BuildOrder, Table, Transaction},
     quota::Usage,
     state::State,
     tenant::Tenant,
-    units::Generation,
+    units::{Generation, Seconds},
 };
 
 use super::{
@@ -82,6 +83,7 @@ impl Engine {
             desired_counts: Counts::default(),
             runtime_policy: RuntimePolicy::default(),
             revisions: Vec::new(),
+            rolled_back_to: None,
             destroying: false,
             created_at: self.ports.clock.now(),
             generation: Generation(0),
@@ -94,19 +96,30 @@ impl Engine {
 
     /// One build per tenant at a time: the tenant's lock is held while the image is made, the
     /// pool's only while it becomes current.
-    pub(crate) fn pool_build(&self, cx: &Context, id: &PoolRef) -> Result<Outcome, Error> {
+    pub(crate) fn pool_build(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        timeout: Seconds,
+        rebuild: Rebuild,
+    ) -> Result<Outcome, Error> {
+        if timeout.0 == 0 {
+            return Err(Error::new(ErrorKind::Invalid, "a build needs a timeout of 1 s or more"));
+        }
         let (_, pool) = self.within(|tx| living(tx, id))?;
         let _tenant = self.lock(&Subject::Tenant(id.tenant.clone()))?;
+        let source = pool.source.clone();
+        let order = BuildOrder { source, profile: pool.profile, role: pool.role, rebuild, timeout };
         let image = self
             .ports
             .builder
-            .ensure_image(&pool.source, &*cx.progress)
-            .map_err(|e| e.context(format!("cannot build pool {id} from {}", pool.source)))?;
+            .ensure_image(&order, &cx.progress)
+            .map_err(|e| e.context(format!("cannot build pool {id} from {}", order.source)))?;
         let _pool = self.lock(&Subject::Pool(id.clone()))?;
         cx.cancel.check()?;
         self.within(|tx| living(tx, id))?;
         self.execute(&Effect::EnsureRevision { pool: id.clone(), image: image.clone() })?;
-        let waiting = self.within(|tx| self.record_build(tx, cx, id, &image))?;
+        let waiting = self.within(|tx| self.record_build(tx, cx, id, &image, &order.source))?;
         for instance in waiting {
             self.prepare(&instance)?;
         }
@@ -119,11 +132,15 @@ impl Engine {
         cx: &Context,
         id: &PoolRef,
         image: &ImageHash,
+        source: &Source,
     ) -> Result<Vec<InstanceRef>, Error> {
         let (_, mut pool) = living(tx, id)?;
         if pool.current() != Some(image) {
-            let built_at = self.ports.clock.now();
-            pool.revisions.insert(0, Revision { image: image.clone(), built_at });
+            if pool.revisions.first().is_none_or(|newest| newest.image != *image) {
+                let (built_at, source) = (self.ports.clock.now(), Some(source.clone()));
+                pool.revisions.insert(0, Revision { image: image.clone(), built_at, source });
+            }
+            pool.rolled_back_to = None;
             records::put(tx, &mut pool)?;
             let event = self.event(&cx.actor, &id.tenant, EventKind::PoolBuilt).of_pool(&id.pool);
             tx.append(&event.with("image", image))?;
@@ -229,8 +246,13 @@ impl Engine {
 
 pub(crate) fn valid(ask: &NewPool) -> Result<(), Error> {
     ask.resources.validate()?;
-    ask.profile.parse::<PoolId>().map(drop).map_err(|_| {
-        Error::new(ErrorKind::Invalid, format!("{:?} is not the name of a profile", ask.profile))
+    ask.source.validate()?;
+    valid_profile(&ask.profile)
+}
+
+pub(crate) fn valid_profile(name: &str) -> Result<(), Error> {
+    name.parse::<PoolId>().map(drop).map_err(|_| {
+        Error::new(ErrorKind::Invalid, format!("{name:?} is not the name of a profile"))
             .hint("a profile is named like a pool, for example: minimal")
     })
 }
@@ -250,7 +272,7 @@ pub(crate) fn may_go(tx: &mut dyn Transaction, id: &PoolRef, force: bool) -> Res
 }
 
 /// A pool whose single instance breaks the quota is refused at once.
-fn fits(tenant: &Tenant, size: Resources) -> Result<(), Error> {
+pub(crate) fn fits(tenant: &Tenant, size: Resources) -> Result<(), Error> {
     let mut one = Usage::default();
     one.hold(size, State::Running, Want::Running);
     tenant.quotas.admit(&one).map_err(|e| e.context("not even one instance of this pool could run"))

@@ -85,7 +85,7 @@ fn planning_and_recording_a_wake_over_the_durable_store() {
     for operation in [
         tenant_create("acme", Quotas::default()),
         pool_create("acme/web"),
-        Operation::PoolBuild { pool: pool("acme/web") },
+        Operation::build(pool("acme/web")),
         scale(1, 0, 0),
     ] {
         engine.operate(&rig.cx, &operation).unwrap();

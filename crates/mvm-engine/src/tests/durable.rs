@@ -21,11 +21,9 @@ fn store(data: &Path) -> Arc<SqliteStore> {
 
 fn prepare(rig: &Rig, engine: &crate::Engine) {
     let quotas = Quotas { max_instances_per_pool: 100, ..Quotas::default() };
-    for operation in [
-        tenant_create("acme", quotas),
-        pool_create("acme/web"),
-        Operation::PoolBuild { pool: pool("acme/web") },
-    ] {
+    for operation in
+        [tenant_create("acme", quotas), pool_create("acme/web"), Operation::build(pool("acme/web"))]
+    {
         engine.operate(&rig.cx, &operation).unwrap();
     }
 }

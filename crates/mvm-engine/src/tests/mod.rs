@@ -80,7 +80,7 @@ fn a_created_instance_can_only_be_destroyed_until_its_pool_is_built() {
         assert_eq!(rig.go(&id, wish).unwrap_err().kind, ErrorKind::Conflict);
     }
     assert_eq!(rig.operate(&scale(1, 0, 0)).unwrap_err().kind, ErrorKind::Conflict);
-    rig.operate(&Operation::PoolBuild { pool: pool("acme/web") }).unwrap();
+    rig.operate(&Operation::build(pool("acme/web"))).unwrap();
     assert_eq!(rig.record(&id).state, State::Ready);
     rig.go(&id, Move::Start).unwrap();
 }

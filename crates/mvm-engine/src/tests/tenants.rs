@@ -100,7 +100,7 @@ fn nothing_is_made_in_a_tenant_whose_destruction_was_cut_off() {
     conflict(pool_create("acme/db"));
     conflict(Operation::InstanceCreate { pool: pool("acme/web") });
     conflict(scale(1, 0, 0));
-    conflict(Operation::PoolBuild { pool: pool("acme/web") });
+    conflict(Operation::build(pool("acme/web")));
     conflict(tenant_create("acme", Quotas::default()));
     assert_eq!(rig.go(&id, Move::Start).unwrap_err().kind, ErrorKind::Conflict);
     rig.world.look().failing.clear();

@@ -21,6 +21,7 @@ pub mod key;
 pub mod listing;
 pub mod snapshot;
 pub mod space;
+pub mod stock;
 pub mod volume;
 
 pub use error::Error;

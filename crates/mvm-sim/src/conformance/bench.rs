@@ -10,8 +10,8 @@ use mvm_core::{
     instance::{Drain, Instance, Want},
     net::{NetId, Network, Offset, Subnet},
     observed::{
-        ObservedInstance, ObservedNode, ObservedPool, ObservedTenant, PausedFor, Phase,
-        SnapshotPhase,
+        ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant, PausedFor,
+        Phase, SnapshotPhase,
     },
     pool::{Resources, Role, RuntimePolicy},
     port::{GuestAct, GuestAnswer},
@@ -34,6 +34,7 @@ pub(super) struct Seen {
     pub(super) instance: ObservedInstance,
     pub(super) tenant: ObservedTenant,
     pub(super) pool: ObservedPool,
+    pub(super) stock: ObservedStock,
     pub(super) node: ObservedNode,
 }
 
@@ -95,6 +96,7 @@ impl<'a> Bench<'a> {
             instance: host.observe_instance(&self.record).map_err(failed)?,
             tenant: host.observe_tenant(&self.record.network).map_err(failed)?,
             pool: host.observe_pool(&self.pool()).map_err(failed)?,
+            stock: host.observe_stock().map_err(failed)?,
             node: host.observe_node().map_err(failed)?,
         })
     }

@@ -79,6 +79,33 @@ pub(super) fn pool(bench: &mut Bench<'_>) -> Result<(), String> {
     })
 }
 
+pub(super) fn litter(bench: &mut Bench<'_>) -> Result<(), String> {
+    let (pool, image) = (bench.pool(), bench.subject.rig.image());
+    let instance = bench.record.instance.clone();
+    let spare = bench.subject.rig.litter(&instance).map_err(|error| error.to_string())?;
+    bench.do_once(&Effect::EnsureRevision { pool: pool.clone(), image: image.clone() })?;
+    bench.do_once(&Effect::EnsureRevision { pool: pool.clone(), image: spare.clone() })?;
+    let remove =
+        |image: &ImageHash| Effect::RemoveRevision { pool: pool.clone(), image: image.clone() };
+    bench.refuses(&remove(&spare), "it is current")?;
+    bench.do_once(&Effect::EnsureRevision { pool: pool.clone(), image: image.clone() })?;
+    bench.tries(&remove(&spare), |seen| seen.pool.revisions == [image.clone()])?;
+    if !bench.see()?.stock.images.contains(&spare) {
+        return Err("an image went with a link to it".to_owned());
+    }
+    bench.tries(&Effect::RemoveImage(spare.clone()), |seen| {
+        !seen.stock.images.contains(&spare) && seen.stock.images.contains(&image)
+    })?;
+    let stock = bench.see()?.stock;
+    if !stock.downloads || !stock.rotated_logs.contains(&instance) {
+        return Err(format!("the litter that was made does not show: {stock:?}"));
+    }
+    bench.tries(&Effect::RemoveRotatedLogs(instance.clone()), |seen| {
+        !seen.stock.rotated_logs.contains(&instance)
+    })?;
+    bench.tries(&Effect::RemoveDownloads, |seen| !seen.stock.downloads)
+}
+
 pub(super) fn volume(bench: &mut Bench<'_>) -> Result<(), String> {
     let size = bench.record.resources.data_disk_mib;
     bench

@@ -70,6 +70,18 @@ impl World {
         Ok(())
     }
 
+    pub(super) fn remove_revision(
+        &mut self,
+        pool: &PoolRef,
+        image: &ImageHash,
+    ) -> Result<(), Error> {
+        let current = Content::Current(image.clone());
+        if self.disk.get(&Path::Current(pool.clone())) == Some(&current) {
+            return Err(conflict(format!("{} is current in {pool}", image.short())));
+        }
+        self.remove_files(&Path::Revision(pool.clone(), image.clone()))
+    }
+
     /// Directories of an instance, as far as they are not there.
     pub(super) fn make_directories(&mut self, instance: &InstanceRef) {
         self.disk.put(Path::Tenant(instance.tenant.clone()), Content::Bare);

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use mvm_core::{
     effect::Firewall,
-    id::{InstanceId, PoolRef},
+    id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
     net::Network,
     observed::{
-        Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool,
+        Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool, ObservedStock,
         ObservedTenant, ObservedVmm,
     },
     port::Finding,
@@ -108,6 +108,18 @@ impl World {
             }
         }
         seen
+    }
+
+    /// What could be made or fetched again.
+    #[must_use]
+    pub fn observe_stock(&self) -> ObservedStock {
+        let has_files =
+            |one: &&InstanceRef| self.disk.get(&Path::Instance((*one).clone())).is_some();
+        ObservedStock {
+            images: self.images.iter().cloned().collect(),
+            rotated_logs: self.rotated_logs.iter().filter(has_files).cloned().collect(),
+            downloads: self.has_downloads,
+        }
     }
 
     /// Everything of ours.

@@ -9,10 +9,9 @@ use mvm_core::{
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
     instance::Instance,
     net::Network,
-    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedTenant},
-    pool::Source,
+    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
-        Builder, Clock, ExecRequest, ExecStatus, ExecStreams, Finding, Guest, GuestAct,
+        BuildOrder, Builder, Clock, ExecRequest, ExecStatus, ExecStreams, Finding, Guest, GuestAct,
         GuestAnswer, Host, Lock, Locks, Logs, Progress, Store, Table, Transaction,
     },
     units::Timestamp,
@@ -56,6 +55,10 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
         | Effect::EnsureTenantKey(_)
         | Effect::RemoveTenantFiles(_)
         | Effect::EnsureRevision { .. }
+        | Effect::RemoveRevision { .. }
+        | Effect::RemoveImage(_)
+        | Effect::RemoveRotatedLogs(_)
+        | Effect::RemoveDownloads
         | Effect::RemovePoolFiles(_)
         | Effect::EnsureTap { .. }
         | Effect::RemoveTap { .. } => None,
@@ -99,6 +102,14 @@ impl Host for Process {
 
     fn observe_pool(&self, pool: &PoolRef) -> Result<ObservedPool, Error> {
         self.through(&Call::of("observe pool", None), || self.host.observe_pool(pool))
+    }
+
+    fn observe_stock(&self) -> Result<ObservedStock, Error> {
+        self.through(&Call::of("observe stock", None), || self.host.observe_stock())
+    }
+
+    fn weigh(&self, removals: &[Effect]) -> Result<Vec<u64>, Error> {
+        self.through(&Call::of("weigh", None), || self.host.weigh(removals))
     }
 
     fn observe_node(&self) -> Result<ObservedNode, Error> {
@@ -204,7 +215,7 @@ impl Store for Process {
 }
 
 impl Builder for Process {
-    fn ensure_image(&self, _: &Source, _: &dyn Progress) -> Result<ImageHash, Error> {
+    fn ensure_image(&self, _: &BuildOrder, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
         self.through(&Call::of("ensure image", None), || {
             let image = self.sim.image.clone();
             self.sim.machine.world().images.insert(image.clone());

@@ -50,7 +50,7 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
         run(&create_pool(workers.clone(), 64));
     }
     if depth > 2 {
-        run(&Operation::PoolBuild { pool: workers.clone() });
+        run(&Operation::build(workers.clone()));
     }
     if matches!(stage, Stage::Scaled) {
         run(&scale(workers.clone(), 2, 1, 1));
@@ -192,7 +192,7 @@ fn a_pool_is_created_whatever_happens() {
 
 #[test]
 fn a_pool_is_built_whatever_happens() {
-    asks(Stage::Pool, Operation::PoolBuild { pool: pool("acme", "workers") });
+    asks(Stage::Pool, Operation::build(pool("acme", "workers")));
 }
 
 #[test]

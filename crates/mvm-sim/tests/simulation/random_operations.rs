@@ -18,7 +18,14 @@ use crate::harness::{
     Mvm, create_pool, create_tenant, destroy_all, instances, pool, pools, quotas, scale, settle,
     simulation, tenant, tenants,
 };
-use mvm_core::{instance::Drain, operation::Operation, quota::Quotas, state::Move, units::Vcpus};
+use mvm_core::{
+    instance::Drain,
+    operation::Operation,
+    pool::{PoolChange, RevisionName},
+    quota::Quotas,
+    state::Move,
+    units::{Mib, Vcpus},
+};
 use mvm_sim::{
     chance::Chance,
     fault::Plan,
@@ -57,12 +64,21 @@ fn choose(chance: &mut Chance, sim: &Simulation) -> Operation {
             let disk = if chance.one_in(3) { 0 } else { 64 };
             create_pool(workers, disk)
         }
-        8..=9 => Operation::PoolBuild { pool: workers },
+        8..=9 => Operation::build(workers),
         10..=13 => Operation::InstanceCreate { pool: workers },
         14..=17 => {
             let mut count = || u32::try_from(chance.below(3)).unwrap();
             scale(workers, count(), count(), count())
         }
+        18 => match chance.below(4) {
+            0 => Operation::NodeGc { keep: None },
+            1 => Operation::PoolGc { pool: workers, keep: Some(1) },
+            2 => Operation::PoolRollback { pool: workers, revision: RevisionName::Ordinal(1) },
+            3.. => Operation::PoolUpdate {
+                pool: workers,
+                change: Box::new(PoolChange { mem_mib: Some(Mib(64)), ..PoolChange::default() }),
+            },
+        },
         _ => {
             let destroys = chance.one_in(6);
             let moves = if destroys { &MOVES[..] } else { &MOVES[..5] };
@@ -71,7 +87,7 @@ fn choose(chance: &mut Chance, sim: &Simulation) -> Operation {
                 Some(one) => {
                     Operation::InstanceMove { instance: one.instance.clone(), wish, drain }
                 }
-                None => Operation::PoolBuild { pool: workers },
+                None => Operation::build(workers),
             }
         }
     }
@@ -84,7 +100,7 @@ fn furnish(sim: &Arc<Simulation>) {
         let web = pool(name, "web");
         mvm.operate(&create_tenant(name, tight())).unwrap();
         mvm.operate(&create_pool(web.clone(), 64)).unwrap();
-        mvm.operate(&Operation::PoolBuild { pool: web.clone() }).unwrap();
+        mvm.operate(&Operation::build(web.clone())).unwrap();
         mvm.operate(&scale(web, 1, 1, 1)).unwrap();
     }
 }

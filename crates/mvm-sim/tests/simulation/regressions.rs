@@ -23,7 +23,7 @@ fn running() -> (Arc<Simulation>, InstanceRef) {
     for operation in [
         create_tenant("acme", quotas()),
         create_pool(workers.clone(), 64),
-        Operation::PoolBuild { pool: workers.clone() },
+        Operation::build(workers.clone()),
         Operation::InstanceCreate { pool: workers },
     ] {
         Mvm::start(&sim).operate(&operation).unwrap();

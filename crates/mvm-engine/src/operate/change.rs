@@ -1,0 +1,197 @@
+//! Changing what a pool's next builds and new instances are, and which build is current.
+//!
+//! Neither touches an instance: each keeps the size, role and waiting times that it was made with,
+//! and boots the current build at its next start.
+
+use mvm_core::{
+    effect::Effect,
+    error::{Error, ErrorKind},
+    event::EventKind,
+    id::{ImageHash, PoolRef, Subject},
+    pool::{Pool, PoolChange, RevisionName},
+    port::Transaction,
+};
+
+use super::{
+    living,
+    pool::{fits, valid_profile},
+};
+use crate::{
+    engine::{Context, Engine, Telling},
+    outcome::{Made, Outcome},
+    store::records,
+};
+
+impl Engine {
+    pub(crate) fn pool_update(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        change: &PoolChange,
+    ) -> Result<Outcome, Error> {
+        let _lock = self.lock_pool(id)?;
+        let pool = self.within(|tx| self.record_change(tx, cx, id, change))?;
+        let notes = notes(change);
+        Ok(Outcome { made: Some(Made::Pool(pool)), notes, ..Outcome::default() })
+    }
+
+    /// The lock of a pool that there is; its trace is not left behind by one that there is not.
+    pub(crate) fn lock_pool(&self, id: &PoolRef) -> Result<Box<dyn mvm_core::port::Lock>, Error> {
+        self.within(|tx| records::pool(tx, id))?;
+        let lock = self.lock(&Subject::Pool(id.clone()))?;
+        match self.within(|tx| records::pool(tx, id)) {
+            Ok(_) => Ok(lock),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                lock.retire();
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Checks a change and puts it into the pool's record.
+    pub(crate) fn record_change(
+        &self,
+        tx: &mut dyn Transaction,
+        cx: &Context,
+        id: &PoolRef,
+        change: &PoolChange,
+    ) -> Result<Pool, Error> {
+        if *change == PoolChange::default() {
+            return Err(Error::new(ErrorKind::Usage, "nothing was given to change")
+                .hint("see what can be changed: mvm pool update --help"));
+        }
+        if let Some(source) = &change.source {
+            source.validate()?;
+        }
+        if let Some(profile) = &change.profile {
+            valid_profile(profile)?;
+        }
+        let (tenant, before) = living(tx, id)?;
+        let mut pool = applied(before.clone(), change);
+        pool.instance_resources.validate()?;
+        if pool.instance_resources != before.instance_resources {
+            fits(&tenant, pool.instance_resources)?;
+        }
+        let differences = differences(&before, &pool);
+        if differences.is_empty() {
+            return Ok(before);
+        }
+        records::put(tx, &mut pool)?;
+        let event = self.event(&cx.actor, &id.tenant, EventKind::PoolUpdated).of_pool(&id.pool);
+        let event = differences.iter().fold(event, |event, (name, from, to)| {
+            event.with(name, format_args!("{from} -> {to}"))
+        });
+        tx.append(&event)?;
+        Ok(pool)
+    }
+
+    pub(crate) fn pool_rollback(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        revision: &RevisionName,
+    ) -> Result<Outcome, Error> {
+        let _lock = self.lock_pool(id)?;
+        let (_, pool) = self.within(|tx| living(tx, id))?;
+        let image = pool.revision(revision)?.image.clone();
+        cx.cancel.check()?;
+        self.execute(&Effect::EnsureRevision { pool: id.clone(), image })?;
+        let (_, image) = self.within(|tx| self.record_rollback(tx, cx, id, revision))?;
+        let notes = vec![
+            "instances that run keep their build; each boots this one at its next start".to_owned(),
+        ];
+        Ok(Outcome { made: Some(Made::Image(image)), notes, ..Outcome::default() })
+    }
+
+    /// Makes a build current in the pool's record; the history stays as it is.
+    pub(crate) fn record_rollback(
+        &self,
+        tx: &mut dyn Transaction,
+        cx: &Context,
+        id: &PoolRef,
+        revision: &RevisionName,
+    ) -> Result<(Pool, ImageHash), Error> {
+        let (_, mut pool) = living(tx, id)?;
+        let image = pool.revision(revision)?.image.clone();
+        if pool.current() != Some(&image) {
+            let newest = pool.revisions.first().map(|newest| &newest.image);
+            pool.rolled_back_to = (newest != Some(&image)).then(|| image.clone());
+            records::put(tx, &mut pool)?;
+            let kind = EventKind::PoolRolledBack;
+            let event = self.event(&cx.actor, &id.tenant, kind).of_pool(&id.pool);
+            tx.append(&event.with("image", &image).with("revision", revision))?;
+        }
+        Ok((pool, image))
+    }
+}
+
+fn applied(mut pool: Pool, change: &PoolChange) -> Pool {
+    let size = &mut pool.instance_resources;
+    size.vcpus = change.vcpus.unwrap_or(size.vcpus);
+    size.mem_mib = change.mem_mib.unwrap_or(size.mem_mib);
+    size.data_disk_mib = change.data_disk_mib.unwrap_or(size.data_disk_mib);
+    let policy = &mut pool.runtime_policy;
+    for (field, new) in [
+        (&mut policy.min_running_seconds, change.min_running_seconds),
+        (&mut policy.min_warm_seconds, change.min_warm_seconds),
+        (&mut policy.drain_timeout_seconds, change.drain_timeout_seconds),
+        (&mut policy.graceful_shutdown_seconds, change.graceful_shutdown_seconds),
+    ] {
+        *field = new.unwrap_or(*field);
+    }
+    pool.source = change.source.clone().unwrap_or(pool.source);
+    pool.profile = change.profile.clone().unwrap_or(pool.profile);
+    pool.role = change.role.clone().unwrap_or(pool.role);
+    pool
+}
+
+/// What differs, for the audit log: name, before, after.
+fn differences(before: &Pool, after: &Pool) -> Vec<(&'static str, String, String)> {
+    let facts = |pool: &Pool| {
+        let (size, policy) = (pool.instance_resources, pool.runtime_policy);
+        [
+            ("source", pool.source.to_string()),
+            ("profile", pool.profile.clone()),
+            ("role", pool.role.to_string()),
+            ("vcpus", size.vcpus.to_string()),
+            ("mem", size.mem_mib.to_string()),
+            ("data_disk", size.data_disk_mib.to_string()),
+            ("min_running", policy.min_running_seconds.to_string()),
+            ("min_warm", policy.min_warm_seconds.to_string()),
+            ("drain_timeout", policy.drain_timeout_seconds.to_string()),
+            ("graceful_shutdown", policy.graceful_shutdown_seconds.to_string()),
+        ]
+    };
+    let pairs = facts(before).into_iter().zip(facts(after));
+    pairs.filter(|(a, b)| a.1 != b.1).map(|((name, from), (_, to))| (name, from, to)).collect()
+}
+
+/// What a change is not for.
+pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
+    let PoolChange {
+        source,
+        profile,
+        role,
+        vcpus,
+        mem_mib,
+        data_disk_mib,
+        min_running_seconds,
+        min_warm_seconds,
+        drain_timeout_seconds,
+        graceful_shutdown_seconds,
+    } = change;
+    let mut notes = Vec::new();
+    if source.is_some() || profile.is_some() {
+        notes.push("source and profile count from the next build on: mvm pool build".to_owned());
+    }
+    let sizes = [vcpus.is_some(), mem_mib.is_some(), data_disk_mib.is_some()];
+    if role.is_some() || sizes.contains(&true) {
+        notes.push("role and size are those of new instances; the present ones keep theirs".into());
+    }
+    let times = [min_running_seconds, min_warm_seconds, drain_timeout_seconds];
+    if times.iter().any(|time| time.is_some()) || graceful_shutdown_seconds.is_some() {
+        notes.push("times are those of new instances; the present ones keep theirs".to_owned());
+    }
+    notes
+}
