@@ -209,7 +209,10 @@ impl Scale {
 }
 
 /// The disk that a file, or a directory with all in it, takes; 0 when it is not there.
-pub(crate) fn allocated(path: &Path) -> Result<u64, mvm_core::Error> {
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn allocated(path: &Path) -> Result<u64, mvm_core::Error> {
     let Some(found) = look(path)? else { return Ok(0) };
     let mut bytes = found.blocks() * 512;
     if found.is_dir() {
