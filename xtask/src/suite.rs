@@ -1,7 +1,8 @@
 //! Runs scripts, one after the other, each in pristine test hosts of its own.
 //!
 //! A script gets no standard input. What it prints goes to a log; exit code 0 means it passed.
-//! Files of `tests/e2e/lib/` are in the host's `/usr/local/lib/mvm-e2e/`.
+//! Files of `tests/e2e/lib/` are in the host's `/usr/local/lib/mvm-e2e/`, those of `docs/` in its
+//! `/usr/local/share/doc/mvm/`, for scripts that type what a document says.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -19,6 +20,10 @@ use crate::workspace;
 /// Stores the script away first, so that nothing in it can eat the rest of it from standard input.
 const LAUNCH: &str = "cat >/run/script.sh && exec bash /run/script.sh </dev/null";
 
+/// Where scripts find what they source.
+const LIB: &str = "/usr/local/lib/mvm-e2e";
+/// Where scripts find the documents.
+const DOCS: &str = "/usr/local/share/doc/mvm";
 /// How many hosts a script may lose before it counts as failed.
 const HOSTS: usize = 3;
 /// The exit code of ssh itself.
@@ -59,9 +64,12 @@ impl Suite {
     pub(crate) fn prepare(kind: &str, profile: Profile, scripts: &[Script]) -> Result<Self> {
         let cache = Cache::open()?;
         let files = HostFiles::ensure(&cache)?;
-        let lib = workspace::root().join("tests/e2e/lib");
-        let to = "/usr/local/lib/mvm-e2e".to_owned();
-        let puts = if lib.is_dir() { vec![Put { from: lib, to }] } else { Vec::new() };
+        let from_root = [("tests/e2e/lib", LIB), ("docs", DOCS)];
+        let puts: Vec<Put> = from_root
+            .map(|(from, to)| Put { from: workspace::root().join(from), to: to.to_owned() })
+            .into_iter()
+            .filter(|put| put.from.is_dir())
+            .collect();
         let payload = Payload::build(&cache, profile, Images::Default, &puts)?;
         let wants = |script: &Script| script.header.images == Images::WithDebian;
         let with_debian = if scripts.iter().any(wants) {
