@@ -111,6 +111,7 @@ mod tests {
                     deadline: Duration::from_secs(60),
                     hosts: 1,
                     images: Images::Default,
+                    resets: 0,
                 },
             })
             .to_vec()

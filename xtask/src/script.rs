@@ -5,6 +5,8 @@
 //! # minutes: 5       the deadline (the default)
 //! # hosts: 1         how many hosts; the script runs on host1 (the default is 1)
 //! # images: debian   besides `default`, the image `debian`: it has Debian's own kernel
+//! # resets: 2        the script is run three times, with 0, 1 and 2 as its argument; in between the
+//! #                  host is reset, with whatever is still at work in it (the default is 0)
 //! ```
 //! Refuses a header it does not understand, so that a typing error is not a skipped test.
 
@@ -34,6 +36,8 @@ pub(crate) struct Header {
     pub(crate) hosts: u8,
     /// The images it needs.
     pub(crate) images: Images,
+    /// How often its host is reset.
+    pub(crate) resets: u8,
 }
 
 /// The guest images that a script finds in its host.
@@ -88,6 +92,7 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
         deadline: Duration::from_secs(300),
         hosts: 1,
         images: Images::Default,
+        resets: 0,
     };
     for line in text.lines().take_while(|line| line.starts_with('#')) {
         let Some((key, value)) = line.trim_start_matches('#').trim().split_once(':') else {
@@ -112,6 +117,10 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
                     .filter(|number| *number <= 9)
                     .ok_or_else(|| format!("hosts: {value} is not 1 to 9"))?;
             }
+            "resets" => {
+                header.resets =
+                    number().ok_or_else(|| format!("resets: {value} is not 1 to 255"))?;
+            }
             "images" => {
                 header.images = match value {
                     "debian" => Images::WithDebian,
@@ -120,6 +129,9 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
             }
             _ => {}
         }
+    }
+    if header.resets > 0 && header.hosts > 1 {
+        return Err("only a host that is alone can be reset".into());
     }
     Ok(header)
 }
@@ -135,6 +147,7 @@ mod tests {
             deadline: Duration::from_secs(300),
             hosts: 1,
             images: Images::Default,
+            resets: 0,
         };
         assert_eq!(parse("#!/bin/bash\n# About: nothing\nset -e\n"), Ok(header));
     }
@@ -147,6 +160,7 @@ mod tests {
             deadline: Duration::from_secs(720),
             hosts: 3,
             images: Images::WithDebian,
+            resets: 0,
         };
         assert_eq!(parse(text), Ok(header));
     }
@@ -156,5 +170,6 @@ mod tests {
         assert!(parse("# tier: cii\n").is_err());
         assert!(parse("# minutes: soon\n").is_err() && parse("# minutes: 0\n").is_err());
         assert!(parse("# hosts: 10\n").is_err() && parse("# images: debain\n").is_err());
+        assert!(parse("# resets: 0\n").is_err() && parse("# resets: 1\n# hosts: 2\n").is_err());
     }
 }

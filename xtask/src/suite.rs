@@ -1,6 +1,7 @@
 //! Runs scripts, one after the other, each in pristine test hosts of its own.
 //!
-//! A script gets no standard input. What it prints goes to a log; exit code 0 means it passed.
+//! A script gets no standard input. What it prints goes to a log; exit code 0 means it passed. One
+//! that asks for resets is run once a boot, with the number of resets before as its argument.
 //! Files of `tests/e2e/lib/` are in the host's `/usr/local/lib/mvm-e2e/`, those of `docs/` in its
 //! `/usr/local/share/doc/mvm/`, for scripts that type what a document says.
 
@@ -18,7 +19,7 @@ use crate::script::{Images, Script};
 use crate::workspace;
 
 /// Stores the script away first, so that nothing in it can eat the rest of it from standard input.
-const LAUNCH: &str = "cat >/run/script.sh && exec bash /run/script.sh </dev/null";
+const LAUNCH: &str = "cat >/run/script.sh && exec bash /run/script.sh \"$0\" </dev/null";
 
 /// Where scripts find what they source.
 const LIB: &str = "/usr/local/lib/mvm-e2e";
@@ -125,25 +126,41 @@ impl Suite {
             (Images::WithDebian, None) | (Images::Default, _) => &self.payload,
         };
         if script.header.hosts == 1 {
-            let host = TestHost::resume(&self.files, payload)?;
-            return follow(&host, script, log, started);
+            let mut host = TestHost::resume(&self.files, payload)?;
+            if script.header.resets > 0 {
+                host.flush()?;
+            }
+            for boot in 0..script.header.resets {
+                match follow(&host, script, boot, log, started)? {
+                    Verdict::Passed => host.reset()?,
+                    other => return Ok(other),
+                }
+            }
+            return follow(&host, script, script.header.resets, log, started);
         }
         let count = usize::from(script.header.hosts);
         let group = Group::resume(&self.files, payload, count)?;
         match group.first() {
-            Some(host) => follow(host, script, log, started),
+            Some(host) => follow(host, script, 0, log, started),
             None => Ok(Verdict::Failed("no host".into())),
         }
     }
 }
 
 /// Runs the script in the host until its end or its deadline.
-fn follow(host: &TestHost, script: &Script, log: &Path, started: Instant) -> Result<Verdict> {
+fn follow(
+    host: &TestHost,
+    script: &Script,
+    boot: u8,
+    log: &Path,
+    started: Instant,
+) -> Result<Verdict> {
     let output =
         File::options().append(true).open(log).act(|| format!("open {}", log.display()))?;
     let errors = output.try_clone().act(|| "duplicate a descriptor".into())?;
     let input = File::open(&script.path).act(|| format!("open {}", script.path.display()))?;
-    let mut command: Command = host.ssh(&["bash", "-c", LAUNCH].map(str::to_owned));
+    let mut command: Command =
+        host.ssh(&["bash", "-c", LAUNCH, &boot.to_string()].map(str::to_owned));
     command.stdin(input).stdout(Stdio::from(output)).stderr(Stdio::from(errors));
     let mut child = command.spawn().act(|| "start ssh".into())?;
     let verdict = loop {

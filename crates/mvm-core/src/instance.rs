@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{ImageHash, InstanceRef},
     net::{Mac, Network, Offset},
+    observed::BootId,
     pool::{Resources, Role, RuntimePolicy},
     state::State,
     units::{Generation, Timestamp, Uid},
@@ -131,6 +132,9 @@ pub struct Instance {
     pub created_at: Timestamp,
     /// Since when it is in its state.
     pub state_since: Timestamp,
+    /// The boot of the host in which it last ran: what ran in a former boot is gone with it.
+    #[serde(default)]
+    pub boot: Option<BootId>,
     /// Counts the changes of this record.
     pub generation: Generation,
 }

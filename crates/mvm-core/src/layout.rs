@@ -151,6 +151,12 @@ pub mod run {
 
     /// Lock files.
     pub const LOCKS: &str = "locks";
+    /// Which boot of the host the directory is of.
+    pub const BOOT: &str = "boot_id";
+    /// Held with `flock` by the agent while it serves.
+    pub const AGENT: &str = "agent.lock";
+    /// Records of all instances' VMMs and shims.
+    pub const VM: &str = "vm";
     /// The firewall's stamp: which generation was applied and the kernel's ruleset id after it.
     pub const FIREWALL: &str = "firewall.json";
     /// Base of the sized tmpfs with the instances' private directories.
@@ -159,7 +165,7 @@ pub mod run {
     /// Records of an instance's VMM and shim.
     #[must_use]
     pub fn instance(id: &InstanceId) -> PathBuf {
-        PathBuf::from("vm").join(id.as_str())
+        PathBuf::from(VM).join(id.as_str())
     }
 
     /// An instance's private directory on the tmpfs, mounted into its jail at `ram`.

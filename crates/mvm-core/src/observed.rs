@@ -1,6 +1,6 @@
 //! What a host reports: the kernel's and the disk's truth, never a memory of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,18 @@ use crate::{
     net::{NetId, Offset},
     units::{Generation, Mib},
 };
+
+/// One boot of the host: nothing that lives in its memory outlives it. The kernel draws it anew each
+/// time (`/proc/sys/kernel/random/boot_id`); empty where it is unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BootId(pub String);
+
+impl fmt::Display for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// How a VMM came to its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +74,7 @@ pub enum Ending {
     Exited(i32),
     /// A signal ended it.
     Signaled(i32),
-    /// Nobody saw how: the shim that was its parent had died, or the host rebooted.
+    /// Nobody saw how: the shim that was its parent had died.
     Unseen,
 }
 
@@ -94,8 +106,7 @@ impl ExitRecord {
             Ending::Exited(status) => format!("the VMM exited with status {status}"),
             Ending::Signaled(signal) => format!("the VMM was killed by signal {signal}"),
             Ending::Unseen => {
-                "the VMM is gone and nobody saw how (host reboot, or its shim had died before it)"
-                    .to_owned()
+                "the VMM is gone and nobody saw how (its shim had died before it)".to_owned()
             }
         }
     }
@@ -141,6 +152,8 @@ pub struct ObservedInstance {
     pub files: bool,
     /// Which generation of the firewall is in force; none when it is absent or was altered.
     pub firewall: Option<Generation>,
+    /// The host's present boot.
+    pub boot: BootId,
 }
 
 /// Everything about one tenant, besides its pools and instances.
@@ -206,6 +219,9 @@ pub struct ObservedNode {
     pub pools: Vec<(TenantId, PoolId)>,
     /// Which generation of the firewall is in force; none when it is absent or was altered.
     pub firewall: Option<Generation>,
+    /// Whether the agent serves. Without it everything that a command does works; what needs time
+    /// passing does not happen (SPEC §3).
+    pub agent: bool,
     /// What the host is.
     pub facts: NodeFacts,
 }
@@ -219,6 +235,8 @@ pub struct NodeFacts {
     pub arch: String,
     /// Kernel release.
     pub kernel: String,
+    /// The present boot.
+    pub boot: BootId,
     /// Processors.
     pub vcpus: u32,
     /// Memory in MiB.

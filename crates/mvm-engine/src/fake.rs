@@ -49,6 +49,7 @@ pub(crate) struct Content {
     pub(crate) keys: BTreeSet<TenantId>,
     pub(crate) firewall: Option<Firewall>,
     pub(crate) firewall_altered: bool,
+    pub(crate) boots: u32,
     pub(crate) done: Vec<&'static str>,
     pub(crate) asked: Vec<GuestAct>,
     /// Effects that fail, by name: how many more times, and how.
@@ -151,6 +152,7 @@ impl Host for World {
             snapshots,
             volume: content.volumes.get(id).copied(),
             firewall: content.firewall_generation(),
+            boot: BootId(format!("boot-{}", content.boots)),
         })
     }
 

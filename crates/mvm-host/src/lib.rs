@@ -5,11 +5,12 @@
 //! - [`vmm`] — cgroup, jail, shim, Firecracker's API.
 //! - [`tool`] — the one place that spawns a helper program.
 //! - [`local`] — the `Host` port: one arm per effect; [`guest`] — the `Guest` port over vsock;
-//!   [`lock`], [`clock`] — the `Locks` and `Clock` ports.
+//!   [`lock`], [`clock`] — the `Locks` and `Clock` ports; [`boot_id`] — which boot this is.
 //!
 //! It knows no policy, never retries, and decides nothing: `core::plan` chose every name and
 //! number before it got here.
 
+pub mod boot_id;
 pub mod clock;
 pub mod disk;
 pub mod guest;

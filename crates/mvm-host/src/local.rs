@@ -9,6 +9,7 @@ use mvm_core::{
     effect::{Effect, Firewall},
     id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
+    layout,
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{Finding, Host, Logs},
@@ -16,6 +17,7 @@ use mvm_core::{
 use mvm_shim::record::{CONSOLE_LOG, VMM_LOG};
 
 use crate::{
+    boot_id,
     disk::{files, key, listing, snapshot as disk_snapshot, stock, volume},
     net,
     roots::Roots,
@@ -126,6 +128,7 @@ impl Host for LocalHost {
             volume: volume::size(roots, id)?,
             files: listing::instance_is_there(roots, id)?,
             firewall: net::firewall_generation(roots)?,
+            boot: boot_id::present(),
         })
     }
 
@@ -168,6 +171,7 @@ impl Host for LocalHost {
             tenants: listing::tenants(roots)?,
             pools: listing::pools(roots)?,
             firewall: net::firewall_generation(roots)?,
+            agent: crate::lock::is_held(&roots.run.join(layout::run::AGENT))?,
             facts: facts::node(roots)?,
         })
     }

@@ -19,7 +19,11 @@ use mvm_core::{
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use crate::vmm::{fault::Act, place::ensure_dir, socket::Deadline};
+use crate::vmm::{
+    fault::{Act, absent},
+    place::ensure_dir,
+    socket::Deadline,
+};
 
 /// A lock that somebody holds is tried again at this interval.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -70,6 +74,20 @@ impl Lock for Held {
         // Whoever waits for this file finds that it has no name any more, and makes the next.
         let _ = fs::remove_file(&self.path);
         drop(self.file);
+    }
+}
+
+/// Whether somebody holds a lock on this file; an absent one is free.
+///
+/// # Errors
+/// I/O errors.
+pub fn is_held(path: &Path) -> Result<bool, Error> {
+    let what = || format!("look at {}", path.display());
+    let Some(file) = absent(File::open(path)).act(what())? else { return Ok(false) };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(false),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+        Err(error) => Err(error).act(what()),
     }
 }
 
@@ -166,11 +184,12 @@ mod tests {
         let locks = FileLocks::new(base.path());
         drop(locks.lock(&subject(), Duration::ZERO).unwrap());
         let path = base.path().join(run::lock(&subject()));
+        assert!(!is_held(&path).unwrap() && !is_held(&base.path().join("absent")).unwrap());
         let file = File::open(&path).unwrap();
         flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
         let mut child =
             Command::new("/bin/sleep").arg("60").stdin(Stdio::from(file)).spawn().unwrap();
-        assert!(locks.lock(&subject(), Duration::ZERO).is_err());
+        assert!(locks.lock(&subject(), Duration::ZERO).is_err() && is_held(&path).unwrap());
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(locks.lock(&subject(), Duration::from_secs(10)).is_ok());

@@ -77,6 +77,7 @@ impl Ground {
             last_failure: None,
             created_at: Timestamp(0),
             state_since: Timestamp(0),
+            boot: None,
             generation: Generation(1),
         };
         Self { host, guest: VsockGuest::new(roots), record }

@@ -1,7 +1,7 @@
 //! Who a process is: pid and start time, held by a pidfd. A bare pid is never signalled.
 //!
 //! A pid is reused; together with the start time (field 22 of `/proc/<pid>/stat`, clock ticks
-//! since boot) it is not, within one boot. Records of other boots are gone with the tmpfs.
+//! since boot) it is not, within one boot. Records of other boots are removed before any is read.
 
 use std::{fs, io, os::fd::OwnedFd, time::Duration};
 

@@ -14,7 +14,7 @@ use mvm_core::{
     effect::{Firewall, Limits},
     id::{ImageHash, InstanceId, InstanceRef},
     net::{NetId, Network, Offset},
-    observed::{Ending, ExitRecord, Origin, PausedFor, Phase, SnapshotPhase},
+    observed::{BootId, Ending, ExitRecord, Origin, PausedFor, Phase, SnapshotPhase},
     units::{Generation, Uid},
 };
 
@@ -130,6 +130,7 @@ pub struct World {
     pub draws: BTreeSet<u64>,
     /// Laws that were broken.
     pub violations: Vec<String>,
+    boots: u64,
     last_serial: u64,
     last_pid: u32,
     entropy: u64,
@@ -225,7 +226,14 @@ impl World {
         self.vanish();
     }
 
+    /// The present boot.
+    #[must_use]
+    pub fn present_boot(&self) -> BootId {
+        BootId(format!("boot-{}", self.boots))
+    }
+
     fn vanish(&mut self) {
+        self.boots += 1;
         self.bridges.clear();
         self.routes.clear();
         self.taps.clear();

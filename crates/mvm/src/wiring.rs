@@ -50,6 +50,7 @@ impl Mvm {
             cgroup: PathBuf::from("/sys/fs/cgroup"),
             shim: program("mvm-shim"),
         };
+        mvm_host::boot_id::begin(&roots)?;
         let state = config.data_dir.join(data::STATE);
         let ports = Ports {
             host: Arc::new(LocalHost::new(roots.clone())),

@@ -69,6 +69,11 @@ impl Session {
         command
     }
 
+    /// Forgets a shared connection that was ended, so that a new one can be opened.
+    pub(crate) fn forget(&self) {
+        let _gone_already = fs::remove_file(self.socket());
+    }
+
     fn spawn_master(&self) -> Result<Child> {
         let log = File::create(self.dir.join("ssh.log")).act(|| "create ssh.log".into())?;
         let mut command = self.ssh();

@@ -23,6 +23,9 @@ use crate::cache::Cache;
 use crate::error::{Act, Error, Result};
 use crate::tool;
 
+/// How long a machine may take from its reset to its answer.
+const BOOT: Duration = Duration::from_secs(240);
+
 /// What every host of a task shares.
 pub(crate) struct HostFiles {
     cache: Cache,
@@ -109,6 +112,27 @@ impl TestHost {
         run.record("emulator", emulator.id())?;
         let session = Session::new(run.path(), &files.image.key(), port, prefix);
         Ok(Starting { run, emulator, session, place })
+    }
+
+    /// Writes everything to the disk, the payload above all: a reset loses what was not written.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.feed(&["sync"], "")
+    }
+
+    /// Resets the machine, as when its power goes and comes back: whatever runs in it ends, what its
+    /// kernel has not written to the disk is lost. It comes back by an ordinary boot.
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        let dir = self.run.path().to_path_buf();
+        let [master, emulator] = self.children.as_mut_slice() else {
+            return Err(Error::refused("a host of another task is not reset"));
+        };
+        Monitor::connect(&dir, emulator)?.ask("system_reset", &json!({}))?;
+        let _gone_already = master.kill();
+        let _status = master.wait();
+        self.session.forget();
+        *master = self.session.connect(BOOT, || ensure_alive(&dir, emulator))?;
+        self.run.record("ssh", master.id())?;
+        self.feed(&["bash", "-s"], &settle::clock())
     }
 
     /// A host that another task released.

@@ -11,15 +11,24 @@ pub(crate) struct Node {
     node_id: String,
     #[serde(flatten)]
     facts: mvm::NodeFacts,
+    agent: bool,
+    /// What does not happen because no agent serves.
+    off: Vec<&'static str>,
     bridges: usize,
     firewall: Option<u64>,
     usage: Usage,
 }
 
+/// What needs time passing, and so the agent (SPEC §3).
+const AGENTS_WORK: [&str; 5] =
+    ["sleep policy", "restart of the dead", "egress names", "repair", "metrics"];
+
 impl Node {
     pub(crate) fn of(view: mvm::NodeView) -> Self {
         Self {
             node_id: view.node_id,
+            agent: view.observed.agent,
+            off: if view.observed.agent { Vec::new() } else { AGENTS_WORK.to_vec() },
             bridges: view.observed.bridges.len(),
             firewall: view.observed.firewall.map(|generation| generation.0),
             facts: view.observed.facts,
@@ -43,6 +52,14 @@ pub(crate) fn node(node: &Node) -> String {
         ("nftables", yes(facts_of.nftables)),
         ("Firecracker", if versions.is_empty() { "none".to_owned() } else { versions.join(", ") }),
         ("Jailer", yes(facts_of.jailer)),
+        (
+            "Agent",
+            if node.agent {
+                "serves".to_owned()
+            } else {
+                format!("does not run; off without it: {}", node.off.join(", "))
+            },
+        ),
         ("Bridges", node.bridges.to_string()),
         (
             "Guests",

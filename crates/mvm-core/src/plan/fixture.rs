@@ -6,7 +6,7 @@ use crate::{
     id::InstanceId,
     instance::{Drain, Instance, Want},
     net::{NetId, Network, Offset},
-    observed::{ObservedInstance, ObservedVmm, Origin, Phase},
+    observed::{BootId, ObservedInstance, ObservedVmm, Origin, Phase},
     pool::{Resources, Role, RuntimePolicy},
     state::State,
     units::{Generation, Mib, Timestamp, Uid, Vcpus},
@@ -38,6 +38,7 @@ pub(super) fn instance(n: u32, state: State) -> Instance {
         last_failure: None,
         created_at: Timestamp(u64::from(n) * 1000),
         state_since: Timestamp(0),
+        boot: Some(BootId("first".to_owned())),
         generation: Generation(1),
     }
 }
@@ -62,5 +63,6 @@ pub(super) fn seen(vmm: Option<ObservedVmm>) -> ObservedInstance {
         volume: Some(Mib(64)),
         files: true,
         firewall: Some(Generation(5)),
+        boot: BootId("first".to_owned()),
     }
 }

@@ -26,34 +26,42 @@ pub fn notice(record: &Instance, seen: &ObservedInstance) -> Option<Transition> 
         {
             None
         }
-        (State::Running | State::Warm, _) => Some(failed(seen)),
+        (State::Running | State::Warm, _) => Some(failed(record, seen)),
         (State::Sleeping, _) if epoch_phase == Some(SnapshotPhase::Published) => None,
         (State::Sleeping, _) => Some(Transition {
             reason: match epoch_phase {
                 Some(SnapshotPhase::Retired) => {
-                    format!("lost while waking, after its snapshot was retired: {}", reason(seen))
+                    let why = reason(record, seen);
+                    format!("lost while waking, after its snapshot was retired: {why}")
                 }
                 Some(SnapshotPhase::Partial) | None => "its snapshot is gone".to_owned(),
                 Some(SnapshotPhase::Published) => String::new(),
             },
-            ..failed(seen)
+            ..failed(record, seen)
         }),
         (State::Ready | State::Stopped, Want::Running | Want::Warm | Want::Sleeping)
             if seen.exit.is_some() =>
         {
-            Some(failed(seen))
+            Some(failed(record, seen))
         }
         (State::Created | State::Ready | State::Stopped | State::Destroyed, _) => None,
     }
 }
 
-fn reason(seen: &ObservedInstance) -> String {
-    seen.exit.as_ref().map_or_else(
-        || ExitRecord { ending: Ending::Unseen, oom_kills: 0, console_tail: Vec::new() }.reason(),
-        ExitRecord::reason,
-    )
+/// Records of a VMM are of the present boot. Without any, one that ran in a former boot ended with it.
+fn reason(record: &Instance, seen: &ObservedInstance) -> String {
+    match &seen.exit {
+        Some(exit) => exit.reason(),
+        None if record.boot.as_ref().is_some_and(|boot| *boot != seen.boot) => {
+            "the host rebooted".to_owned()
+        }
+        None => {
+            ExitRecord { ending: Ending::Unseen, oom_kills: 0, console_tail: Vec::new() }.reason()
+        }
+    }
 }
 
-fn failed(seen: &ObservedInstance) -> Transition {
-    Transition { state: State::Stopped, event: EventKind::InstanceFailed, reason: reason(seen) }
+fn failed(record: &Instance, seen: &ObservedInstance) -> Transition {
+    let reason = reason(record, seen);
+    Transition { state: State::Stopped, event: EventKind::InstanceFailed, reason }
 }

@@ -21,7 +21,7 @@ use mvm_core::{
     error::{Error, ErrorKind},
     event::{Actor, EventKind},
     instance::{Instance, Want},
-    observed::ObservedInstance,
+    observed::{BootId, ObservedInstance},
     plan::{self, Step, Transition},
     state::State,
     units::Generation,
@@ -67,6 +67,7 @@ impl Engine {
             origin,
             record,
             seen,
+            boot: None,
             firewall,
             is_gone: false,
             is_drain_silent: false,
@@ -95,6 +96,7 @@ struct Course<'a> {
     record: Instance,
     origin: Instance,
     seen: Option<ObservedInstance>,
+    boot: Option<BootId>,
     firewall: FirewallAfter,
     is_gone: bool,
     is_drain_silent: bool,
@@ -143,6 +145,7 @@ impl Course<'_> {
             Some(seen) => seen,
             None => self.engine.ports.host.observe_instance(&self.record)?,
         };
+        self.boot = Some(seen.boot.clone());
         if let Some(found) = plan::truth::notice(&self.record, &seen) {
             let error = death(&self.record, &found);
             self.record = self.engine.commit(&Actor::Engine, &self.record, &found)?;
@@ -187,6 +190,9 @@ impl Course<'_> {
                 self.engine.sync_firewall(&self.record.network).map_err(Fault::last)
             }
             Step::Record(to) => {
+                if to.state == State::Running {
+                    self.record.boot.clone_from(&self.boot);
+                }
                 self.record = self.engine.commit(&self.cx.actor, &self.record, to)?;
                 self.events.push(to.event);
                 self.is_gone = to.state == State::Destroyed;

@@ -75,7 +75,11 @@ impl Engine {
             }
             (_, _) => {}
         }
-        events.push(event(to.event).because(to.reason.clone()).with("from", record.state));
+        let told = event(to.event).because(to.reason.clone()).with("from", record.state);
+        events.push(match &record.boot {
+            Some(boot) if to.event == EventKind::InstanceFailed => told.with("boot", boot),
+            Some(_) | None => told,
+        });
         events
     }
 }

@@ -72,6 +72,7 @@ impl Engine {
             last_failure: None,
             created_at: now,
             state_since: now,
+            boot: None,
             generation: Generation(0),
         };
         admit_new(tx, &tenant, &record)?;

@@ -53,6 +53,7 @@ pub fn node(roots: &Roots) -> Result<NodeFacts, Error> {
         hostname: name.nodename().to_string_lossy().into_owned(),
         arch: name.machine().to_string_lossy().into_owned(),
         kernel: name.release().to_string_lossy().into_owned(),
+        boot: crate::boot_id::present(),
         vcpus: std::thread::available_parallelism()
             .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
         mem_mib: memory.total_mib,

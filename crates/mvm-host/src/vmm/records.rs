@@ -10,7 +10,8 @@
 //! | `memory_max` | the limit to go back to | before it is raised for a snapshot |
 //! | `out/exit.json`, `out/worker` | how it ended, what the guest's worker does | by the shim, as the instance's user |
 //!
-//! All is on a tmpfs: after a reboot nothing is left, which is the truth.
+//! All is of this boot of the host (see [`crate::boot_id`]): after a reboot nothing is left, which is
+//! the truth.
 
 use std::{fs, path::Path};
 

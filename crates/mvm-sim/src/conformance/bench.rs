@@ -69,6 +69,7 @@ fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
         last_failure: None,
         created_at: Timestamp(0),
         state_since: Timestamp(0),
+        boot: None,
         generation: Generation(1),
     })
 }
@@ -244,7 +245,8 @@ impl<'a> Bench<'a> {
                 .any(|list| list.contains(&id))
             || node.tenants.contains(&self.record.instance.tenant);
         if in_node
-            || seen.instance != ObservedInstance::default()
+            || seen.instance
+                != (ObservedInstance { boot: seen.instance.boot.clone(), ..Default::default() })
             || seen.tenant != ObservedTenant::default()
             || seen.pool != ObservedPool::default()
         {

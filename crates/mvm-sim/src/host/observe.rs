@@ -59,6 +59,7 @@ impl World {
             volume,
             files: self.disk.has_any(&path),
             firewall: self.firewall_generation(),
+            boot: self.present_boot(),
         }
     }
 
@@ -156,10 +157,12 @@ impl World {
             tenants,
             pools,
             firewall: self.firewall_generation(),
+            agent: false,
             facts: NodeFacts {
                 hostname: "sim".to_owned(),
                 arch: "x86_64".to_owned(),
                 kernel: "6.12.0".to_owned(),
+                boot: self.present_boot(),
                 vcpus: 64,
                 mem_mib: 1 << 20,
                 mem_available_mib: 1 << 20,

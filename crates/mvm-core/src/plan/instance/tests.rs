@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    observed::{Ending, ExitRecord},
+    observed::{BootId, Ending, ExitRecord},
     plan::{
         fixture::{instance, seen, vmm},
         truth,
@@ -115,6 +115,27 @@ fn a_guest_lost_after_its_snapshot_was_retired_is_reported_as_lost_while_waking(
     there.snapshots.insert(Generation(7), SnapshotPhase::Retired);
     let lost = truth::notice(&wanting(State::Sleeping, Want::Running), &there).unwrap();
     assert!(lost.reason.contains("while waking"), "{}", lost.reason);
+}
+
+#[test]
+fn a_guest_of_a_former_boot_was_lost_to_the_reboot_and_one_of_this_boot_was_not() {
+    let mut there = seen(None);
+    let reason =
+        |state, want, there: &_| truth::notice(&wanting(state, want), there).unwrap().reason;
+    let rebooted = "the host rebooted";
+    assert_ne!(reason(State::Running, Want::Running, &there), rebooted);
+    there.boot = BootId("second".to_owned());
+    assert_eq!(reason(State::Running, Want::Running, &there), rebooted);
+    assert_eq!(reason(State::Warm, Want::Sleeping, &there), rebooted);
+    there.snapshots.insert(Generation(7), SnapshotPhase::Retired);
+    assert!(reason(State::Sleeping, Want::Running, &there).ends_with(rebooted));
+    let exit = ExitRecord { ending: Ending::Signaled(9), oom_kills: 0, console_tail: vec![] };
+    there.exit = Some(exit);
+    assert_eq!(
+        reason(State::Running, Want::Running, &there),
+        "the VMM was killed by signal 9",
+        "records are of this boot"
+    );
 }
 
 #[test]
