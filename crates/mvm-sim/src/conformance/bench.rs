@@ -245,8 +245,7 @@ impl<'a> Bench<'a> {
                 .any(|list| list.contains(&id))
             || node.tenants.contains(&self.record.instance.tenant);
         if in_node
-            || seen.instance
-                != (ObservedInstance { boot: seen.instance.boot.clone(), ..Default::default() })
+            || seen.instance != nothing_of(&seen)
             || seen.tenant != ObservedTenant::default()
             || seen.pool != ObservedPool::default()
         {
@@ -384,4 +383,9 @@ const fn is_sensible(kind: ErrorKind) -> bool {
         | ErrorKind::Unavailable
         | ErrorKind::Integrity => false,
     }
+}
+
+/// An instance of which there is nothing, in the boot in which it was looked at.
+pub(super) fn nothing_of(seen: &Seen) -> ObservedInstance {
+    ObservedInstance { boot: seen.instance.boot.clone(), ..ObservedInstance::default() }
 }

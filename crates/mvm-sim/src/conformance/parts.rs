@@ -3,11 +3,11 @@
 use mvm_core::{
     effect::{Effect, Firewall},
     id::ImageHash,
-    observed::{ObservedInstance, PausedFor, Phase},
+    observed::{PausedFor, Phase},
     units::Generation,
 };
 
-use super::bench::Bench;
+use super::bench::{Bench, nothing_of};
 
 pub(super) fn bridge(bench: &mut Bench<'_>) -> Result<(), String> {
     let net = bench.record.network.net;
@@ -211,7 +211,7 @@ pub(super) fn absent(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.scrub()?;
     bench.do_once(&bench.remove_snapshot())?;
     let after = bench.see()?;
-    if before.instance != ObservedInstance::default() || before.instance != after.instance {
+    if before.instance != nothing_of(&before) || before.instance != after.instance {
         return Err(format!("removing nothing changed {before:?} to {after:?}"));
     }
     Ok(())
