@@ -7,6 +7,7 @@ mod render;
 mod run;
 mod show;
 mod terminal;
+mod usage;
 
 fn main() -> std::process::ExitCode {
     run::main()

@@ -2,7 +2,6 @@
 
 use std::{io, process::ExitCode, sync::Arc};
 
-use clap::Parser;
 use mvm::{Actor, Cancel, Config, Context, Error, ErrorKind, Mvm, Operation, Outcome, Overrides};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -10,15 +9,18 @@ use signal_hook::{
 };
 
 use crate::{
-    args::{Cli, Command, Format, Global},
+    args::{Command, Format, Global},
     commands, exit,
     render::{self, progress::Reporter},
-    show,
+    show, usage,
 };
 
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match usage::read() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     log_to_stderr(&cli.global);
     match Session::open(&cli.global).and_then(|session| dispatch(&session, cli.command)) {
         Ok(code) => code,

@@ -2,13 +2,19 @@
 //!
 //! This is the only file that reads the environment (SPEC §14).
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use mvm_core::error::{Error, ErrorKind};
 use serde::Deserialize;
 
 /// The version of Firecracker that is used unless told otherwise.
 pub const FIRECRACKER: &str = "1.12.1";
+/// Seconds that a command waits for another one on the same subject, unless told otherwise.
+const LOCK_WAIT: u16 = 120;
 
 /// How many builds of a pool are kept unless told otherwise.
 const KEEP_BUILDS: u32 = 3;
@@ -30,6 +36,8 @@ pub struct Config {
     pub keep_builds: u32,
     /// Where assets are looked for before their own sources (`MVM_ASSET_MIRROR`).
     pub asset_mirror: Option<String>,
+    /// How long a command waits for another one on the same subject (`lock_wait_seconds`).
+    pub lock_wait: Duration,
 }
 
 /// What a caller sets over everything else.
@@ -50,6 +58,7 @@ struct File {
     production: Option<bool>,
     firecracker: Option<String>,
     asset_mirror: Option<String>,
+    lock_wait_seconds: Option<u16>,
     #[serde(default)]
     gc: GcTable,
 }
@@ -67,7 +76,21 @@ impl Config {
     /// # Errors
     /// `Invalid` with file, line and key when the file or a variable makes no sense.
     pub fn read(overrides: &Overrides) -> Result<Self, Error> {
-        Self::assemble(overrides, &|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
+        let unreadable = RefCell::new(None);
+        let config = Self::assemble(overrides, &|name| match std::env::var(name) {
+            Ok(value) => Some(value).filter(|value| !value.is_empty()),
+            Err(std::env::VarError::NotPresent) => None,
+            Err(std::env::VarError::NotUnicode(_)) => {
+                unreadable.replace(Some(name.to_owned()));
+                None
+            }
+        });
+        match unreadable.into_inner() {
+            Some(name) => {
+                Err(Error::new(ErrorKind::Invalid, format!("the value of {name} is not UTF-8")))
+            }
+            None => config,
+        }
     }
 
     fn assemble(
@@ -108,6 +131,7 @@ impl Config {
                 .unwrap_or_else(|| FIRECRACKER.to_owned()),
             keep_builds: file.gc.keep_builds.unwrap_or(KEEP_BUILDS),
             asset_mirror: variable("MVM_ASSET_MIRROR").or(file.asset_mirror),
+            lock_wait: Duration::from_secs(file.lock_wait_seconds.unwrap_or(LOCK_WAIT).into()),
         };
         config.validate()
     }

@@ -63,6 +63,7 @@ impl Mvm {
         let settings = mvm_engine::Config {
             guest_memory: guest_memory(),
             keep_builds: config.keep_builds,
+            lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()
         };
         Ok(Self { engine: Engine::new(ports, settings) })

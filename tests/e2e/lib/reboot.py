@@ -95,7 +95,7 @@ def prepare(instance, state):
 def at_work():
     chosen = choose()
     if BOOT == 0:
-        for state in ("Sleeping", "Running", "Warm"):
+        for state in ("Sleeping", "Running", "Warm") if RESETS > 1 else ("Sleeping", "Running"):
             if all(known["state"] != state for name, known in model["instances"].items() if not any(name in args for args in chosen)):
                 prepare(fresh(), state)
     model["chosen"] = chosen

@@ -1,8 +1,13 @@
 //! Compares the kernel's truth with an intent, in depth, and says in words what is wrong.
 //!
-//! It repairs nothing, and does not know which guests run: a tap that is absent is no finding.
+//! It repairs nothing, and does not know which guests run: a tap that is absent is no finding. Nor is a
+//! network of which nothing at all is there, as after a reboot: it comes whole with its first guest.
 
-use std::{collections::BTreeMap, ffi::OsStr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    path::Path,
+};
 
 use mvm_core::{
     Error,
@@ -26,16 +31,33 @@ pub(super) fn verify(roots: &Roots, intent: &Firewall) -> Result<Vec<Finding>, E
     let mut netlink = Netlink::route().map_err(refused)?;
     let links = link::list(&mut netlink).map_err(refused)?;
     let mut findings = Vec::new();
-    for network in &intent.networks {
+    let at_work = at_work(&mut netlink, &links, intent).map_err(refused)?;
+    for network in &at_work.networks {
         let problems = bridge(&mut netlink, &links, network).map_err(refused)?;
         findings.extend(problems.into_iter().map(|problem| of(network, "bridge", problem)));
     }
-    findings.extend(routes(&mut netlink, &links, intent).map_err(refused)?);
+    findings.extend(routes(&mut netlink, &links, &at_work).map_err(refused)?);
     findings.extend(taps(&links, intent));
     findings.extend(egress(&mut netlink).map_err(refused)?);
-    findings.extend(table(roots, intent)?);
+    if !at_work.networks.is_empty() || nft::has_tables()? {
+        findings.extend(table(roots, intent)?);
+    }
     findings.extend(foreign_rules()?);
     Ok(findings)
+}
+
+/// The intent without the networks of which nothing is there.
+fn at_work(
+    netlink: &mut Netlink,
+    links: &[Link],
+    intent: &Firewall,
+) -> Result<Firewall, NetlinkError> {
+    let mut present: BTreeSet<NetId> = route::list(netlink)?.iter().map(|rule| rule.net).collect();
+    present.extend(links.iter().filter_map(Link::as_bridge));
+    present.extend(links.iter().filter_map(|link| Some(link.as_tap()?.0)));
+    let mut at_work = intent.clone();
+    at_work.networks.retain(|network| present.contains(&network.net));
+    Ok(at_work)
 }
 
 fn bridge(
