@@ -133,7 +133,7 @@ impl Suite {
             for boot in 0..script.header.resets {
                 match follow(&host, script, boot, log, started)? {
                     Verdict::Passed => host.reset()?,
-                    other => return Ok(other),
+                    other @ (Verdict::Failed(_) | Verdict::HostLost) => return Ok(other),
                 }
             }
             return follow(&host, script, script.header.resets, log, started);
