@@ -12,7 +12,7 @@ use crate::{
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId},
     net::{Mac, NetId, Network, Offset},
     observed::PausedFor,
-    pool::{Resources, Role},
+    pool::{Resources, Role, RuntimePolicy},
     units::{Generation, Mib, Uid},
 };
 
@@ -49,6 +49,8 @@ pub struct Identity {
     pub offset: Offset,
     /// What it is for.
     pub role: Role,
+    /// Its waiting times, for workloads that plan by them.
+    pub policy: RuntimePolicy,
 }
 
 /// What is needed to lay out a jail.

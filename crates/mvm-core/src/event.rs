@@ -14,6 +14,8 @@ use crate::{
 pub enum EventKind {
     /// A tenant exists.
     TenantCreated,
+    /// A tenant's limits were changed; the detail has each, before and after.
+    TenantUpdated,
     /// A tenant is gone.
     TenantDestroyed,
     /// A pool exists.

@@ -47,6 +47,7 @@ pub mod plan;
 pub mod pool;
 pub mod port;
 pub mod quota;
+pub mod secrets;
 pub mod state;
 pub mod tenant;
 pub mod units;

@@ -9,8 +9,9 @@ use crate::{
     id::{InstanceRef, PoolRef, TenantId},
     instance::Drain,
     net::{NetId, Subnet},
-    pool::{PoolChange, Resources, RevisionName, Role, Source},
-    quota::Quotas,
+    pool::{PoolChange, Resources, RevisionName, Role, RuntimePolicy, Source},
+    quota::{QuotaChange, Quotas},
+    secrets::Scope,
     state::Move,
     units::Seconds,
 };
@@ -43,6 +44,13 @@ pub enum Operation {
         /// Whether it gets a key. Without one snapshots are plain (development only).
         keyed: bool,
     },
+    /// Changes limits of a tenant. Legal while none is lowered below what is in use.
+    TenantUpdate {
+        /// Which.
+        tenant: TenantId,
+        /// The new limits; an absent one stays.
+        quotas: QuotaChange,
+    },
     /// Removes a tenant with all it has. Legal always; again after a failure.
     TenantDestroy {
         /// Which.
@@ -51,18 +59,7 @@ pub enum Operation {
         force: bool,
     },
     /// Makes a pool. Legal while its tenant exists and has room.
-    PoolCreate {
-        /// Its address.
-        pool: PoolRef,
-        /// Where its image comes from.
-        source: Source,
-        /// The profile of the source.
-        profile: String,
-        /// What it is for.
-        role: Role,
-        /// The size of its instances.
-        resources: Resources,
-    },
+    PoolCreate(NewPool),
     /// Changes what a pool's next builds and new instances are. Legal while the pool exists.
     PoolUpdate {
         /// Which.
@@ -149,8 +146,9 @@ impl Operation {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::TenantCreate { .. } => "tenant_create",
+            Self::TenantUpdate { .. } => "tenant_update",
             Self::TenantDestroy { .. } => "tenant_destroy",
-            Self::PoolCreate { .. } => "pool_create",
+            Self::PoolCreate(_) => "pool_create",
             Self::PoolUpdate { .. } => "pool_update",
             Self::PoolBuild { .. } => "pool_build",
             Self::PoolRollback { .. } => "pool_rollback",
@@ -160,6 +158,43 @@ impl Operation {
             Self::NodeGc { .. } => "node_gc",
             Self::InstanceCreate { .. } => "instance_create",
             Self::InstanceMove { .. } => "instance_move",
+        }
+    }
+}
+
+/// What is asked of a new pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPool {
+    /// Its address.
+    pub pool: PoolRef,
+    /// Where its image comes from.
+    pub source: Source,
+    /// The profile of the source.
+    pub profile: String,
+    /// What it is for.
+    pub role: Role,
+    /// The size of its instances.
+    pub resources: Resources,
+    /// Waiting times of its instances.
+    #[serde(default)]
+    pub runtime_policy: RuntimePolicy,
+    /// What its instances see of the tenant's secrets; everything when empty.
+    #[serde(default)]
+    pub secret_scopes: Vec<Scope>,
+}
+
+impl NewPool {
+    /// A pool of workers of this size, with everything else as it is by default.
+    #[must_use]
+    pub fn of_workers(pool: PoolRef, source: Source, resources: Resources) -> Self {
+        Self {
+            pool,
+            source,
+            profile: "minimal".to_owned(),
+            role: Role::Worker,
+            resources,
+            runtime_policy: RuntimePolicy::default(),
+            secret_scopes: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, ErrorKind},
     id::{ImageHash, PoolRef},
+    secrets::Scope,
     units::{Generation, Mib, Seconds, Timestamp, Vcpus},
 };
 
@@ -216,6 +217,30 @@ pub struct RuntimePolicy {
     pub graceful_shutdown_seconds: Seconds,
 }
 
+impl RuntimePolicy {
+    /// The longest of these times: a day.
+    pub const MAX: Seconds = Seconds(24 * 3600);
+
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// `Invalid` naming the first time outside its range.
+    pub fn validate(&self) -> Result<(), Error> {
+        for (name, time) in [
+            ("shortest time in Running", self.min_running_seconds),
+            ("shortest time in Warm", self.min_warm_seconds),
+            ("drain timeout", self.drain_timeout_seconds),
+            ("time to shut down", self.graceful_shutdown_seconds),
+        ] {
+            if time > Self::MAX {
+                let message = format!("the {name} is {time}: it must be at most {}", Self::MAX);
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Default for RuntimePolicy {
     fn default() -> Self {
         Self {
@@ -314,6 +339,9 @@ pub struct PoolChange {
     pub drain_timeout_seconds: Option<Seconds>,
     /// As in [`RuntimePolicy`], of new instances.
     pub graceful_shutdown_seconds: Option<Seconds>,
+    /// What instances see of the tenant's secrets from their next start on.
+    #[serde(default)]
+    pub secret_scopes: Option<Vec<Scope>>,
 }
 
 /// What was asked of a pool.
@@ -334,6 +362,9 @@ pub struct Pool {
     pub desired_counts: Counts,
     /// Waiting times.
     pub runtime_policy: RuntimePolicy,
+    /// What its instances see of the tenant's secrets; everything when empty.
+    #[serde(default)]
+    pub secret_scopes: Vec<Scope>,
     /// Its builds, newest first.
     pub revisions: Vec<Revision>,
     /// The build that a rollback made current; the newest is while this is absent.
@@ -430,6 +461,7 @@ mod tests {
             },
             desired_counts: Counts::default(),
             runtime_policy: RuntimePolicy::default(),
+            secret_scopes: Vec::new(),
             revisions: vec![revision("abcd1111"), revision("abcd2222"), revision("abcd1111")],
             rolled_back_to: None,
             destroying: false,

@@ -49,6 +49,55 @@ impl Default for Quotas {
     }
 }
 
+/// New limits; an absent one stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuotaChange {
+    /// As [`Quotas::max_vcpus`].
+    pub max_vcpus: Option<Vcpus>,
+    /// As [`Quotas::max_mem_mib`].
+    pub max_mem_mib: Option<Mib>,
+    /// As [`Quotas::max_running`].
+    pub max_running: Option<u32>,
+    /// As [`Quotas::max_warm`].
+    pub max_warm: Option<u32>,
+    /// As [`Quotas::max_pools`].
+    pub max_pools: Option<u32>,
+    /// As [`Quotas::max_instances_per_pool`].
+    pub max_instances_per_pool: Option<u32>,
+    /// As [`Quotas::max_disk_gib`].
+    pub max_disk_gib: Option<Gib>,
+}
+
+impl QuotaChange {
+    /// The limits after this change.
+    #[must_use]
+    pub fn apply(&self, to: &Quotas) -> Quotas {
+        Quotas {
+            max_vcpus: self.max_vcpus.unwrap_or(to.max_vcpus),
+            max_mem_mib: self.max_mem_mib.unwrap_or(to.max_mem_mib),
+            max_running: self.max_running.unwrap_or(to.max_running),
+            max_warm: self.max_warm.unwrap_or(to.max_warm),
+            max_pools: self.max_pools.unwrap_or(to.max_pools),
+            max_instances_per_pool: self
+                .max_instances_per_pool
+                .unwrap_or(to.max_instances_per_pool),
+            max_disk_gib: self.max_disk_gib.unwrap_or(to.max_disk_gib),
+        }
+    }
+}
+
+/// What a tenant holds, counted as its limits count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdings {
+    /// What its instances cost.
+    pub usage: Usage,
+    /// Its pools.
+    pub pools: u64,
+    /// The instances of its largest pool.
+    pub instances_of_a_pool: u64,
+}
+
 /// What a set of instances costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
@@ -133,6 +182,53 @@ pub struct Capacity {
 }
 
 impl Quotas {
+    /// Each limit with its name, as in [`Quotas`].
+    #[must_use]
+    pub fn figures(&self) -> [(&'static str, u64); 7] {
+        [
+            ("max_vcpus", u64::from(self.max_vcpus.0)),
+            ("max_mem_mib", u64::from(self.max_mem_mib.0)),
+            ("max_running", u64::from(self.max_running)),
+            ("max_warm", u64::from(self.max_warm)),
+            ("max_pools", u64::from(self.max_pools)),
+            ("max_instances_per_pool", u64::from(self.max_instances_per_pool)),
+            ("max_disk_gib", u64::from(self.max_disk_gib.0)),
+        ]
+    }
+
+    /// Checks that a tenant which holds `held` may get the limits `after`: none is lowered below
+    /// what is in use. A limit that was exceeded before may be raised, or left alone.
+    ///
+    /// # Errors
+    /// `Refused`, naming every limit that would be broken, with the figures.
+    pub fn admit_change(&self, after: &Self, held: &Holdings) -> Result<(), Error> {
+        let disk_gib = held.usage.disk_mib.div_ceil(1024);
+        let in_use = [
+            ("vCPUs", u64::from(held.usage.vcpus)),
+            ("MiB of memory", held.usage.mem_mib),
+            ("running instances", u64::from(held.usage.running)),
+            ("warm instances", u64::from(held.usage.warm)),
+            ("pools", held.pools),
+            ("instances of one pool", held.instances_of_a_pool),
+            ("GiB of disk", disk_gib),
+        ];
+        let limits = self.figures().into_iter().zip(after.figures()).zip(in_use);
+        let broken: Vec<String> = limits
+            .filter(|(((_, old), (_, new)), (_, used))| new < old && new < used)
+            .map(|(((name, old), (_, new)), (what, used))| {
+                format!("{name} {old} to {new} with {used} {what} in use")
+            })
+            .collect();
+        if broken.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Refused,
+            format!("a limit cannot be lowered below what is in use: {}", broken.join(", ")),
+        )
+        .hint("stop, sleep or destroy something first: mvm instance list"))
+    }
+
     /// Checks that a tenant may hold `usage`.
     ///
     /// # Errors
@@ -224,6 +320,42 @@ mod tests {
             usage(&[(State::Stopped, Want::Stopped)]),
             Usage { disk_mib: 64, ..Usage::default() }
         );
+    }
+
+    #[test]
+    fn a_limit_is_never_lowered_below_what_is_in_use_and_every_figure_is_named() {
+        let before = Quotas::default();
+        let held = Holdings {
+            usage: usage(&[(State::Running, Want::Running), (State::Warm, Want::Warm)]),
+            pools: 2,
+            instances_of_a_pool: 3,
+        };
+        let lower = QuotaChange {
+            max_vcpus: Some(Vcpus(3)),
+            max_mem_mib: Some(Mib(1023)),
+            max_running: Some(0),
+            max_warm: Some(0),
+            max_pools: Some(1),
+            max_instances_per_pool: Some(2),
+            max_disk_gib: Some(Gib(0)),
+        };
+        let error = before.admit_change(&lower.apply(&before), &held).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Refused);
+        for figure in [
+            "max_vcpus 16 to 3 with 4 vCPUs",
+            "max_mem_mib 32768 to 1023 with 1024 MiB of memory",
+            "max_running 8 to 0 with 1 running",
+            "max_warm 4 to 0 with 1 warm",
+            "max_pools 4 to 1 with 2 pools",
+            "max_instances_per_pool 16 to 2 with 3 instances",
+            "max_disk_gib 100 to 0 with 1 GiB of disk",
+        ] {
+            assert!(error.to_string().contains(figure), "{figure} in {error}");
+        }
+        let exact = Quotas { max_running: 1, max_pools: 2, ..before };
+        before.admit_change(&exact, &held).unwrap();
+        let exceeded = Quotas { max_pools: 0, ..before };
+        exceeded.admit_change(&Quotas { max_pools: 1, ..before }, &held).unwrap();
     }
 
     #[test]

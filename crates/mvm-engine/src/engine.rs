@@ -155,11 +155,9 @@ impl Engine {
                 let ask = crate::operate::tenant::NewTenant { tenant, net, subnet, quotas, keyed };
                 self.tenant_create(cx, &ask)
             }
+            Operation::TenantUpdate { tenant, quotas } => self.tenant_update(cx, &tenant, &quotas),
             Operation::TenantDestroy { tenant, force } => self.tenant_destroy(cx, &tenant, force),
-            Operation::PoolCreate { pool, source, profile, role, resources } => {
-                let ask = crate::operate::pool::NewPool { pool, source, profile, role, resources };
-                self.pool_create(cx, &ask)
-            }
+            Operation::PoolCreate(ask) => self.pool_create(cx, &ask),
             Operation::PoolUpdate { pool, change } => self.pool_update(cx, &pool, &change),
             Operation::PoolBuild { pool, timeout, rebuild } => {
                 self.pool_build(cx, &pool, timeout, rebuild)

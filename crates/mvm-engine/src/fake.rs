@@ -18,8 +18,8 @@ use mvm_core::{
     instance::{Drain, Instance},
     net::{NetId, Network, Offset},
     observed::*,
-    operation::Operation,
-    pool::{Resources, Role, Source},
+    operation::{NewPool, Operation},
+    pool::{Resources, Source},
     port::*,
     quota::Quotas,
     state::{Move, State},
@@ -532,13 +532,9 @@ pub(crate) fn tenant_create(id: &str, quotas: Quotas) -> Operation {
 }
 
 pub(crate) fn pool_create(id: &str) -> Operation {
-    Operation::PoolCreate {
-        pool: pool(id),
-        source: Source::Image("default".to_owned()),
-        profile: "minimal".to_owned(),
-        role: Role::Worker,
-        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(64) },
-    }
+    let source = Source::Image("default".to_owned());
+    let size = Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(64) };
+    Operation::PoolCreate(NewPool::of_workers(pool(id), source, size))
 }
 
 pub(crate) fn scale(running: u32, warm: u32, sleeping: u32) -> Operation {

@@ -16,8 +16,7 @@ use crate::{
     operate::{
         change,
         instance::legal,
-        living,
-        pool::{self, NewPool},
+        living, pool,
         scale::Scale,
         tenant::{self, NewTenant},
     },
@@ -51,12 +50,15 @@ impl Engine {
             Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
                 self.preview_tenant(cx, &NewTenant { tenant, net, subnet, quotas, keyed })
             }
+            Operation::TenantUpdate { tenant, quotas } => {
+                let made = self.rehearse(|tx| self.tenant_requota(tx, cx, &tenant, &quotas))?;
+                Ok(Preview { made: Some(Made::Tenant(made)), ..Preview::default() })
+            }
             Operation::TenantDestroy { tenant, force } => {
                 self.rehearse(|tx| tenant::begin(tx, &tenant, force))?;
                 self.preview_destroy(tenant.as_str())
             }
-            Operation::PoolCreate { pool, source, profile, role, resources } => {
-                let ask = NewPool { pool, source, profile, role, resources };
+            Operation::PoolCreate(ask) => {
                 pool::valid(&ask)?;
                 let made = self.rehearse(|tx| self.pool_record(tx, cx, &ask))?;
                 Ok(Preview { made: Some(Made::Pool(made)), ..Preview::default() })

@@ -363,6 +363,7 @@ fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
             network: record.network.clone(),
             offset: record.offset,
             role: record.role.clone(),
+            policy: record.policy,
         },
     };
     let limits = Limits { memory, ..Limits::of(record.resources) };

@@ -116,6 +116,7 @@ impl Monitor {
                 self.lives.remove(instance);
             }
             EventKind::TenantCreated
+            | EventKind::TenantUpdated
             | EventKind::TenantDestroyed
             | EventKind::PoolCreated
             | EventKind::PoolUpdated

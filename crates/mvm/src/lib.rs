@@ -27,7 +27,7 @@ pub use mvm_core::{
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     net::{NetId, Network, Subnet},
     observed::NodeFacts,
-    operation::{Operation, Rebuild},
+    operation::{NewPool, Operation, Rebuild},
     plan::{Step, pool::Assignment},
     pool::{
         Counts, Pool, PoolChange, Resources, Revision, RevisionName, Role, RuntimePolicy, Source,
@@ -36,7 +36,8 @@ pub use mvm_core::{
         ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, Progress, ProgressStep,
         TerminalSize,
     },
-    quota::{Quotas, Usage},
+    quota::{QuotaChange, Quotas, Usage},
+    secrets::{Scope, SecretsSource, TenantSecrets},
     state::{Move, State},
     tenant::Tenant,
     units,

@@ -6,10 +6,10 @@ use mvm_core::{
     id::{InstanceRef, PoolRef, TenantId},
     instance::Drain,
     net::{NetId, Subnet},
-    operation::Operation,
-    pool::{PoolChange, Resources, RevisionName, Role, Source},
+    operation::{NewPool, Operation},
+    pool::{PoolChange, RevisionName},
     port::{ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
-    quota::Quotas,
+    quota::{QuotaChange, Quotas},
     state::Move,
 };
 use mvm_engine::{
@@ -49,6 +49,16 @@ impl Mvm {
         self.operate(cx, &Operation::TenantCreate { tenant, net, subnet, quotas, keyed })
     }
 
+    /// Changes limits of a tenant; an absent one stays.
+    pub fn tenant_update(
+        &self,
+        cx: &Context,
+        tenant: &TenantId,
+        quotas: QuotaChange,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::TenantUpdate { tenant: tenant.clone(), quotas })
+    }
+
     /// Removes a tenant with all it has.
     pub fn tenant_destroy(
         &self,
@@ -60,16 +70,8 @@ impl Mvm {
     }
 
     /// Makes a pool.
-    pub fn pool_create(
-        &self,
-        cx: &Context,
-        pool: &PoolRef,
-        source: Source,
-        role: Role,
-        resources: Resources,
-    ) -> Result<Outcome, Error> {
-        let (pool, profile) = (pool.clone(), "minimal".to_owned());
-        self.operate(cx, &Operation::PoolCreate { pool, source, profile, role, resources })
+    pub fn pool_create(&self, cx: &Context, pool: NewPool) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::PoolCreate(pool))
     }
 
     /// Makes the pool's image and makes it current.

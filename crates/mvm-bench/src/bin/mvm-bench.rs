@@ -24,8 +24,8 @@ use std::{
 use bare::{Bare, Parts};
 use collect::output_of;
 use mvm::{
-    Actor, Config, Context, Drain, Error, ErrorKind, InstanceRef, Made, Move, Mvm, Overrides,
-    PoolRef, Quotas, Resources, Role, Source,
+    Actor, Config, Context, Drain, Error, ErrorKind, InstanceRef, Made, Move, Mvm, NewPool,
+    Overrides, PoolRef, Quotas, Resources, Source,
     units::{Mib, Vcpus},
 };
 
@@ -69,7 +69,7 @@ impl Run {
         let pool: PoolRef = format!("{tenant}/bench").parse().map_err(invalid)?;
         let resources = Resources { vcpus: Vcpus(1), mem_mib: Mib(MEMORY), data_disk_mib: Mib(0) };
         let image = Source::Image("default".to_owned());
-        self.mvm.pool_create(&self.cx, &pool, image, Role::Worker, resources)?;
+        self.mvm.pool_create(&self.cx, NewPool::of_workers(pool.clone(), image, resources))?;
         self.mvm.pool_build(&self.cx, &pool)?;
         match self.mvm.instance_create(&self.cx, &pool)?.made {
             Some(Made::Instance(made)) => Ok(made.instance),

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use mvm::{
-    Operation, PoolChange, PoolRef, RevisionName, Role, Source, TenantId,
+    Operation, PoolChange, PoolRef, RevisionName, Role, RuntimePolicy, Scope, Source, TenantId,
     units::{Mib, Seconds, Vcpus},
 };
 
@@ -82,6 +82,45 @@ pub(crate) struct PoolCreateArgs {
     /// Data disk of one instance, mounted at /data; 0 for none
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     pub(crate) data_disk: u32,
+    /// Let its instances see only these parts of the tenant's secrets, each in a directory of its
+    /// own; the scope `x` gives the key `x` and those that begin with `x.` or `x_` (repeatable)
+    #[arg(long = "secret-scope", value_name = "SCOPE")]
+    pub(crate) secret_scopes: Vec<Scope>,
+    #[command(flatten)]
+    pub(crate) policy: RuntimePolicyArgs,
+}
+
+/// Waiting times of a pool's instances.
+#[derive(Debug, Args)]
+pub(crate) struct RuntimePolicyArgs {
+    /// Shortest time in Running before policy may act [default: 60]
+    #[arg(long, alias = "min-running", value_name = "SECS")]
+    min_running_secs: Option<u32>,
+    /// Shortest time in Warm before policy may act [default: 30]
+    #[arg(long, alias = "min-warm", value_name = "SECS")]
+    min_warm_secs: Option<u32>,
+    /// How long a guest may take to drain before sleep is forced [default: 30]
+    #[arg(long, alias = "drain-timeout", value_name = "SECS")]
+    drain_timeout_secs: Option<u32>,
+    /// How long a guest may take to shut down before it is killed [default: 15]
+    #[arg(long, alias = "graceful-shutdown", value_name = "SECS")]
+    graceful_shutdown_secs: Option<u32>,
+}
+
+impl RuntimePolicyArgs {
+    /// `policy` with what the flags change.
+    pub(crate) fn over(&self, policy: RuntimePolicy) -> RuntimePolicy {
+        let or = |given: Option<u32>, old| given.map_or(old, Seconds);
+        RuntimePolicy {
+            min_running_seconds: or(self.min_running_secs, policy.min_running_seconds),
+            min_warm_seconds: or(self.min_warm_secs, policy.min_warm_seconds),
+            drain_timeout_seconds: or(self.drain_timeout_secs, policy.drain_timeout_seconds),
+            graceful_shutdown_seconds: or(
+                self.graceful_shutdown_secs,
+                policy.graceful_shutdown_seconds,
+            ),
+        }
+    }
 }
 
 /// Where a pool's image comes from: one of three.
@@ -136,17 +175,24 @@ pub(crate) struct PoolUpdateArgs {
     #[arg(long, value_name = "MIB")]
     data_disk: Option<u32>,
     /// Shortest time in Running before policy may act on a new instance
-    #[arg(long, value_name = "SECS")]
+    #[arg(long, alias = "min-running-secs", value_name = "SECS")]
     min_running: Option<u32>,
     /// Shortest time in Warm before policy may act on a new instance
-    #[arg(long, value_name = "SECS")]
+    #[arg(long, alias = "min-warm-secs", value_name = "SECS")]
     min_warm: Option<u32>,
     /// How long a new instance may take to drain before sleep is forced
-    #[arg(long, value_name = "SECS")]
+    #[arg(long, alias = "drain-timeout-secs", value_name = "SECS")]
     drain_timeout: Option<u32>,
     /// How long a new instance may take to shut down before it is killed
-    #[arg(long, value_name = "SECS")]
+    #[arg(long, alias = "graceful-shutdown-secs", value_name = "SECS")]
     graceful_shutdown: Option<u32>,
+    /// Let instances see only these parts of the tenant's secrets from their next start on
+    /// (repeatable)
+    #[arg(long = "secret-scope", value_name = "SCOPE", conflicts_with = "all_secrets")]
+    secret_scopes: Vec<Scope>,
+    /// Let instances see all of the tenant's secrets from their next start on
+    #[arg(long)]
+    all_secrets: bool,
 }
 
 impl PoolUpdateArgs {
@@ -154,6 +200,7 @@ impl PoolUpdateArgs {
     pub(crate) fn change(self) -> PoolChange {
         let source =
             SourceArgs { flake: self.flake, template: self.template, image: self.image }.source();
+        let is_scoped = self.all_secrets || !self.secret_scopes.is_empty();
         PoolChange {
             source,
             profile: self.profile,
@@ -165,6 +212,7 @@ impl PoolUpdateArgs {
             min_warm_seconds: self.min_warm.map(Seconds),
             drain_timeout_seconds: self.drain_timeout.map(Seconds),
             graceful_shutdown_seconds: self.graceful_shutdown.map(Seconds),
+            secret_scopes: is_scoped.then_some(self.secret_scopes),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The arguments of `mvm tenant …`.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use mvm::{
-    NetId, Quotas, Subnet, TenantId,
+    NetId, QuotaChange, Quotas, Subnet, TenantId,
     units::{Gib, Mib, Vcpus},
 };
 
@@ -17,6 +17,8 @@ pub(crate) enum TenantCommand {
         /// The tenant
         tenant: TenantId,
     },
+    /// Change a tenant's quotas; those that are not given stay
+    Update(TenantUpdateArgs),
     /// Destroy a tenant with all its pools and instances
     Destroy {
         /// The tenant
@@ -61,6 +63,49 @@ pub(crate) struct TenantCreateArgs {
     /// Keep no key: snapshots are stored in the clear (development only)
     #[arg(long)]
     pub(crate) no_key: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("quota").required(true).multiple(true))]
+pub(crate) struct TenantUpdateArgs {
+    /// The tenant
+    pub(crate) tenant: TenantId,
+    /// Greatest sum of vCPUs of running and warm instances
+    #[arg(long, value_name = "N", group = "quota")]
+    pub(crate) max_vcpus: Option<u32>,
+    /// Greatest sum of memory of running and warm instances
+    #[arg(long, value_name = "MIB", group = "quota")]
+    pub(crate) max_mem: Option<u32>,
+    /// Most running instances
+    #[arg(long, value_name = "N", group = "quota")]
+    pub(crate) max_running: Option<u32>,
+    /// Most warm instances
+    #[arg(long, value_name = "N", group = "quota")]
+    pub(crate) max_warm: Option<u32>,
+    /// Most pools
+    #[arg(long, value_name = "N", group = "quota")]
+    pub(crate) max_pools: Option<u32>,
+    /// Most instances of one pool
+    #[arg(long, value_name = "N", group = "quota")]
+    pub(crate) max_instances_per_pool: Option<u32>,
+    /// Most disk of volumes and snapshots
+    #[arg(long, value_name = "GIB", group = "quota")]
+    pub(crate) max_disk: Option<u32>,
+}
+
+impl TenantUpdateArgs {
+    /// The limits that the flags change.
+    pub(crate) fn change(&self) -> QuotaChange {
+        QuotaChange {
+            max_vcpus: self.max_vcpus.map(Vcpus),
+            max_mem_mib: self.max_mem.map(Mib),
+            max_running: self.max_running,
+            max_warm: self.max_warm,
+            max_pools: self.max_pools,
+            max_instances_per_pool: self.max_instances_per_pool,
+            max_disk_gib: self.max_disk.map(Gib),
+        }
+    }
 }
 
 impl TenantCreateArgs {

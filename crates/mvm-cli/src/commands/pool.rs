@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use mvm::{
-    Error, ErrorKind, Operation, Rebuild, Resources,
+    Error, ErrorKind, NewPool, Operation, Rebuild, Resources, RuntimePolicy,
     units::{Mib, Seconds, Vcpus},
 };
 
@@ -59,7 +59,7 @@ fn create(args: PoolCreateArgs) -> Result<Operation, Error> {
         Error::new(ErrorKind::Usage, "a pool needs a source")
             .hint("give one of --flake, --template and --image")
     })?;
-    Ok(Operation::PoolCreate {
+    Ok(Operation::PoolCreate(NewPool {
         pool: args.pool,
         source,
         profile: args.profile,
@@ -69,5 +69,7 @@ fn create(args: PoolCreateArgs) -> Result<Operation, Error> {
             mem_mib: Mib(args.mem),
             data_disk_mib: Mib(args.data_disk),
         },
-    })
+        runtime_policy: args.policy.over(RuntimePolicy::default()),
+        secret_scopes: args.secret_scopes,
+    }))
 }

@@ -24,6 +24,9 @@ pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<ExitCode,
             session.print(&one, show::tenant)?;
             Ok(ExitCode::SUCCESS)
         }
+        TenantCommand::Update(args) => {
+            session.operate(&Operation::TenantUpdate { quotas: args.change(), tenant: args.tenant })
+        }
         TenantCommand::Destroy { tenant, force } => {
             confirm(force, &format!("destroy the tenant {tenant} with everything in it"))?;
             session.operate(&Operation::TenantDestroy { tenant, force: true })

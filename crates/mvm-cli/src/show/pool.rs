@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mvm::{Counts, PoolView, Resources, State, units::Timestamp};
+use mvm::{Counts, PoolView, Resources, RuntimePolicy, Scope, State, units::Timestamp};
 use serde::Serialize;
 
 use crate::render::table::{facts, table};
@@ -16,6 +16,8 @@ pub(crate) struct Pool {
     role: String,
     instance_resources: Resources,
     desired_counts: Counts,
+    runtime_policy: RuntimePolicy,
+    secret_scopes: Vec<Scope>,
     current: Option<String>,
     revisions: usize,
     states: BTreeMap<State, usize>,
@@ -32,6 +34,8 @@ impl Pool {
             role: record.role.to_string(),
             instance_resources: record.instance_resources,
             desired_counts: record.desired_counts,
+            runtime_policy: record.runtime_policy,
+            secret_scopes: record.secret_scopes.clone(),
             current: record.current().map(ToString::to_string),
             revisions: record.revisions.len(),
             states: view.states.clone(),

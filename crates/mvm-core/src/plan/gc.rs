@@ -136,6 +136,7 @@ mod tests {
             },
             desired_counts: Counts::default(),
             runtime_policy: RuntimePolicy::default(),
+            secret_scopes: Vec::new(),
             revisions: images.iter().map(revision).collect(),
             rolled_back_to: None,
             destroying: false,

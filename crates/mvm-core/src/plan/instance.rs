@@ -374,6 +374,7 @@ fn jail_of(record: &Instance, image: ImageHash) -> Jail {
             network: record.network.clone(),
             offset: record.offset,
             role: record.role.clone(),
+            policy: record.policy,
         },
     }
 }

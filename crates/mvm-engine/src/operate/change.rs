@@ -10,6 +10,7 @@ use mvm_core::{
     id::{ImageHash, PoolRef, Subject},
     pool::{Pool, PoolChange, RevisionName},
     port::Transaction,
+    secrets::Scope,
 };
 
 use super::{
@@ -70,6 +71,8 @@ impl Engine {
         let (tenant, before) = living(tx, id)?;
         let mut pool = applied(before.clone(), change);
         pool.instance_resources.validate()?;
+        pool.runtime_policy.validate()?;
+        Scope::validate(&pool.secret_scopes)?;
         if pool.instance_resources != before.instance_resources {
             fits(&tenant, pool.instance_resources)?;
         }
@@ -140,10 +143,16 @@ fn applied(mut pool: Pool, change: &PoolChange) -> Pool {
     ] {
         *field = new.unwrap_or(*field);
     }
+    pool.secret_scopes = change.secret_scopes.clone().unwrap_or(pool.secret_scopes);
     pool.source = change.source.clone().unwrap_or(pool.source);
     pool.profile = change.profile.clone().unwrap_or(pool.profile);
     pool.role = change.role.clone().unwrap_or(pool.role);
     pool
+}
+
+fn scopes(pool: &Pool) -> String {
+    let all: Vec<&str> = pool.secret_scopes.iter().map(Scope::as_str).collect();
+    if all.is_empty() { "all".to_owned() } else { all.join(" ") }
 }
 
 /// What differs, for the audit log: name, before, after.
@@ -161,6 +170,7 @@ fn differences(before: &Pool, after: &Pool) -> Vec<(&'static str, String, String
             ("min_warm", policy.min_warm_seconds.to_string()),
             ("drain_timeout", policy.drain_timeout_seconds.to_string()),
             ("graceful_shutdown", policy.graceful_shutdown_seconds.to_string()),
+            ("secret_scopes", scopes(pool)),
         ]
     };
     let pairs = facts(before).into_iter().zip(facts(after));
@@ -180,6 +190,7 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
         min_warm_seconds,
         drain_timeout_seconds,
         graceful_shutdown_seconds,
+        secret_scopes,
     } = change;
     let mut notes = Vec::new();
     if source.is_some() || profile.is_some() {
@@ -192,6 +203,9 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
     let times = [min_running_seconds, min_warm_seconds, drain_timeout_seconds];
     if times.iter().any(|time| time.is_some()) || graceful_shutdown_seconds.is_some() {
         notes.push("times are those of new instances; the present ones keep theirs".to_owned());
+    }
+    if secret_scopes.is_some() {
+        notes.push("secret scopes reach an instance at its next start".to_owned());
     }
     notes
 }

@@ -6,10 +6,11 @@ use mvm_core::{
     event::EventKind,
     id::{ImageHash, InstanceRef, PoolId, PoolRef, Subject},
     instance::{Drain, Instance, Want},
-    operation::Rebuild,
-    pool::{Counts, Pool, Resources, Revision, Role, RuntimePolicy, Source},
+    operation::{NewPool, Rebuild},
+    pool::{Counts, Pool, Resources, Revision, Source},
     port::{BuildOrder, Table, Transaction},
     quota::Usage,
+    secrets::Scope,
     state::State,
     tenant::Tenant,
     units::{Generation, Seconds},
@@ -26,16 +27,6 @@ use crate::{
     run,
     store::records,
 };
-
-/// What is asked of a new pool.
-#[derive(Debug, Clone)]
-pub(crate) struct NewPool {
-    pub(crate) pool: PoolRef,
-    pub(crate) source: Source,
-    pub(crate) profile: String,
-    pub(crate) role: Role,
-    pub(crate) resources: Resources,
-}
 
 impl Engine {
     pub(crate) fn pool_create(&self, cx: &Context, ask: &NewPool) -> Result<Outcome, Error> {
@@ -81,7 +72,8 @@ impl Engine {
             role: ask.role.clone(),
             instance_resources: ask.resources,
             desired_counts: Counts::default(),
-            runtime_policy: RuntimePolicy::default(),
+            runtime_policy: ask.runtime_policy,
+            secret_scopes: ask.secret_scopes.clone(),
             revisions: Vec::new(),
             rolled_back_to: None,
             destroying: false,
@@ -247,6 +239,8 @@ impl Engine {
 pub(crate) fn valid(ask: &NewPool) -> Result<(), Error> {
     ask.resources.validate()?;
     ask.source.validate()?;
+    ask.runtime_policy.validate()?;
+    Scope::validate(&ask.secret_scopes)?;
     valid_profile(&ask.profile)
 }
 

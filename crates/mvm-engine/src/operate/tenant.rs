@@ -12,18 +12,20 @@ use mvm_core::{
     error::{Error, ErrorKind},
     event::EventKind,
     id::{PoolRef, Subject, TenantId},
+    instance::Instance,
     net::{MAX_TENANT_NET, NetId, Network, Subnet},
     pool::Pool,
     port::{Table, Transaction},
-    quota::Quotas,
+    quota::{Holdings, QuotaChange, Quotas},
     tenant::{Tenant, Tombstone},
     units::{Generation, Timestamp},
 };
 
 use super::refuse_destroying;
 use crate::{
+    admit,
     converge::FirewallAfter,
-    engine::{Context, Engine},
+    engine::{Context, Engine, Telling},
     outcome::{Made, Outcome},
     store::records,
 };
@@ -97,6 +99,46 @@ impl Engine {
         records::put(tx, &mut tenant)?;
         records::raise_network_generation(tx)?;
         tx.append(&self.event(&cx.actor, &ask.tenant, EventKind::TenantCreated))?;
+        Ok(tenant)
+    }
+
+    pub(crate) fn tenant_update(
+        &self,
+        cx: &Context,
+        id: &TenantId,
+        change: &QuotaChange,
+    ) -> Result<Outcome, Error> {
+        self.within(|tx| records::tenant(tx, id))?;
+        let _lock = self.lock(&Subject::Tenant(id.clone()))?;
+        cx.cancel.check()?;
+        let tenant = self.within(|tx| self.tenant_requota(tx, cx, id, change))?;
+        Ok(Outcome { made: Some(Made::Tenant(tenant)), ..Outcome::default() })
+    }
+
+    /// Puts the record of a tenant with other limits, unless they are the same.
+    pub(crate) fn tenant_requota(
+        &self,
+        tx: &mut dyn Transaction,
+        cx: &Context,
+        id: &TenantId,
+        change: &QuotaChange,
+    ) -> Result<Tenant, Error> {
+        let mut tenant = records::tenant(tx, id)?;
+        refuse_destroying("tenant", id, tenant.destroying)?;
+        let (before, after) = (tenant.quotas, change.apply(&tenant.quotas));
+        before.admit_change(&after, &holdings(tx, &tenant)?)?;
+        if after == before {
+            return Ok(tenant);
+        }
+        tenant.quotas = after;
+        records::put(tx, &mut tenant)?;
+        let mut event = self.event(&cx.actor, id, EventKind::TenantUpdated);
+        for ((name, old), (_, new)) in before.figures().into_iter().zip(after.figures()) {
+            if old != new {
+                event = event.with(name, format!("{old} -> {new}"));
+            }
+        }
+        tx.append(&event)?;
         Ok(tenant)
     }
 
@@ -196,6 +238,19 @@ impl Engine {
             },
         )
     }
+}
+
+fn holdings(tx: &mut dyn Transaction, tenant: &Tenant) -> Result<Holdings, Error> {
+    let pools = records::list::<Pool>(tx, tenant.tenant_id.as_str())?;
+    let mut largest = 0;
+    for pool in &pools {
+        largest = largest.max(records::list::<Instance>(tx, &pool.pool.to_string())?.len());
+    }
+    Ok(Holdings {
+        usage: admit::of_tenant(tx, tenant)?,
+        pools: pools.len() as u64,
+        instances_of_a_pool: largest as u64,
+    })
 }
 
 fn exists(id: &TenantId) -> Error {

@@ -5,13 +5,18 @@ use mvm_core::{
     event::EventKind,
     net::NetId,
     operation::Operation,
-    quota::Quotas,
+    port::Store,
+    quota::{QuotaChange, Quotas},
     state::{Move, State},
     units::Seconds,
 };
 use std::sync::atomic::Ordering;
 
 use crate::{fake::*, outcome::Made};
+
+fn tenant() -> mvm_core::id::TenantId {
+    "acme".parse().unwrap()
+}
 
 fn create(rig: &Rig, id: &str, net: Option<u16>, subnet: Option<&str>) -> Result<u16, ErrorKind> {
     let made = rig.operate(&Operation::TenantCreate {
@@ -85,6 +90,47 @@ fn a_tenant_with_pools_is_destroyed_by_force_only_and_leaves_nothing() {
     assert!(rig.engine.tenants().unwrap().is_empty());
     assert_eq!(destroy(&rig, "acme", true), Err(ErrorKind::NotFound));
     assert!(rig.world.look().lock_files.is_empty());
+}
+
+#[test]
+fn only_the_given_limits_change_and_the_log_says_from_what_to_what() {
+    let rig = Rig::with_pool(Quotas::default());
+    let update = |quotas| rig.operate(&Operation::TenantUpdate { tenant: tenant(), quotas });
+    let wider = QuotaChange { max_running: Some(9), max_pools: Some(4), ..QuotaChange::default() };
+    update(wider).unwrap();
+    update(wider).unwrap();
+    let quotas = rig.engine.tenant(&tenant()).unwrap().record.quotas;
+    assert_eq!(quotas, Quotas { max_running: 9, ..Quotas::default() });
+    let log = rig.store.events(&tenant(), 0, usize::MAX).unwrap();
+    let told: Vec<_> =
+        log.iter().filter(|one| one.event.event == EventKind::TenantUpdated).collect();
+    assert_eq!(told.len(), 1, "what changes nothing is not told");
+    let detail = &told.first().unwrap().event.detail;
+    assert_eq!(detail.len(), 1);
+    assert_eq!(detail.get("max_running").unwrap(), "8 -> 9");
+}
+
+#[test]
+fn a_limit_below_what_is_in_use_is_refused_and_changes_nothing() {
+    let rig = Rig::with_pool(Quotas::default());
+    rig.instance_in(State::Running);
+    rig.instance_in(State::Warm);
+    let before = rig.engine.tenant(&tenant()).unwrap().record;
+    let quotas = QuotaChange {
+        max_warm: Some(0),
+        max_instances_per_pool: Some(1),
+        max_running: Some(1),
+        ..QuotaChange::default()
+    };
+    let ask = Operation::TenantUpdate { tenant: tenant(), quotas };
+    for error in [rig.operate(&ask).unwrap_err(), rig.engine.plan_only(&rig.cx, &ask).unwrap_err()]
+    {
+        assert_eq!(error.kind, ErrorKind::Refused);
+        let said = error.to_string();
+        assert!(said.contains("max_warm 4 to 0") && said.contains("per_pool 16 to 1"), "{said}");
+        assert!(!said.contains("max_running"), "{said}");
+    }
+    assert_eq!(rig.engine.tenant(&tenant()).unwrap().record, before);
 }
 
 #[test]

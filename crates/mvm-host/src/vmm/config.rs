@@ -33,7 +33,12 @@ pub fn of(jail: &Jail) -> Result<GuestConfig, Error> {
         dns: Vec::new(),
         vcpus: jail.resources.vcpus.0,
         mem_mib: jail.resources.mem_mib.0,
-        min_runtime_policy: MinRuntimePolicy::default(),
+        min_runtime_policy: MinRuntimePolicy {
+            min_running_seconds: identity.policy.min_running_seconds.0,
+            min_warm_seconds: identity.policy.min_warm_seconds.0,
+            drain_timeout_seconds: identity.policy.drain_timeout_seconds.0,
+            graceful_shutdown_seconds: identity.policy.graceful_shutdown_seconds.0,
+        },
         secrets_epoch: 0,
         integrations: Vec::new(),
         ssh_authorized_keys: Vec::new(),

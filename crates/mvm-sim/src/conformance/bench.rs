@@ -307,6 +307,7 @@ impl<'a> Bench<'a> {
                 network: self.record.network.clone(),
                 offset: self.record.offset,
                 role: self.record.role.clone(),
+                policy: self.record.policy,
             },
         })
     }

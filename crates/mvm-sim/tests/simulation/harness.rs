@@ -7,9 +7,9 @@ use mvm_core::{
     event::Actor,
     id::{ImageHash, InstanceRef, PoolRef, TenantId},
     instance::{Drain, Instance, Want},
-    operation::Operation,
+    operation::{NewPool, Operation},
     plan,
-    pool::{Resources, Role, Source},
+    pool::{Resources, Source},
     port::{Store, Table},
     quota::Quotas,
     state::{Move, State},
@@ -76,13 +76,9 @@ pub(crate) fn create_tenant(name: &str, quotas: Quotas) -> Operation {
 }
 
 pub(crate) fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
-    Operation::PoolCreate {
-        pool,
-        source: Source::Image("default".to_owned()),
-        profile: "minimal".to_owned(),
-        role: Role::Worker,
-        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(data_disk) },
-    }
+    let source = Source::Image("default".to_owned());
+    let size = Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(data_disk) };
+    Operation::PoolCreate(NewPool::of_workers(pool, source, size))
 }
 
 pub(crate) fn scale(pool: PoolRef, running: u32, warm: u32, sleeping: u32) -> Operation {
