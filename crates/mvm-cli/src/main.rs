@@ -3,6 +3,7 @@
 mod args;
 mod commands;
 mod exit;
+mod forward;
 mod render;
 mod run;
 mod show;

@@ -1,34 +1,98 @@
 //! From the arguments to the exit code.
 
-use std::{io, process::ExitCode, sync::Arc};
+use std::{ffi::OsString, io, process::ExitCode, sync::Arc};
 
-use mvm::{Actor, Cancel, Config, Context, Error, ErrorKind, Mvm, Operation, Outcome, Overrides};
+use clap::ArgMatches;
+use mvm::{
+    Actor, Cancel, Config, Context, Error, ErrorKind, Mvm, Operation, Outcome, Overrides,
+    provider::{self, Packages, Place},
+};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
 
 use crate::{
-    args::{Command, Format, Global},
-    commands, exit,
+    args::{Command, Format, Global, InstanceCommand},
+    commands, exit, forward,
     render::{self, progress::Reporter},
     show, usage,
 };
 
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
-    let cli = match usage::read() {
-        Ok(cli) => cli,
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let Some((first, rest)) = words.split_first()
+        && first == mvm::forward::SUBCOMMAND
+    {
+        return mvm::forward::main(rest.to_vec(), &put_to_rest);
+    }
+    let (cli, matches) = match usage::read() {
+        Ok(read) => read,
         Err(code) => return code,
     };
     log_to_stderr(&cli.global);
-    match Session::open(&cli.global).and_then(|session| dispatch(&session, cli.command)) {
+    match go(cli.command, &cli.global, &matches, words) {
         Ok(code) => code,
         Err(error) => {
             render::error::say(&error, cli.global.output());
             exit::of_error(&error)
         }
     }
+}
+
+/// Runs a command: those about the machine here, all others where microVMs run.
+fn go(
+    command: Command,
+    global: &Global,
+    matches: &ArgMatches,
+    words: Vec<OsString>,
+) -> Result<ExitCode, Error> {
+    let overrides =
+        Overrides { config_file: global.config_file.clone(), data_dir: global.data_dir.clone() };
+    let config = Config::read(&overrides)?;
+    match &command {
+        Command::Bootstrap(args) => {
+            commands::machine::bootstrap(global, &config, args, Packages::Install)
+        }
+        Command::Setup(args) => {
+            commands::machine::bootstrap(global, &config, args, Packages::Expect)
+        }
+        Command::Doctor(args) => commands::machine::doctor(global, &config, args),
+        Command::Status => commands::machine::status(global, &config),
+        Command::Shell => commands::machine::shell(global, &config, matches),
+        Command::Stop => commands::machine::stop(global, &config),
+        Command::Destroy(args) => commands::machine::destroy(global, &config, args),
+        Command::Tenant(_)
+        | Command::Pool(_)
+        | Command::Instance(_)
+        | Command::Events(_)
+        | Command::Node(_)
+        | Command::Net(_) => match provider::place(&config)? {
+            Place::Here => dispatch(&Session::open(global, &config)?, command),
+            Place::There(machine) => {
+                let is_exec = matches!(command, Command::Instance(InstanceCommand::Exec(_)));
+                let ran = forward::command(global, &config, matches, words, &*machine);
+                match ran {
+                    Err(error) if is_exec => {
+                        render::error::say(&error, global.output());
+                        Ok(ExitCode::from(exit::EXEC_FAILED))
+                    }
+                    ran => ran,
+                }
+            }
+        },
+    }
+}
+
+/// Stops all microVMs of this machine, because it is about to be switched off.
+fn put_to_rest() -> Result<(), Error> {
+    let cx = Context {
+        actor: Actor::Uid(rustix::process::getuid().as_raw()),
+        cancel: Cancel::new(),
+        progress: Arc::new(Reporter::Silent),
+    };
+    Mvm::open(&Config::read(&Overrides::default())?)?.rest(&cx)
 }
 
 fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
@@ -39,6 +103,13 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),
+        Command::Bootstrap(_)
+        | Command::Setup(_)
+        | Command::Doctor(_)
+        | Command::Status
+        | Command::Shell
+        | Command::Stop
+        | Command::Destroy(_) => Err(Error::new(ErrorKind::Failed, "this command has no session")),
     }
 }
 
@@ -52,12 +123,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn open(global: &Global) -> Result<Self, Error> {
-        let overrides = Overrides {
-            config_file: global.config_file.clone(),
-            data_dir: global.data_dir.clone(),
-        };
-        let mvm = Mvm::open(&Config::read(&overrides)?)?;
+    fn open(global: &Global, config: &Config) -> Result<Self, Error> {
+        let mvm = Mvm::open(config)?;
         let cx = Context {
             actor: Actor::Uid(rustix::process::getuid().as_raw()),
             cancel: Cancel::new(),
@@ -95,12 +162,7 @@ impl Session {
         value: &T,
         text: impl FnOnce(&T) -> String,
     ) -> Result<(), Error> {
-        match render::result(self.format, value, text) {
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(Error::new(ErrorKind::Failed, "cannot print the result").because(&error))
-            }
-            Ok(()) | Err(_) => Ok(()),
-        }
+        print(self.format, value, text)
     }
 
     /// From now on the first SIGINT or SIGTERM stops after the current effect, the second at once.
@@ -117,6 +179,20 @@ impl Session {
                 }
             });
         }
+    }
+}
+
+/// Prints a result in the form that was asked for; nobody reading it is no error.
+pub(crate) fn print<T: serde::Serialize>(
+    format: Format,
+    value: &T,
+    text: impl FnOnce(&T) -> String,
+) -> Result<(), Error> {
+    match render::result(format, value, text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::new(ErrorKind::Failed, "cannot print the result").because(&error))
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The terminal of an interactive command: raw while it runs, restored whatever happens.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     sync::mpsc::{Receiver, Sender, channel},
 };
 
@@ -66,5 +66,20 @@ fn forward(mut signals: Signals, sender: &Sender<ExecControl>) {
         if sender.send(control).is_err() {
             return;
         }
+    }
+}
+
+/// Standard output without waiting for the end of a line.
+pub(crate) struct Flushed(pub(crate) io::Stdout);
+
+impl Write for Flushed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut out = self.0.lock();
+        let length = out.write(bytes)?;
+        out.flush()?;
+        Ok(length)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }

@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, error::ErrorKind as Clap};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, error::ErrorKind as Clap};
 use mvm::{Error, ErrorKind};
 
 use crate::{
@@ -13,9 +13,13 @@ use crate::{
     exit, render,
 };
 
-/// The command line of this process, or the exit code when there is none to be run.
-pub(crate) fn read() -> Result<Cli, ExitCode> {
-    Cli::try_parse().map_err(|refused| {
+/// The command line of this process, as types and as what it was parsed from, or the exit code when
+/// there is none to be run.
+pub(crate) fn read() -> Result<(Cli, ArgMatches), ExitCode> {
+    let parsed = Cli::command()
+        .try_get_matches()
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    parsed.map_err(|refused| {
         if !refused.use_stderr() || refused.kind() == Clap::DisplayHelpOnMissingArgumentOrSubcommand
         {
             // Help and version; where there is nobody to read them, the exit code still speaks.
@@ -58,6 +62,8 @@ fn translate(refused: &clap::Error) -> Error {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
     fn refused(line: &str) -> Error {

@@ -3,7 +3,7 @@
 //! - [`net`] — bridges, taps, policy routes, the two nftables tables.
 //! - [`disk`] — drives, volumes, keys, sealed snapshots, the documented directories.
 //! - [`vmm`] — cgroup, jail, shim, Firecracker's API.
-//! - [`tool`] — the one place that spawns a helper program.
+//! - [`tool`] — the one place that spawns a helper program; [`kvm`] — whether guests boot here.
 //! - [`local`] — the `Host` port: one arm per effect; [`guest`] — the `Guest` port over vsock;
 //!   [`lock`], [`clock`] — the `Locks` and `Clock` ports; [`boot_id`] — which boot this is.
 //!
@@ -14,6 +14,7 @@ pub mod boot_id;
 pub mod clock;
 pub mod disk;
 pub mod guest;
+pub mod kvm;
 pub mod local;
 pub mod lock;
 pub mod net;

@@ -15,8 +15,8 @@ use mvm_core::{
     error::{Error, ErrorKind},
     id::ImageHash,
     layout::data,
-    operation::Rebuild,
-    pool::Source,
+    operation::{Operation, Rebuild},
+    pool::{Role, Source},
     port::{BuildOrder, Builder, Progress, ProgressStep},
 };
 
@@ -46,6 +46,23 @@ impl LocalBuilder {
     /// A builder whose images carry the guest agent at `agent`.
     pub(crate) fn new(config: Config, agent: PathBuf) -> Self {
         Self(Arc::new(Workshop { config, agent, busy: Mutex::new(()) }))
+    }
+
+    /// Makes sure that the VMM of the configuration is installed.
+    pub(crate) fn ensure_vmm(&self, progress: &dyn Progress) -> Result<(), Error> {
+        self.0.ensure_vmm(progress)
+    }
+
+    /// Makes the default image unless it is there, and installs the VMM.
+    pub(crate) fn ensure_default(&self, progress: &dyn Progress) -> Result<ImageHash, Error> {
+        let order = BuildOrder {
+            source: Source::Image(DEFAULT.to_owned()),
+            profile: String::new(),
+            role: Role::Worker,
+            rebuild: Rebuild::WhenChanged,
+            timeout: Operation::BUILD_TIMEOUT,
+        };
+        self.0.ensure(&order, progress)
     }
 }
 

@@ -4,12 +4,19 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use mvm_core::error::{Error, ErrorKind};
 use serde::Deserialize;
+
+use crate::{
+    forward,
+    provider::{HostChoice, Machine},
+};
 
 /// The version of Firecracker that is used unless told otherwise.
 pub const FIRECRACKER: &str = "1.12.1";
@@ -38,6 +45,10 @@ pub struct Config {
     pub asset_mirror: Option<String>,
     /// How long a command waits for another one on the same subject (`lock_wait_seconds`).
     pub lock_wait: Duration,
+    /// Where microVMs run (`MVM_HOST`).
+    pub host: HostChoice,
+    /// How large the machine for them is, where there is one.
+    pub machine: Machine,
 }
 
 /// What a caller sets over everything else.
@@ -59,6 +70,9 @@ struct File {
     firecracker: Option<String>,
     asset_mirror: Option<String>,
     lock_wait_seconds: Option<u16>,
+    host: Option<HostChoice>,
+    #[serde(default)]
+    machine: Machine,
     #[serde(default)]
     gc: GcTable,
 }
@@ -76,6 +90,9 @@ impl Config {
     /// # Errors
     /// `Invalid` with file, line and key when the file or a variable makes no sense.
     pub fn read(overrides: &Overrides) -> Result<Self, Error> {
+        // In a machine that was forwarded to, the caller's paths mean nothing.
+        let none = Overrides::default();
+        let overrides = if forward::is_far() { &none } else { overrides };
         let unreadable = RefCell::new(None);
         let config = Self::assemble(overrides, &|name| match std::env::var(name) {
             Ok(value) => Some(value).filter(|value| !value.is_empty()),
@@ -91,6 +108,60 @@ impl Config {
             }
             None => config,
         }
+    }
+
+    /// The variables that a command takes along into another machine: how to speak, and what this
+    /// configuration says about microVMs. Where things are kept here is nobody's business there.
+    #[must_use]
+    pub fn travelling(&self) -> BTreeMap<String, String> {
+        let mut out = BTreeMap::new();
+        for (name, value) in std::env::vars_os() {
+            if let (Ok(name), Ok(value)) = (name.into_string(), value.into_string())
+                && travels(&name)
+            {
+                out.insert(name, value);
+            }
+        }
+        out.insert("MVM_FC_VERSION".to_owned(), self.firecracker.clone());
+        out.insert("MVM_PRODUCTION".to_owned(), u8::from(self.production).to_string());
+        // A directory of this machine is no mirror for another.
+        if let Some(mirror) = self.asset_mirror.clone().filter(|mirror| !mirror.starts_with('/')) {
+            out.insert("MVM_ASSET_MIRROR".to_owned(), mirror);
+        }
+        out
+    }
+
+    /// Writes `production = true` into the configuration file; the rest of it stays as it is.
+    ///
+    /// # Errors
+    /// `Invalid` when the file makes no sense, `Failed` when it cannot be written.
+    pub fn set_production(&self) -> Result<(), Error> {
+        let path = self.config_dir.join("config.toml");
+        let file = read_file(&path, Presence::Optional)?;
+        if file.production == Some(true) {
+            return Ok(());
+        }
+        let failed = |error: std::io::Error| {
+            Error::new(ErrorKind::Failed, format!("cannot write {}", path.display()))
+                .because(&error)
+        };
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let kept = text
+            .lines()
+            .filter(|line| line.split_once('=').is_none_or(|(key, _)| key.trim() != "production"));
+        // The key belongs above the first table.
+        let text = std::iter::once("production = true").chain(kept).collect::<Vec<_>>().join("\n");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.config_dir)
+            .map_err(failed)?;
+        let part = path.with_extension("part");
+        std::fs::write(&part, text + "\n")
+            .and_then(|()| std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o600)))
+            .and_then(|()| std::fs::File::open(&part)?.sync_all())
+            .and_then(|()| std::fs::rename(&part, &path))
+            .map_err(failed)
     }
 
     fn assemble(
@@ -132,6 +203,11 @@ impl Config {
             keep_builds: file.gc.keep_builds.unwrap_or(KEEP_BUILDS),
             asset_mirror: variable("MVM_ASSET_MIRROR").or(file.asset_mirror),
             lock_wait: Duration::from_secs(file.lock_wait_seconds.unwrap_or(LOCK_WAIT).into()),
+            host: match variable("MVM_HOST") {
+                None => file.host.unwrap_or_default(),
+                Some(text) => host(&text)?,
+            },
+            machine: file.machine,
         };
         config.validate()
     }
@@ -159,8 +235,42 @@ impl Config {
                 ),
             ));
         }
+        self.machine.validate()?;
         Ok(self)
     }
+}
+
+/// Whether a variable goes along into another machine.
+fn travels(name: &str) -> bool {
+    const SPEECH: [&str; 7] = ["TERM", "COLORTERM", "NO_COLOR", "LANG", "TZ", "COLUMNS", "LINES"];
+    const LOCAL: [&str; 8] = [
+        "MVM_DATA_DIR",
+        "MVM_CONFIG_DIR",
+        "MVM_RUN_DIR",
+        "MVM_HOST",
+        "MVM_ASSET_MIRROR",
+        "MVM_VERSION",
+        "MVM_INSTALL_DIR",
+        "MVM_FORWARDED",
+    ];
+    SPEECH.contains(&name)
+        || name.starts_with("LC_")
+        || (name.starts_with("MVM_") && !LOCAL.contains(&name))
+}
+
+fn host(text: &str) -> Result<HostChoice, Error> {
+    Ok(match text {
+        "auto" => HostChoice::Auto,
+        "native" => HostChoice::Native,
+        "qemu" => HostChoice::Qemu,
+        "lima" => HostChoice::Lima,
+        other => {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("MVM_HOST is {other:?}: it must be auto, native, qemu or lima"),
+            ));
+        }
+    })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -216,9 +326,38 @@ mod tests {
             ("MVM_PRODUCTION", "maybe"),
             ("MVM_DATA_DIR", "relative"),
             ("MVM_FC_VERSION", "1.12/.."),
+            ("MVM_HOST", "cloud"),
         ] {
             assert_eq!(with(&[(name, value)]).unwrap_err().kind, ErrorKind::Invalid, "{name}");
         }
+    }
+
+    #[test]
+    fn a_command_takes_along_keys_and_language_but_no_places() {
+        for name in ["MVM_TENANT_KEY_ACME", "MVM_LOG", "TERM", "LC_ALL"] {
+            assert!(travels(name), "{name}");
+        }
+        for name in ["MVM_DATA_DIR", "MVM_HOST", "PATH", "HOME", "AWS_SECRET_ACCESS_KEY"] {
+            assert!(!travels(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn production_is_written_above_what_is_there_and_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, "production = false\nrun_dir = \"/r\"\n[machine]\ncpus = 3\n")
+            .unwrap();
+        let place = dir.path().to_str().unwrap().to_owned();
+        let read = || {
+            Config::assemble(&Overrides::default(), &|name| {
+                (name == "MVM_CONFIG_DIR").then(|| place.clone())
+            })
+        };
+        read().unwrap().set_production().unwrap();
+        let config = read().unwrap();
+        assert!(config.production && config.run_dir == Path::new("/r"));
+        assert_eq!(config.machine.cpus, Some(3));
     }
 
     #[test]

@@ -16,7 +16,10 @@
 
 mod builder;
 pub mod config;
+pub mod doctor;
+pub mod forward;
 mod methods;
+pub mod provider;
 mod wiring;
 
 pub use config::{Config, Overrides};

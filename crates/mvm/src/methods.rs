@@ -10,14 +10,35 @@ use mvm_core::{
     pool::{PoolChange, RevisionName},
     port::{ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
     quota::{QuotaChange, Quotas},
-    state::Move,
+    state::{Move, State},
 };
 use mvm_engine::{
     Context, Outcome, Preview,
     query::{Filter, InstanceView, NodeView, PoolView, TenantView},
 };
 
+use mvm_host::kvm;
+
 use crate::Mvm;
+
+/// Whether an operation boots or restores guests.
+const fn starts_guests(operation: &Operation) -> bool {
+    match operation {
+        Operation::InstanceMove { wish, .. } => matches!(wish, Move::Start | Move::Wake),
+        Operation::PoolScale { no_wait, .. } => !*no_wait,
+        Operation::TenantCreate { .. }
+        | Operation::TenantUpdate { .. }
+        | Operation::TenantDestroy { .. }
+        | Operation::PoolCreate(_)
+        | Operation::PoolBuild { .. }
+        | Operation::PoolDestroy { .. }
+        | Operation::PoolUpdate { .. }
+        | Operation::PoolRollback { .. }
+        | Operation::PoolGc { .. }
+        | Operation::NodeGc { .. }
+        | Operation::InstanceCreate { .. } => false,
+    }
+}
 
 /// Changes. Each is [`Mvm::operate`] with the operation of its name.
 ///
@@ -27,7 +48,24 @@ use crate::Mvm;
 impl Mvm {
     /// Does what is asked.
     pub fn operate(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
+        if starts_guests(operation) {
+            kvm::require(&self.roots, &self.firecracker)?;
+        }
         self.engine.operate(cx, operation)
+    }
+
+    /// Stops every microVM that has a process, and goes on where one cannot be stopped.
+    pub fn rest(&self, cx: &Context) -> Result<(), Error> {
+        let mut last = Ok(());
+        for instance in self.instance_list(&Filter::All)? {
+            let has_process = matches!(instance.record.state, State::Running | State::Warm);
+            if has_process {
+                let stopped =
+                    self.instance_move(cx, &instance.record.instance, Move::Stop, Drain::Skip);
+                last = stopped.map(drop).and(last);
+            }
+        }
+        last
     }
 
     /// What [`Mvm::operate`] would do, found out without a change (`--dry-run`).

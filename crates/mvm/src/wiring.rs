@@ -24,6 +24,8 @@ const PROGRAMS: &str = "/usr/local/bin";
 /// `mvm` on this machine. Opening it starts nothing; any number may be open at once.
 pub struct Mvm {
     pub(crate) engine: Engine,
+    pub(crate) roots: Roots,
+    pub(crate) firecracker: String,
 }
 
 impl Mvm {
@@ -36,27 +38,15 @@ impl Mvm {
             return Err(Error::new(ErrorKind::Permission, "mvm needs root on this machine")
                 .hint("run it with sudo"));
         }
-        for dir in [&config.data_dir, &config.run_dir] {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(
-                |error| {
-                    Error::new(ErrorKind::Failed, format!("cannot make {}", dir.display()))
-                        .because(&error)
-                },
-            )?;
-        }
-        let roots = Roots {
-            data: config.data_dir.clone(),
-            run: config.run_dir.clone(),
-            cgroup: PathBuf::from("/sys/fs/cgroup"),
-            shim: program("mvm-shim"),
-        };
+        make_directories(config)?;
+        let roots = roots(config);
         mvm_host::boot_id::begin(&roots)?;
         let state = config.data_dir.join(data::STATE);
         let ports = Ports {
             host: Arc::new(LocalHost::new(roots.clone())),
-            guest: Arc::new(VsockGuest::new(roots)),
+            guest: Arc::new(VsockGuest::new(roots.clone())),
             store: Arc::new(SqliteStore::open(&state, Some(config.data_dir.clone()))?),
-            builder: Arc::new(LocalBuilder::new(config.clone(), program("mvm-guest"))),
+            builder: Arc::new(builder(config)),
             clock: Arc::new(SystemClock),
             locks: Arc::new(FileLocks::new(config.run_dir.clone())),
         };
@@ -66,12 +56,38 @@ impl Mvm {
             lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()
         };
-        Ok(Self { engine: Engine::new(ports, settings) })
+        let firecracker = config.firecracker.clone();
+        Ok(Self { engine: Engine::new(ports, settings), roots, firecracker })
     }
 }
 
+/// Where this configuration keeps things.
+pub(crate) fn roots(config: &Config) -> Roots {
+    Roots {
+        data: config.data_dir.clone(),
+        run: config.run_dir.clone(),
+        cgroup: PathBuf::from("/sys/fs/cgroup"),
+        shim: program("mvm-shim"),
+    }
+}
+
+/// What makes images under this configuration.
+pub(crate) fn builder(config: &Config) -> LocalBuilder {
+    LocalBuilder::new(config.clone(), program("mvm-guest"))
+}
+
+/// Makes the data and the runtime directory.
+pub(crate) fn make_directories(config: &Config) -> Result<(), Error> {
+    for dir in [&config.data_dir, &config.run_dir] {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| {
+            Error::new(ErrorKind::Failed, format!("cannot make {}", dir.display())).because(&error)
+        })?;
+    }
+    Ok(())
+}
+
 /// A program of ours: beside this one, else in `/usr/local/bin`.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
     beside.filter(|path| path.is_file()).unwrap_or_else(|| Path::new(PROGRAMS).join(name))
 }

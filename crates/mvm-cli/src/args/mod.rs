@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod events;
 mod instance;
+mod machine;
 mod net;
 mod node;
 mod pool;
@@ -13,6 +14,7 @@ mod tenant;
 
 pub(crate) use events::EventsArgs;
 pub(crate) use instance::{ExecArgs, InstanceCommand, drain};
+pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;
 pub(crate) use pool::{PoolCommand, PoolCreateArgs};
@@ -74,6 +76,20 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Set up everything that microVMs need here; without usable KVM, a machine for them
+    Bootstrap(BootstrapArgs),
+    /// Set up everything but the packages, which must be there
+    Setup(BootstrapArgs),
+    /// Check this machine, and say what to do about what is wrong; exit 1 on failures
+    Doctor(DoctorArgs),
+    /// Show where microVMs run
+    Status,
+    /// Open a shell in the machine for microVMs
+    Shell,
+    /// Stop the machine for microVMs; those in it are stopped first
+    Stop,
+    /// Destroy the machine for microVMs with all that is in it
+    Destroy(ForceArgs),
     /// Manage tenants: the boundary of network, quota and keys
     #[command(subcommand)]
     Tenant(TenantCommand),

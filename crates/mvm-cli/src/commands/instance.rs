@@ -1,7 +1,7 @@
 //! `mvm instance …`.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, Read},
     process::ExitCode,
 };
 
@@ -89,7 +89,7 @@ fn exec(session: &Session, args: ExecArgs) -> ExitCode {
         if args.interactive { Box::new(io::stdin()) } else { Box::new(io::empty()) };
     let streams = ExecStreams {
         stdin,
-        stdout: Box::new(Flushed(io::stdout())),
+        stdout: Box::new(terminal::Flushed(io::stdout())),
         stderr: Box::new(io::stderr()),
         control: terminal::control(),
     };
@@ -114,20 +114,5 @@ fn exec(session: &Session, args: ExecArgs) -> ExitCode {
             render::error::say(&error, session.format);
             ExitCode::from(exit::EXEC_FAILED)
         }
-    }
-}
-
-/// Standard output without waiting for the end of a line.
-struct Flushed(io::Stdout);
-
-impl Write for Flushed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut out = self.0.lock();
-        let length = out.write(bytes)?;
-        out.flush()?;
-        Ok(length)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
     }
 }

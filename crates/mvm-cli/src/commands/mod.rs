@@ -2,6 +2,7 @@
 
 pub(crate) mod events;
 pub(crate) mod instance;
+pub(crate) mod machine;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod pool;

@@ -2,6 +2,7 @@
 
 mod events;
 mod instance;
+mod machine;
 mod net;
 mod node;
 mod outcome;
@@ -10,6 +11,7 @@ mod tenant;
 
 pub(crate) use events::events;
 pub(crate) use instance::{Instance, instances, logs};
+pub(crate) use machine::{Machine, checks, machine};
 pub(crate) use net::{Verified, verified};
 pub(crate) use node::{Node, node};
 pub(crate) use outcome::{outcome, outcome_json, preview};

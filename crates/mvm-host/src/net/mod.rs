@@ -270,6 +270,14 @@ pub fn list() -> Result<NetListing, Error> {
     })
 }
 
+/// Other people's rules that drop our traffic, each with the line that lets it pass.
+///
+/// # Errors
+/// When the ruleset cannot be listed.
+pub fn foreign_rules() -> Result<Vec<Finding>, Error> {
+    verify::foreign_rules()
+}
+
 /// Compares bridges, taps, policy routes and tables with the intent, in depth, and names foreign
 /// rules that drop our traffic. Empty when all is well.
 ///

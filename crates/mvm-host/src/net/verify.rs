@@ -196,7 +196,7 @@ fn table(roots: &Roots, intent: &Firewall) -> Result<Option<Finding>, Error> {
     Ok(problem.map(|problem| of_host("table", problem)))
 }
 
-fn foreign_rules() -> Result<Vec<Finding>, Error> {
+pub(super) fn foreign_rules() -> Result<Vec<Finding>, Error> {
     let arguments = ["-j", "list", "ruleset"].map(OsStr::new);
     let listed = tool::run(Path::new(nft::NFT), &arguments, &[], nft::DEADLINE);
     let problem = match listed.map(|output| serde_json::from_slice(&output.stdout)) {
