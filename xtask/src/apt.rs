@@ -35,6 +35,10 @@ pub(crate) const NETWORK: &[Need] = &[
     Need { probe: "bridge", package: "iproute2" },
 ];
 
+/// What the script of the QEMU provider needs besides.
+pub(crate) const PROVIDER: &[Need] =
+    &[Need { probe: "jq", package: "jq" }, Need { probe: "pgrep", package: "procps" }];
+
 /// What compiling the guest kernel needs.
 pub(crate) const KERNEL: &[Need] = &[
     Need { probe: "gcc", package: "build-essential" },

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::evidence::{self, Phase};
 use crate::script::Tier;
 use crate::suite::Outcome;
-use crate::{apt, check, e2e, tool, workspace};
+use crate::{apt, check, e2e, provider, tool, workspace};
 
 /// Everything a change must pass.
 pub(crate) fn run() -> Result<()> {
@@ -64,6 +64,7 @@ fn phases(tier: Tier) -> Report {
     report.phase("check", |_| check::run());
     report.phase("tests", |_| native_tests());
     report.phase("walls", |_| walls());
+    report.phase("provider", |_| provider::run(tier));
     if tier == Tier::Full {
         report.phase("simulation", simulation);
         report.phase("planner", planner);

@@ -17,6 +17,7 @@ mod host;
 mod interrupt;
 mod kernel;
 mod process;
+mod provider;
 mod script;
 mod suite;
 mod tasks;

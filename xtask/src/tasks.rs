@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::script::Tier;
-use crate::{check, ci, e2e, firecracker, host, interrupt, kernel};
+use crate::{check, ci, e2e, firecracker, host, interrupt, kernel, provider};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "The project's own tasks")]
@@ -33,6 +33,12 @@ enum Task {
         /// Names without .sh; without any, those of the tier ci
         names: Vec<String>,
         /// Run the tier full as well
+        #[arg(long)]
+        full: bool,
+    },
+    /// Run the script of the QEMU provider on this machine
+    Provider {
+        /// In its long form, with a machine made anew
         #[arg(long)]
         full: bool,
     },
@@ -84,6 +90,10 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::E2e { names, full } => {
             let tier = if full { Tier::Full } else { Tier::Ci };
             e2e::verdict(&e2e::run(&names, tier)?).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Provider { full } => {
+            let tier = if full { Tier::Full } else { Tier::Ci };
+            provider::run(tier).map(|()| ExitCode::SUCCESS)
         }
         Task::Bench { names } => e2e::bench(&names).map(|()| ExitCode::SUCCESS),
         Task::Quickstart { clean } => e2e::quickstart(clean),

@@ -20,7 +20,7 @@ mod test_host;
 
 pub(crate) use image::current_key;
 pub(crate) use network::Group;
-pub(crate) use payload::{Payload, Put};
+pub(crate) use payload::{Payload, Put, default_image};
 
-pub(crate) use rundir::{end_all, sweep};
+pub(crate) use rundir::{RunDir, end_all, sweep};
 pub(crate) use test_host::{HostFiles, TestHost};

@@ -85,6 +85,14 @@ impl Payload {
     }
 }
 
+/// The directory of the default image with the guest kernel of the tests; its name in the store is
+/// `default`.
+pub(crate) fn default_image(cache: &Cache, programs: &[Built]) -> Result<PathBuf> {
+    let kernel = KernelSource::File(kernel::ensure(cache)?.path);
+    let [image, _name] = image(cache, programs, kernel, "default")?;
+    Ok(image.from)
+}
+
 /// The product's default image with the present agent and a kernel, made by the product's own builder
 /// when it is missing, and a name for it in the host.
 fn image(cache: &Cache, programs: &[Built], kernel: KernelSource, name: &str) -> Result<[Put; 2]> {

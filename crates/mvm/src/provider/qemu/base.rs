@@ -19,7 +19,7 @@ use mvm_core::{
 use mvm_host::tool;
 
 /// Raised when the way of making it changes.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 /// The size of the base's file system in GiB; a machine's own disk grows it.
 pub(in crate::provider) const DISK_GIB: u32 = 8;
 /// How long installing Debian may take.
@@ -54,7 +54,9 @@ const MASKED: &[&str] = &[
     "e2scrub_reap.service",
     "getty@tty1.service",
     "serial-getty@ttyS0.service",
+    "systemd-firstboot.service",
     "systemd-networkd-wait-online.service",
+    "systemd-pstore.service",
 ];
 
 /// Units that are started with the machine, by the target that wants them.
@@ -215,7 +217,8 @@ fn configure(root: &Path) -> Result<(), Error> {
     for path in ["etc/machine-id", "var/lib/dbus/machine-id"] {
         let _may_be_missing = fs::remove_file(root.join(path));
     }
-    write(&root.join("etc/machine-id"), "uninitialized\n")?;
+    // Empty, not absent: a missing one makes the first boot ask questions.
+    write(&root.join("etc/machine-id"), "")?;
     for entry in fs::read_dir(root.join("etc/ssh")).map_err(fault("list", root))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with("ssh_host_") {
             fs::remove_file(entry.path()).map_err(fault("remove", &entry.path()))?;

@@ -211,6 +211,7 @@ impl Qemu {
     fn await_ready(&self, running: &Running, progress: &dyn Progress) -> Result<(), Error> {
         let console = self.run().join(emulator::CONSOLE);
         let began = Instant::now();
+        progress.report(&step("starting (about a minute)", 0, 0));
         loop {
             let said = fs::read(&console).unwrap_or_default();
             let said = String::from_utf8_lossy(&said);
@@ -225,7 +226,6 @@ impl Qemu {
                 running.process.end();
                 return Err(error.hint(format!("its console is in {}", console.display())));
             }
-            progress.report(&step("starting", began.elapsed().as_secs(), 0));
             std::thread::sleep(spawn::POLL);
         }
     }
