@@ -14,7 +14,7 @@ say 'prepare: what a test may reuse'
 mkdir -p "$host/assets/images/refs"
 cp -al "$MVM_TEST_BASES"/base-* "$host/" 2>/dev/null || echo 'no base is kept: it is made anew'
 cp -al "$MVM_TEST_IMAGES" "$host/assets/images/"
-cp -a "$MVM_TEST_IMAGES/../refs/default" "$host/assets/images/refs/"
+basename "$MVM_TEST_IMAGES" >"$host/assets/images/refs/default"
 touch "$MVM_DATA_DIR/of-somebody-else"
 
 say 'doctor, before anything is installed'
@@ -67,13 +67,14 @@ say 'terminals and signals'
 terminal 0 33 101 mvm instance exec -ti "$id" -- sh -c 'stty size; read -r x; echo "got $x"' \
     -- 'wait:33 101' 'type:typed' 'wait:got typed'
 terminal 130 24 80 mvm instance exec -ti "$id" -- sh -c 'echo here; exec sleep 600' -- 'wait:here' 'key:3'
-guest "$id" sh -c 'echo ready; exec sleep 601' >"$MVM_TEST_DIR/out" & sleeper=$!
+# Not through the function: its subshell would get the signals.
+mvm instance exec "$id" -- sh -c 'echo ready; exec sleep 601' >"$MVM_TEST_DIR/out" & sleeper=$!
 within 20 grep -q ready "$MVM_TEST_DIR/out"; kill -INT "$sleeper"
 status=0; wait "$sleeper" || status=$?
 equal 'Ctrl-C without a terminal' "$status" 130
 
 say 'the local command is killed'
-guest "$id" sh -c 'echo ready; exec sleep 602' >"$MVM_TEST_DIR/out" & sleeper=$!
+mvm instance exec "$id" -- sh -c 'echo ready; exec sleep 602' >"$MVM_TEST_DIR/out" & sleeper=$!
 within 20 grep -q ready "$MVM_TEST_DIR/out"; kill -KILL "$sleeper"; wait "$sleeper" || true
 check 'what it ran in the guest ends' within 20 bash -c "! mvm instance exec '$id' -- ps | grep -q '[s]leep 602'"
 
