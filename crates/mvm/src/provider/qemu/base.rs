@@ -83,6 +83,8 @@ const FILES: &[(&str, &str)] = &[
     ("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 mvm\n"),
     ("etc/fstab", "/dev/vda / ext4 rw,noatime,x-systemd.growfs 0 1\n"),
     ("etc/resolv.conf", "nameserver 10.0.2.3\n"),
+    // Before the machine says that it answers; left to udev it may come later.
+    ("etc/modules", "kvm_amd\ntun\n"),
     ("etc/systemd/journald.conf.d/mvm.conf", "[Journal]\nSystemMaxUse=64M\n"),
     (
         "etc/ssh/sshd_config.d/mvm.conf",
