@@ -156,6 +156,20 @@ impl Session {
         }
     }
 
+    /// Whether nothing may be changed.
+    pub(crate) const fn is_rehearsal(&self) -> bool {
+        self.dry_run
+    }
+
+    /// Says what was done, unless only results are wanted; in JSON it is the result.
+    pub(crate) fn tell<T: serde::Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Error> {
+        if self.format == Format::Table && self.quiet { Ok(()) } else { self.print(value, text) }
+    }
+
     /// Prints a result in the form that was asked for.
     pub(crate) fn print<T: serde::Serialize>(
         &self,

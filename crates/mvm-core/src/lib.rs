@@ -40,6 +40,7 @@ pub mod event;
 pub mod id;
 pub mod instance;
 pub mod layout;
+pub mod meter;
 pub mod net;
 pub mod observed;
 pub mod operation;

@@ -17,6 +17,7 @@ use crate::{
     event::{Event, LoggedEvent},
     id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
     instance::Instance,
+    meter::{CopyReport, GuestMetrics, Meter},
     net::{Network, Offset},
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     operation::Rebuild,
@@ -75,11 +76,31 @@ pub trait Host: Send + Sync {
     /// As [`Host::observe_instance`].
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error>;
 
+    /// What is measured of an instance; all zero of one that has nothing.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn meter(&self, instance: &Instance) -> Result<Meter, Error>;
+
+    /// Attaches to the guest's serial console; it is let go when both ends are dropped.
+    ///
+    /// # Errors
+    /// `Conflict` while somebody else is attached, `Unavailable` when nobody holds a console.
+    fn console(&self, instance: &InstanceRef) -> Result<Console, Error>;
+
     /// The guest's console log (the last `lines`) and the VMM's log.
     ///
     /// # Errors
     /// `NotFound` when the instance never ran.
     fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error>;
+}
+
+/// Both directions of a serial console.
+pub struct Console {
+    /// What is typed.
+    pub input: Box<dyn Write + Send>,
+    /// The last lines of the log, then what the guest prints; it ends when the guest does.
+    pub output: Box<dyn Read + Send>,
 }
 
 /// One thing that `net verify` found wrong.
@@ -222,6 +243,34 @@ pub trait Guest: Send + Sync {
     /// # Errors
     /// When the guest cannot be reached for a reason other than silence.
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error>;
+
+    /// Counters of the guest; none when it does not answer in time.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached for a reason other than silence.
+    fn metrics(&self, instance: &InstanceRef) -> Result<Option<GuestMetrics>, Error>;
+
+    /// Unpacks a tar stream below a directory of the guest, which is made when missing.
+    ///
+    /// # Errors
+    /// `Permission` for a stream that leads outside; `Unavailable` when the agent is lost.
+    fn copy_in(
+        &self,
+        instance: &InstanceRef,
+        path: &str,
+        stream: &mut dyn Read,
+    ) -> Result<CopyReport, Error>;
+
+    /// Sends a file or directory of the guest as a tar stream.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not there; `Unavailable` when the agent is lost.
+    fn copy_out(
+        &self,
+        instance: &InstanceRef,
+        path: &str,
+        to: &mut dyn Write,
+    ) -> Result<CopyReport, Error>;
 
     /// Runs a command to its end.
     ///
@@ -370,7 +419,7 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Time on a clock that never jumps.
     fn elapsed(&self) -> Duration;
-    /// Lets time pass (backoff only).
+    /// Lets time pass: backoff, and the time between two looks that make a rate.
     fn pause(&self, span: Duration);
     /// 32 random bits for a new id.
     fn draw(&self) -> u32;

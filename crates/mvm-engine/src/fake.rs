@@ -16,6 +16,7 @@ use mvm_core::{
     event::{Actor, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
     instance::{Drain, Instance},
+    meter::{CopyReport, GuestMetrics, Meter},
     net::{NetId, Network, Offset},
     observed::*,
     operation::{NewPool, Operation},
@@ -193,6 +194,14 @@ impl Host for World {
         Ok(Vec::new())
     }
 
+    fn meter(&self, _: &Instance) -> Result<Meter, Error> {
+        Ok(Meter::default())
+    }
+
+    fn console(&self, _: &InstanceRef) -> Result<Console, Error> {
+        refuse("has no console").map(|()| unreachable!())
+    }
+
     fn logs(&self, _: &InstanceRef, _: usize) -> Result<Logs, Error> {
         Ok(Logs::default())
     }
@@ -328,6 +337,28 @@ impl Guest for World {
         let answer = self.answer(id, act);
         self.tick();
         answer
+    }
+
+    fn metrics(&self, _: &InstanceRef) -> Result<Option<GuestMetrics>, Error> {
+        Ok(None)
+    }
+
+    fn copy_in(
+        &self,
+        _: &InstanceRef,
+        _: &str,
+        _: &mut dyn std::io::Read,
+    ) -> Result<CopyReport, Error> {
+        Ok(CopyReport::default())
+    }
+
+    fn copy_out(
+        &self,
+        _: &InstanceRef,
+        _: &str,
+        _: &mut dyn std::io::Write,
+    ) -> Result<CopyReport, Error> {
+        Ok(CopyReport::default())
     }
 
     fn exec(&self, _: &InstanceRef, _: &ExecRequest, _: ExecStreams) -> Result<ExecStatus, Error> {

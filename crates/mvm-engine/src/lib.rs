@@ -12,12 +12,14 @@
 //! - [`engine`] — [`Engine`], its ports and settings, and the door for operations.
 //! - `operate` — one function per operation; `converge` — one instance to what it shall be.
 //! - `run` — attempts, backoff, cancellation and parallel work; nowhere else.
+//! - [`figures`] — what is measured, and the streams of a guest that are no commands.
 //! - [`query`] — questions, which change nothing but a record that is not true any more.
 //! - [`store`] — the durable store, and one in memory with the same meaning.
 
 mod admit;
 mod converge;
 pub mod engine;
+pub mod figures;
 mod firewall;
 mod operate;
 pub mod outcome;

@@ -251,20 +251,14 @@ impl Engine {
         request: &ExecRequest,
         streams: ExecStreams,
     ) -> Result<ExecStatus, Error> {
-        cx.cancel.check()?;
-        let record = self.within(|tx| records::instance(tx, id))?;
-        let Some(view) = self.view(&record)? else {
-            return Err(Error::new(ErrorKind::NotFound, format!("{id} is gone")));
-        };
-        if view.record.state != State::Running {
-            return Err(not_running(&view.record));
-        }
+        self.running(cx, id)?;
         tracing::info!(instance = %id, actor = %cx.actor, program = ?request.argv.first(), "exec");
         self.ports.guest.exec(id, request, streams)
     }
 }
 
-fn not_running(record: &Instance) -> Error {
+/// Why nothing can be done inside this instance, and what would help.
+pub(crate) fn not_running(record: &Instance) -> Error {
     let (id, state) = (&record.instance, record.state);
     let error = Error::new(ErrorKind::Conflict, format!("{id} is {state}, not Running"));
     let error = match &record.last_failure {

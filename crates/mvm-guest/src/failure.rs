@@ -15,20 +15,22 @@ pub(crate) trait Context<T> {
 }
 
 impl<T, E: Into<std::io::Error>> Context<T> for Result<T, E> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds at will")]
     fn because(self, act: impl Display) -> Outcome<T> {
-        self.map_err(|error| {
-            let error: std::io::Error = error.into();
-            let kind = match error.kind() {
-                std::io::ErrorKind::NotFound => FailureKind::NotFound,
-                std::io::ErrorKind::PermissionDenied => FailureKind::Denied,
-                std::io::ErrorKind::TimedOut => FailureKind::Timeout,
-                std::io::ErrorKind::InvalidInput => FailureKind::Invalid,
-                _ => FailureKind::Failed,
-            };
-            Failure::new(kind, format!("{act}: {error}"))
-        })
+        self.map_err(|error| of_io(&act, &error.into()))
     }
+}
+
+/// What an I/O error is to the caller.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds at will")]
+pub(crate) fn of_io(act: &impl Display, error: &std::io::Error) -> Failure {
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => FailureKind::NotFound,
+        std::io::ErrorKind::PermissionDenied => FailureKind::Denied,
+        std::io::ErrorKind::TimedOut => FailureKind::Timeout,
+        std::io::ErrorKind::InvalidInput => FailureKind::Invalid,
+        _ => FailureKind::Failed,
+    };
+    Failure::new(kind, format!("{act}: {error}"))
 }
 
 /// A failure of this kind.

@@ -4,16 +4,21 @@
 //! or at once when the VMM dies. It refuses to know why something is asked, and never asks twice.
 //!
 //! - `link` — a session over a socket, with a deadline and an eye on the VMM.
-//! - `exec` — a command with its streams.
+//! - `exec` — a command with its streams; `copy` — tar streams, and the guest's figures.
 
+mod copy;
 mod exec;
 mod link;
 
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 use mvm_core::{
     Error, ErrorKind,
     id::InstanceRef,
+    meter::{CopyReport, GuestMetrics},
     net::{Network, Offset},
     port::{ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer},
     units::Seconds,
@@ -93,20 +98,50 @@ impl Guest for VsockGuest {
         }
     }
 
+    fn metrics(&self, instance: &InstanceRef) -> Result<Option<GuestMetrics>, Error> {
+        let place = Place::of(&self.roots, &instance.instance);
+        match Link::open(&place, Deadline::after(copy::FIGURES)).and_then(copy::figures) {
+            Ok(metrics) => Ok(Some(metrics)),
+            Err(Lost::Silent | Lost::Vmm | Lost::HungUp(_)) => Ok(None),
+            Err(Lost::Host(error)) => Err(error),
+        }
+    }
+
+    fn copy_in(
+        &self,
+        instance: &InstanceRef,
+        path: &str,
+        stream: &mut dyn Read,
+    ) -> Result<CopyReport, Error> {
+        copy::copy_in(self.link(instance)?, &instance.to_string(), path, stream)
+    }
+
+    fn copy_out(
+        &self,
+        instance: &InstanceRef,
+        path: &str,
+        to: &mut dyn Write,
+    ) -> Result<CopyReport, Error> {
+        copy::copy_out(self.link(instance)?, &instance.to_string(), path, to)
+    }
+
     fn exec(
         &self,
         instance: &InstanceRef,
         request: &ExecRequest,
         streams: ExecStreams,
     ) -> Result<ExecStatus, Error> {
-        let place = Place::of(&self.roots, &instance.instance);
-        let link = Link::open(&place, Deadline::after(PROMPT))
-            .map_err(|lost| lost.error(&instance.to_string(), "no agent answers in it"))?;
-        exec::run(link, &instance.to_string(), request, streams)
+        exec::run(self.link(instance)?, &instance.to_string(), request, streams)
     }
 }
 
 impl VsockGuest {
+    fn link(&self, instance: &InstanceRef) -> Result<Link, Error> {
+        let place = Place::of(&self.roots, &instance.instance);
+        Link::open(&place, Deadline::after(PROMPT))
+            .map_err(|lost| lost.error(&instance.to_string(), "no agent answers in it"))
+    }
+
     /// Done when the VMM is gone, however it went: that is what was asked for.
     fn shut_down(&self, instance: &InstanceRef, grace: Seconds) -> Result<GuestAnswer, Error> {
         let place = Place::of(&self.roots, &instance.instance);

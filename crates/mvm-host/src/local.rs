@@ -10,9 +10,10 @@ use mvm_core::{
     id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
     layout,
+    meter::Meter,
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
-    port::{Finding, Host, Logs},
+    port::{Console, Finding, Host, Logs},
 };
 use mvm_shim::record::{CONSOLE_LOG, VMM_LOG};
 
@@ -21,7 +22,7 @@ use crate::{
     disk::{files, key, listing, snapshot as disk_snapshot, stock, volume},
     net,
     roots::Roots,
-    vmm::{boot, cgroup, facts, jail, observe, place::Place, snapshot, spawn},
+    vmm::{boot, cgroup, console, facts, jail, meter, observe, place::Place, snapshot, spawn},
 };
 
 /// The machine that this process runs on.
@@ -178,6 +179,14 @@ impl Host for LocalHost {
 
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
         net::verify(&self.roots, intent)
+    }
+
+    fn meter(&self, instance: &Instance) -> Result<Meter, Error> {
+        meter::of(&self.roots, instance)
+    }
+
+    fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {
+        console::attach(&self.roots, instance)
     }
 
     fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {

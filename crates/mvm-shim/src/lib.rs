@@ -21,6 +21,7 @@ pub mod console;
 pub mod identity;
 pub mod listener;
 pub mod record;
+pub mod relay;
 pub mod ring;
 pub mod start;
 pub mod watch;

@@ -25,6 +25,15 @@ pub const EXIT: &str = "exit.json";
 /// In [`OUT`]: the last worker state that the guest told, one lower-case word.
 pub const WORKER: &str = "worker";
 
+/// In [`OUT`]: the socket of the console. The first byte that a client gets says what comes of it.
+pub const CONSOLE_SOCKET: &str = "console.sock";
+/// The client is attached: the last lines follow, then what the guest prints.
+pub const CONSOLE_ATTACHED: u8 = 0x06;
+/// Another client is attached.
+pub const CONSOLE_BUSY: u8 = 0x15;
+/// There is no console any more.
+pub const CONSOLE_ABSENT: u8 = 0x18;
+
 /// In the logs directory: what the guest wrote to its console.
 pub const CONSOLE_LOG: &str = "console.log";
 /// In the logs directory: what the VMM logged.

@@ -29,6 +29,7 @@ use crate::{
     identity::{Process, ProcessId},
     listener::{self, CONNECTIONS_MAX, Connection, Served},
     record::{self, API_SOCKET, EXIT, Report, Spec, WORKER},
+    relay::Relay,
     ring::RingLog,
     start::{self, Ground, Launched, StartError},
 };
@@ -75,6 +76,7 @@ struct Streams {
     console_log: RingLog,
     fifo: OwnedFd,
     vmm_log: RingLog,
+    relay: Relay,
 }
 
 struct Shim {
@@ -106,7 +108,8 @@ fn take_over(spec: &Spec, ground: Ground, vmm: ProcessId) -> Result<Shim, StartE
     start::drop_privileges(spec.uid)?;
     let fifo = start::open_fifo(&run)?;
     let listener = start::listen(&run)?;
-    let streams = Streams { console: None, console_log, fifo, vmm_log };
+    let relay = Relay::listen(&out);
+    let streams = Streams { console: None, console_log, fifo, vmm_log, relay };
     let (instance, connections) = (spec.instance.clone(), Vec::new());
     Ok(Shim { id, vmm, process, streams, listener, connections, out, memory_events, instance })
 }
@@ -119,7 +122,8 @@ fn begin(spec: &Spec, ground: Ground) -> Result<Shim, StartError> {
     let deadline = Instant::now() + START_TIMEOUT;
     let Ground { id, console_log, vmm_log, run, out, memory_events } = ground;
     let Launched { mut jailer, console, fifo, listener, inotify } = start::launch(spec, &run)?;
-    let mut streams = Streams { console: Some(console), console_log, fifo, vmm_log };
+    let relay = Relay::listen(&out);
+    let mut streams = Streams { console: Some(console), console_log, fifo, vmm_log, relay };
     let vmm = await_jailer(spec, &mut jailer, &mut streams, deadline)?;
     let at = spec.records.join(record::VMM);
     let written = record::write(&at, &vmm);
@@ -222,8 +226,11 @@ impl Streams {
             extra.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
         fds.push(PollFd::new(&self.fifo, PollFlags::IN));
         if let Some(console) = &self.console {
-            fds.push(PollFd::new(console, PollFlags::IN));
+            let mut flags = PollFlags::IN;
+            flags.set(PollFlags::OUT, self.relay.is_typing());
+            fds.push(PollFd::new(console, flags));
         }
+        self.relay.watch(&mut fds);
         let timeout = timeout.and_then(|span| Timespec::try_from(span).ok());
         if poll(&mut fds, timeout.as_ref()).is_err() {
             return vec![false; extra.len()];
@@ -244,11 +251,18 @@ impl Streams {
                 Ok(_) | Err(_) => break,
             }
         }
+        self.pump_console(&mut buffer);
+        self.relay.pump(self.console.as_ref(), &|| self.console_log.tail());
+    }
+
+    fn pump_console(&mut self, buffer: &mut [u8]) {
         let Some(console) = &self.console else { return };
         for _ in 0..READS_PER_TURN {
-            match rustix::io::read(console, &mut buffer) {
+            match rustix::io::read(console, &mut *buffer) {
                 Ok(count) if count > 0 => {
-                    self.console_log.append(buffer.get(..count).unwrap_or_default());
+                    let bytes = buffer.get(..count).unwrap_or_default();
+                    self.console_log.append(bytes);
+                    self.relay.show(bytes);
                 }
                 Err(Errno::AGAIN | Errno::INTR) => break,
                 // The inner end is closed; waiting on it would return at once for ever.

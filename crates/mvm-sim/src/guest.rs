@@ -4,11 +4,12 @@
 //! how far the workload is, `increment` works one step and prints, `write` writes to the data disk,
 //! `random` prints a number from the guest's generator.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use mvm_core::{
     Error, ErrorKind,
     id::InstanceRef,
+    meter::{CopyReport, GuestMetrics},
     observed::{Ending, Phase},
     port::{ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer},
 };
@@ -88,6 +89,35 @@ impl Guest for SimGuest {
             }
         }
         Ok(GuestAnswer::Done)
+    }
+
+    fn metrics(&self, instance: &InstanceRef) -> Result<Option<GuestMetrics>, Error> {
+        let mut world = self.machine.world();
+        Ok(world.awake(instance)?.map(|_| GuestMetrics::default()))
+    }
+
+    fn copy_in(
+        &self,
+        instance: &InstanceRef,
+        _path: &str,
+        stream: &mut dyn Read,
+    ) -> Result<CopyReport, Error> {
+        if self.machine.world().awake(instance)?.is_none() {
+            return Err(unreachable(instance));
+        }
+        let bytes = std::io::copy(stream, &mut std::io::sink()).map_err(|error| {
+            Error::new(ErrorKind::Failed, "cannot read the stream").because(&error)
+        })?;
+        Ok(CopyReport { entries: 1, bytes })
+    }
+
+    fn copy_out(
+        &self,
+        _: &InstanceRef,
+        path: &str,
+        _: &mut dyn Write,
+    ) -> Result<CopyReport, Error> {
+        Err(Error::new(ErrorKind::NotFound, format!("a simulated guest has no {path}")))
     }
 
     fn exec(

@@ -13,9 +13,10 @@ use mvm_core::{
     effect::{Effect, Firewall},
     id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
+    meter::Meter,
     net::{NetId, Network, Offset},
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
-    port::{Finding, Host, Logs},
+    port::{Console, Finding, Host, Logs},
     units::Uid,
 };
 
@@ -134,6 +135,15 @@ impl Host for SimHost {
 
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
         Ok(self.machine.world().verify(intent))
+    }
+
+    fn meter(&self, _: &Instance) -> Result<Meter, Error> {
+        Ok(Meter::default())
+    }
+
+    fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {
+        let message = format!("nobody holds the console of {instance}");
+        Err(Error::new(ErrorKind::Unavailable, message))
     }
 
     fn logs(&self, instance: &InstanceRef, _lines: usize) -> Result<Logs, Error> {

@@ -11,11 +11,12 @@ use mvm_core::{
     effect::{Effect, Firewall},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef},
     instance::Instance,
+    meter::Meter,
     net::Network,
     observed::{
         Ending, ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant,
     },
-    port::{ExecRequest, ExecStreams, Finding, Guest, Host, Logs},
+    port::{Console, ExecRequest, ExecStreams, Finding, Guest, Host, Logs},
 };
 use mvm_sim::{
     conformance::{self, Rig, Subject},
@@ -156,6 +157,12 @@ impl Host for Liar {
     }
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
         self.inner.verify_network(intent)
+    }
+    fn meter(&self, instance: &Instance) -> Result<Meter, Error> {
+        self.inner.meter(instance)
+    }
+    fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {
+        self.inner.console(instance)
     }
     fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {
         self.inner.logs(instance, lines)

@@ -18,6 +18,7 @@ mod builder;
 pub mod config;
 pub mod doctor;
 pub mod forward;
+mod copy;
 mod methods;
 pub mod provider;
 mod wiring;
@@ -28,6 +29,7 @@ pub use mvm_core::{
     event::{Actor, Event, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId},
     instance::{Drain, Failure, Instance, ParkedBy, Want},
+    meter::{CopyReport, GuestMetrics, Meter, WorkerState},
     net::{NetId, Network, Subnet},
     observed::NodeFacts,
     operation::{NewPool, Operation, Rebuild},
@@ -36,8 +38,8 @@ pub use mvm_core::{
         Counts, Pool, PoolChange, Resources, Revision, RevisionName, Role, RuntimePolicy, Source,
     },
     port::{
-        ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, Progress, ProgressStep,
-        TerminalSize,
+        Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, Progress,
+        ProgressStep, TerminalSize,
     },
     quota::{QuotaChange, Quotas, Usage},
     secrets::{Scope, SecretsSource, TenantSecrets},
@@ -46,7 +48,9 @@ pub use mvm_core::{
     units,
 };
 pub use mvm_engine::{
-    Cancel, Change, Context, Deferral, Failed, Made, Outcome, Preview, Removal, is_cancelled,
+    Cancel, Change, Context, Deferral, Failed, Made, Outcome, Preview, Removal,
+    figures::{GroupStats, InstanceStats, NodeStats},
+    is_cancelled,
     query::{Filter, InstanceView, NodeView, PoolView, TenantView},
 };
 pub use wiring::Mvm;

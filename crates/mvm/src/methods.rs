@@ -8,12 +8,13 @@ use mvm_core::{
     net::{NetId, Subnet},
     operation::{NewPool, Operation},
     pool::{PoolChange, RevisionName},
-    port::{ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
+    port::{Console, ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
     quota::{QuotaChange, Quotas},
     state::{Move, State},
 };
 use mvm_engine::{
     Context, Outcome, Preview,
+    figures::{InstanceStats, NodeStats},
     query::{Filter, InstanceView, NodeView, PoolView, TenantView},
 };
 
@@ -223,6 +224,21 @@ impl Mvm {
         self.engine.instances(filter)
     }
 
+    /// One instance in its true state.
+    pub fn instance_info(&self, instance: &InstanceRef) -> Result<InstanceView, Error> {
+        self.engine.one(instance)
+    }
+
+    /// What an instance does and takes.
+    pub fn instance_stats(&self, instance: &InstanceRef) -> Result<InstanceStats, Error> {
+        self.engine.stats(instance)
+    }
+
+    /// Attaches to an instance's serial console.
+    pub fn instance_console(&self, cx: &Context, instance: &InstanceRef) -> Result<Console, Error> {
+        self.engine.console(cx, instance)
+    }
+
     /// The logs of an instance, the last `lines` of each.
     pub fn instance_logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {
         self.engine.logs(instance, lines)
@@ -247,6 +263,11 @@ impl Mvm {
     /// What this node is, has and holds.
     pub fn node_info(&self) -> Result<NodeView, Error> {
         self.engine.node()
+    }
+
+    /// What all instances hold and take, in all and by tenant.
+    pub fn node_stats(&self) -> Result<NodeStats, Error> {
+        self.engine.node_stats()
     }
 
     /// What is wrong with the network; empty when nothing is.

@@ -15,7 +15,8 @@ struct Layer {
 const LAYERS: &[Layer] = &[
     Layer { name: "mvm-core", normal: &[], tests: &[] },
     Layer { name: "mvm-proto", normal: &[], tests: &[] },
-    Layer { name: "mvm-guest", normal: &["mvm-proto"], tests: &[] },
+    Layer { name: "mvm-archive", normal: &[], tests: &[] },
+    Layer { name: "mvm-guest", normal: &["mvm-archive", "mvm-proto"], tests: &[] },
     Layer { name: "mvm-host", normal: &["mvm-core", "mvm-proto", "mvm-shim"], tests: &["mvm-sim"] },
     Layer { name: "mvm-build", normal: &["mvm-core"], tests: &[] },
     Layer { name: "mvm-engine", normal: &["mvm-core"], tests: &["mvm-sim"] },
@@ -27,7 +28,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "mvm",
-        normal: &["mvm-core", "mvm-engine", "mvm-host", "mvm-build", "mvm-fleet"],
+        normal: &["mvm-archive", "mvm-core", "mvm-engine", "mvm-host", "mvm-build", "mvm-fleet"],
         tests: &["mvm-sim"],
     },
     Layer { name: "mvm-cli", normal: &["mvm"], tests: &["mvm-sim"] },

@@ -22,6 +22,8 @@ pub(crate) enum InstanceCommand {
         #[arg(long, requires = "tenant")]
         pool: Option<mvm::PoolId>,
     },
+    /// Show all about one instance
+    Info(InstanceArg),
     /// Start an instance by a cold boot
     Start(InstanceArg),
     /// Stop an instance; a snapshot is discarded
@@ -41,6 +43,20 @@ pub(crate) enum InstanceCommand {
     Wake(InstanceArg),
     /// Run a command in an instance
     Exec(ExecArgs),
+    /// Open a login shell in an instance, or run a command line in one
+    Ssh(SshArgs),
+    /// Copy files into or out of an instance
+    Cp(CopyArgs),
+    /// Attach to an instance's serial console; leave with Ctrl-]
+    Console(InstanceArg),
+    /// Show what an instance does and takes: CPU, memory, network, disk, idleness, health
+    Stats {
+        #[command(flatten)]
+        instance: InstanceArg,
+        /// Show it again and again, every SECS seconds
+        #[arg(long, value_name = "SECS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
+        watch: Option<u32>,
+    },
     /// Show an instance's console and VMM logs
     Logs {
         #[command(flatten)]
@@ -87,6 +103,31 @@ pub(crate) struct ExecArgs {
     /// The command and its arguments
     #[arg(required = true, last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SshArgs {
+    /// The instance, as `<tenant>/<pool>/<instance>`
+    pub(crate) instance: InstanceRef,
+    /// Log in as this user
+    #[arg(short, long, value_name = "USER")]
+    pub(crate) login: Option<String>,
+    /// Give a command line a terminal, too
+    #[arg(long, short)]
+    pub(crate) tty: bool,
+    /// The command line, which a login shell reads
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CopyArgs {
+    /// A path here, `<tenant>/<pool>/<instance>:/path` there, or - for a tar stream
+    #[arg(value_name = "SRC")]
+    pub(crate) source: String,
+    /// The name of the copy; a directory that is there, or a name with / at its end, gets it inside
+    #[arg(value_name = "DST")]
+    pub(crate) destination: String,
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

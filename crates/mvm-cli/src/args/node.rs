@@ -6,6 +6,8 @@ use clap::Subcommand;
 pub(crate) enum NodeCommand {
     /// Show what this node is and can do
     Info,
+    /// Show what all instances hold and take, in all and by tenant
+    Stats,
     /// Remove builds, images, downloads, logs and orphans that nothing uses
     Gc {
         /// Keep this many of each pool's newest builds [default: gc.keep_builds of the configuration, 3]

@@ -1,21 +1,17 @@
 //! `mvm instance …`.
 
-use std::{
-    io::{self, Read},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use mvm::{
-    Drain, Error, ErrorKind, ExecRequest, ExecStatus, ExecStreams, Filter, InstanceRef, Move,
-    Operation, PoolId, PoolRef, TenantId,
+    Drain, Error, ErrorKind, Filter, InstanceRef, Move, Operation, PoolId, PoolRef, TenantId,
+    units::Seconds,
 };
 
-use super::confirm;
+use super::{confirm, guest};
 use crate::{
-    args::{self, ExecArgs, InstanceCommand},
-    exit, render,
+    args::{self, InstanceCommand},
     run::Session,
-    show, terminal,
+    show,
 };
 
 pub(crate) fn run(session: &Session, command: InstanceCommand) -> Result<ExitCode, Error> {
@@ -26,6 +22,11 @@ pub(crate) fn run(session: &Session, command: InstanceCommand) -> Result<ExitCod
             let views = session.mvm.instance_list(&narrow(filter.as_deref(), tenant, pool)?)?;
             let all: Vec<_> = views.iter().map(show::Instance::of).collect();
             session.print(&all, |all| show::instances(all))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        InstanceCommand::Info(one) => {
+            let one = show::Instance::of(&session.mvm.instance_info(&one.instance)?);
+            session.print(&one, show::instance)?;
             Ok(ExitCode::SUCCESS)
         }
         InstanceCommand::Start(one) => act(one.instance, Move::Start),
@@ -44,7 +45,13 @@ pub(crate) fn run(session: &Session, command: InstanceCommand) -> Result<ExitCod
             session.print(&logs, show::logs)?;
             Ok(ExitCode::SUCCESS)
         }
-        InstanceCommand::Exec(args) => Ok(exec(session, args)),
+        InstanceCommand::Exec(args) => Ok(guest::exec(session, args)),
+        InstanceCommand::Ssh(args) => Ok(guest::ssh(session, args)),
+        InstanceCommand::Cp(args) => guest::cp(session, &args),
+        InstanceCommand::Console(one) => guest::console(session, &one.instance),
+        InstanceCommand::Stats { instance, watch } => {
+            guest::stats(session, &instance.instance, watch.map(Seconds))
+        }
     }
 }
 
@@ -72,47 +79,5 @@ fn narrow(
         (None, Some(tenant), Some(pool)) => Ok(Filter::Pool(PoolRef { tenant, pool })),
         (None, Some(tenant), None) => Ok(Filter::Tenant(tenant)),
         (None, None, _) => Ok(Filter::All),
-    }
-}
-
-/// Runs a command in a guest; the guest's exit code is ours, our own failure is 125.
-fn exec(session: &Session, args: ExecArgs) -> ExitCode {
-    let is_terminal = args.tty && terminal::is_interactive();
-    let request = ExecRequest {
-        argv: args.command,
-        env: args.env,
-        cwd: args.workdir,
-        user: args.user,
-        terminal: args.tty.then(terminal::size),
-    };
-    let stdin: Box<dyn Read + Send> =
-        if args.interactive { Box::new(io::stdin()) } else { Box::new(io::empty()) };
-    let streams = ExecStreams {
-        stdin,
-        stdout: Box::new(terminal::Flushed(io::stdout())),
-        stderr: Box::new(io::stderr()),
-        control: terminal::control(),
-    };
-    let raw = if is_terminal && args.interactive { terminal::RawMode::enter() } else { None };
-    let done = session.mvm.instance_exec(&session.cx, &args.instance, &request, streams);
-    drop(raw);
-    match done {
-        Ok(status) => {
-            let why = match status {
-                ExecStatus::Absent => Some("there is no such program"),
-                ExecStatus::NotExecutable => Some("it cannot be executed"),
-                ExecStatus::Code(_) | ExecStatus::Signal(_) => None,
-            };
-            if let Some(why) = why {
-                let program = request.argv.first().map_or("", String::as_str);
-                let message = format!("cannot run {program:?} in {}: {why}", args.instance);
-                render::error::say(&Error::new(ErrorKind::Failed, message), session.format);
-            }
-            exit::of_guest(status)
-        }
-        Err(error) => {
-            render::error::say(&error, session.format);
-            ExitCode::from(exit::EXEC_FAILED)
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one file a noun: parse, ask the library, render.
 
 pub(crate) mod events;
+pub(crate) mod guest;
 pub(crate) mod instance;
 pub(crate) mod machine;
 pub(crate) mod net;

@@ -13,6 +13,11 @@ pub(crate) fn run(session: &Session, command: &NodeCommand) -> Result<ExitCode, 
             session.print(&node, show::node)?;
             Ok(ExitCode::SUCCESS)
         }
+        NodeCommand::Stats => {
+            let fleet = show::Fleet::of(session.mvm.node_stats()?);
+            session.print(&fleet, show::fleet)?;
+            Ok(ExitCode::SUCCESS)
+        }
         NodeCommand::Gc { keep } => session.operate(&Operation::NodeGc { keep: *keep }),
     }
 }

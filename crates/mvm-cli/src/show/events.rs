@@ -26,7 +26,7 @@ pub(crate) fn events(all: &[LoggedEvent]) -> String {
 
 /// A moment as RFC 3339, UTC, whole seconds. The days of the civil calendar follow Howard
 /// Hinnant's `civil_from_days`.
-fn time(at: Timestamp) -> String {
+pub(super) fn time(at: Timestamp) -> String {
     let seconds = at.0 / 1000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;

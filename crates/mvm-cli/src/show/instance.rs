@@ -6,7 +6,8 @@ use mvm::{
 };
 use serde::Serialize;
 
-use crate::render::table::table;
+use super::events::time;
+use crate::render::table::{facts, table};
 
 /// An instance, as `instance list` shows it.
 #[derive(Debug, Serialize)]
@@ -78,6 +79,33 @@ pub(crate) fn instances(all: &[Instance]) -> String {
         ]
     };
     table(["INSTANCE", "STATE", "ADDRESS", "RESIDENT", "NOTE"], all.iter().map(row).collect())
+}
+
+pub(crate) fn instance(one: &Instance) -> String {
+    let or =
+        |value: &Option<String>, other: &str| value.clone().unwrap_or_else(|| other.to_owned());
+    let size = one.resources;
+    let short = one.image.as_ref().map(|hash| hash.chars().take(12).collect());
+    let process = one.pid.map_or_else(
+        || "none".to_owned(),
+        |pid| format!("pid {pid}, {} MiB resident", one.resident_kib.unwrap_or(0) / 1024),
+    );
+    facts(vec![
+        ("Instance", one.instance.clone()),
+        ("State", format!("{} since {}", one.state, time(one.state_since))),
+        ("Address", or(&one.address, "none")),
+        ("MAC", one.mac.clone()),
+        ("Role", one.role.clone()),
+        (
+            "Size",
+            format!("{} vCPU, {}, data disk {}", size.vcpus, size.mem_mib, size.data_disk_mib),
+        ),
+        ("Image", or(&short, "none")),
+        ("User", one.uid.to_string()),
+        ("Process", process),
+        ("Created", time(one.created_at)),
+        ("Note", one.note()),
+    ])
 }
 
 pub(crate) fn logs(logs: &Logs) -> String {

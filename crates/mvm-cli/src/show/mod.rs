@@ -7,15 +7,18 @@ mod net;
 mod node;
 mod outcome;
 mod pool;
+mod stats;
 mod tenant;
 
 pub(crate) use events::events;
-pub(crate) use instance::{Instance, instances, logs};
+use events::time;
+pub(crate) use instance::{Instance, instance, instances, logs};
 pub(crate) use machine::{Machine, checks, machine};
 pub(crate) use net::{Verified, verified};
 pub(crate) use node::{Node, node};
 pub(crate) use outcome::{outcome, outcome_json, preview};
 pub(crate) use pool::{Pool, pool, pools};
+pub(crate) use stats::{Fleet, Stats, fleet, stats};
 pub(crate) use tenant::{Tenant, tenant, tenants};
 
 /// An amount of disk or memory for people, in the largest unit that leaves a whole number.

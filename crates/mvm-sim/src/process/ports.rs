@@ -1,6 +1,10 @@
 //! The ports of a process: each call passes the gate, then reaches the machine.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{Read, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use mvm_core::{
     Error, ErrorKind,
@@ -8,11 +12,12 @@ use mvm_core::{
     event::{Event, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
     instance::Instance,
+    meter::{CopyReport, GuestMetrics, Meter},
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
-        BuildOrder, Builder, Clock, ExecRequest, ExecStatus, ExecStreams, Finding, Guest, GuestAct,
-        GuestAnswer, Host, Lock, Locks, Logs, Progress, Store, Table, Transaction,
+        BuildOrder, Builder, Clock, Console, ExecRequest, ExecStatus, ExecStreams, Finding, Guest,
+        GuestAct, GuestAnswer, Host, Lock, Locks, Logs, Progress, Store, Table, Transaction,
     },
     units::Timestamp,
 };
@@ -120,6 +125,14 @@ impl Host for Process {
         self.through(&Call::of("verify network", None), || self.host.verify_network(intent))
     }
 
+    fn meter(&self, instance: &Instance) -> Result<Meter, Error> {
+        self.through(&Call::of("meter", None), || self.host.meter(instance))
+    }
+
+    fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {
+        self.through(&Call::of("console", None), || self.host.console(instance))
+    }
+
     fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {
         self.through(&Call::of("logs", None), || self.host.logs(instance, lines))
     }
@@ -137,6 +150,31 @@ impl Guest for Process {
         };
         let call = Call::of(format!("ask {word}"), Some(&instance.instance));
         self.through(&call, || self.guest.ask(instance, act))
+    }
+
+    fn metrics(&self, instance: &InstanceRef) -> Result<Option<GuestMetrics>, Error> {
+        let call = Call::of("metrics", Some(&instance.instance));
+        self.through(&call, || self.guest.metrics(instance))
+    }
+
+    fn copy_in(
+        &self,
+        instance: &InstanceRef,
+        path: &str,
+        stream: &mut dyn Read,
+    ) -> Result<CopyReport, Error> {
+        let call = Call::of("copy in", Some(&instance.instance));
+        self.through(&call, || self.guest.copy_in(instance, path, stream))
+    }
+
+    fn copy_out(
+        &self,
+        instance: &InstanceRef,
+        path: &str,
+        to: &mut dyn Write,
+    ) -> Result<CopyReport, Error> {
+        let call = Call::of("copy out", Some(&instance.instance));
+        self.through(&call, || self.guest.copy_out(instance, path, to))
     }
 
     fn exec(

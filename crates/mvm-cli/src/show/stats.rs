@@ -1,0 +1,221 @@
+//! What `mvm instance stats` and `mvm node stats` show.
+
+use std::collections::BTreeMap;
+
+use mvm::{GroupStats, InstanceStats, NodeStats, State, units::Timestamp};
+use serde::Serialize;
+
+use super::size;
+use crate::render::table::{facts, table};
+
+/// An instance's figures. Rates are those of the moment; counters rise from the VMM's start.
+#[derive(Debug, Serialize)]
+pub(crate) struct Stats {
+    pub(super) instance: String,
+    pub(super) state: State,
+    pub(super) state_since: Timestamp,
+    pub(super) cpu_percent: f64,
+    pub(super) cpu_seconds: f64,
+    pub(super) vcpus: u32,
+    pub(super) memory: MemoryFigures,
+    pub(super) network: NetworkFigures,
+    pub(super) disk: DiskFigures,
+    pub(super) idle_seconds: Option<u64>,
+    pub(super) worker: Option<mvm::WorkerState>,
+    pub(super) guest: Option<mvm::GuestMetrics>,
+    pub(super) health: HealthFigures,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct MemoryFigures {
+    pub(super) size_bytes: u64,
+    pub(super) guest_used_bytes: Option<u64>,
+    pub(super) resident_bytes: u64,
+    pub(super) charged_bytes: u64,
+    pub(super) limit_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct NetworkFigures {
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+    pub(super) rx_packets: u64,
+    pub(super) tx_packets: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct DiskFigures {
+    pub(super) volume_bytes: u64,
+    pub(super) snapshot_bytes: u64,
+    pub(super) snapshots: usize,
+    pub(super) log_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct HealthFigures {
+    pub(super) vmm: bool,
+    pub(super) shim: bool,
+    pub(super) agent: bool,
+    pub(super) last_failure: Option<mvm::Failure>,
+}
+
+impl Stats {
+    #[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^52")]
+    pub(crate) fn of(stats: &InstanceStats) -> Self {
+        let InstanceStats { view, meter, guest, cpu_milli, idle_ms } = stats;
+        let record = &view.record;
+        let used = |one: &mvm::GuestMetrics| {
+            one.mem_total_kib.saturating_sub(one.mem_available_kib) * 1024
+        };
+        Self {
+            instance: record.instance.to_string(),
+            state: record.state,
+            state_since: record.state_since,
+            cpu_percent: *cpu_milli as f64 / 10.0,
+            cpu_seconds: (meter.cpu_usec / 1000) as f64 / 1000.0,
+            vcpus: record.resources.vcpus.0,
+            memory: MemoryFigures {
+                size_bytes: u64::from(record.resources.mem_mib.0) << 20,
+                guest_used_bytes: guest.as_ref().map(used),
+                resident_bytes: view.observed.vmm.map_or(0, |vmm| vmm.resident_kib * 1024),
+                charged_bytes: meter.memory_bytes,
+                limit_bytes: meter.memory_max_bytes,
+            },
+            network: NetworkFigures {
+                rx_bytes: meter.net_rx_bytes,
+                tx_bytes: meter.net_tx_bytes,
+                rx_packets: meter.net_rx_packets,
+                tx_packets: meter.net_tx_packets,
+            },
+            disk: DiskFigures {
+                volume_bytes: meter.volume_bytes,
+                snapshot_bytes: meter.snapshot_bytes,
+                snapshots: view.observed.snapshots.len(),
+                log_bytes: meter.log_bytes,
+            },
+            idle_seconds: idle_ms.map(|ms| ms / 1000),
+            worker: guest.as_ref().map(|one| one.worker).or(meter.worker),
+            guest: guest.clone(),
+            health: HealthFigures {
+                vmm: view.observed.vmm.is_some(),
+                shim: view.observed.shim,
+                agent: guest.is_some(),
+                last_failure: record.last_failure.clone(),
+            },
+        }
+    }
+}
+
+pub(crate) fn stats(one: &Stats) -> String {
+    let yes = |is: bool| if is { "yes" } else { "no" };
+    let health = &one.health;
+    let unknown = || "unknown".to_owned();
+    let worker = one.worker.map_or_else(unknown, |state| format!("{state:?}").to_lowercase());
+    let used = one.memory.guest_used_bytes.map_or_else(unknown, size);
+    facts(vec![
+        ("Instance", one.instance.clone()),
+        ("State", format!("{} since {}", one.state, super::time(one.state_since))),
+        (
+            "CPU",
+            format!("{:.1} % of {} vCPU, {:.1} s", one.cpu_percent, one.vcpus, one.cpu_seconds),
+        ),
+        (
+            "Memory",
+            format!(
+                "{} of {} used in the guest, {} resident",
+                used,
+                size(one.memory.size_bytes),
+                size(one.memory.resident_bytes)
+            ),
+        ),
+        (
+            "Network",
+            format!(
+                "{} in ({} packets), {} out ({} packets)",
+                size(one.network.rx_bytes),
+                one.network.rx_packets,
+                size(one.network.tx_bytes),
+                one.network.tx_packets
+            ),
+        ),
+        (
+            "Disk",
+            format!(
+                "volume {}, snapshots {} ({}), logs {}",
+                size(one.disk.volume_bytes),
+                size(one.disk.snapshot_bytes),
+                one.disk.snapshots,
+                size(one.disk.log_bytes)
+            ),
+        ),
+        ("Idle", one.idle_seconds.map_or_else(unknown, |seconds| format!("{seconds} s"))),
+        ("Worker", worker),
+        (
+            "Health",
+            format!(
+                "VMM {}, shim {}, agent {}",
+                yes(health.vmm),
+                yes(health.shim),
+                yes(health.agent)
+            ),
+        ),
+        (
+            "Failure",
+            health.last_failure.as_ref().map_or_else(
+                || "none".to_owned(),
+                |failure| format!("{}: {}", super::time(failure.at), failure.reason),
+            ),
+        ),
+    ])
+}
+
+/// The node's figures, as `node stats` shows them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Fleet {
+    pub(super) total: GroupStats,
+    pub(super) tenants: BTreeMap<String, GroupStats>,
+}
+
+impl Fleet {
+    pub(crate) fn of(stats: NodeStats) -> Self {
+        let tenants = stats.tenants.into_iter().map(|(id, group)| (id.to_string(), group));
+        Self { total: stats.total, tenants: tenants.collect() }
+    }
+}
+
+pub(crate) fn fleet(fleet: &Fleet) -> String {
+    let row = |name: &str, group: &GroupStats| {
+        let count = |state| group.states.get(&state).copied().unwrap_or(0).to_string();
+        [
+            name.to_owned(),
+            group.pools.to_string(),
+            count(State::Running),
+            count(State::Warm),
+            count(State::Sleeping),
+            count(State::Stopped),
+            group.idle.to_string(),
+            group.vcpus.to_string(),
+            format!("{} MiB", group.mem_mib),
+            size(group.resident_kib * 1024),
+            size(group.volume_bytes),
+            format!("{} ({})", size(group.snapshot_bytes), group.snapshots),
+        ]
+    };
+    let mut rows: Vec<_> = fleet.tenants.iter().map(|(name, group)| row(name, group)).collect();
+    rows.push(row("all", &fleet.total));
+    let head = [
+        "TENANT",
+        "POOLS",
+        "RUNNING",
+        "WARM",
+        "SLEEPING",
+        "STOPPED",
+        "IDLE",
+        "VCPUS",
+        "MEMORY",
+        "RESIDENT",
+        "VOLUMES",
+        "SNAPSHOTS",
+    ];
+    table(head, rows)
+}
