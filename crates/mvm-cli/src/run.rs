@@ -14,7 +14,7 @@ use signal_hook::{
 
 use crate::{
     args::{Command, Format, Global, InstanceCommand},
-    commands, exit, forward,
+    commands, exit, forward, manual,
     render::{self, progress::Reporter},
     show, usage,
 };
@@ -52,6 +52,9 @@ fn go(
         Overrides { config_file: global.config_file.clone(), data_dir: global.data_dir.clone() };
     let config = Config::read(&overrides)?;
     match &command {
+        Command::Completions { shell } => manual::completions(*shell).map(|()| ExitCode::SUCCESS),
+        Command::Manpages { dir } => manual::man_pages(dir).map(|()| ExitCode::SUCCESS),
+        Command::Reference { dir } => manual::reference(dir).map(|()| ExitCode::SUCCESS),
         Command::Bootstrap(args) => {
             commands::machine::bootstrap(global, &config, args, Packages::Install)
         }
@@ -71,7 +74,10 @@ fn go(
         | Command::Net(_) => match provider::place(&config)? {
             Place::Here => dispatch(&Session::open(global, &config)?, command),
             Place::There(machine) => {
-                let is_exec = matches!(command, Command::Instance(InstanceCommand::Exec(_)));
+                let is_exec = matches!(
+                    command,
+                    Command::Instance(InstanceCommand::Exec(_) | InstanceCommand::Ssh(_))
+                );
                 let ran = forward::command(global, &config, matches, words, &*machine);
                 match ran {
                     Err(error) if is_exec => {
@@ -103,7 +109,10 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),
-        Command::Bootstrap(_)
+        Command::Completions { .. }
+        | Command::Manpages { .. }
+        | Command::Reference { .. }
+        | Command::Bootstrap(_)
         | Command::Setup(_)
         | Command::Doctor(_)
         | Command::Status

@@ -30,8 +30,8 @@ pub use mvm_core::{
     id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId},
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
-    net::{NetId, Network, Subnet},
-    observed::NodeFacts,
+    net::{NetId, Network, Offset, Subnet},
+    observed::{BootId, NodeFacts},
     operation::{NewPool, Operation, Rebuild},
     plan::{Step, pool::Assignment},
     pool::{

@@ -3,6 +3,8 @@
 use clap::{Args, Subcommand};
 use mvm::{Drain, InstanceRef, PoolRef, TenantId};
 
+use super::examples;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum InstanceCommand {
     /// Create an instance in a pool
@@ -11,6 +13,7 @@ pub(crate) enum InstanceCommand {
         pool: PoolRef,
     },
     /// List instances in their true state
+    #[command(after_long_help = examples::INSTANCE_LIST)]
     List {
         /// Only of `<tenant>` or `<tenant>/<pool>`
         #[arg(conflicts_with_all = ["tenant", "pool"])]
@@ -42,14 +45,18 @@ pub(crate) enum InstanceCommand {
     #[command(visible_alias = "resume")]
     Wake(InstanceArg),
     /// Run a command in an instance
+    #[command(after_long_help = examples::INSTANCE_EXEC)]
     Exec(ExecArgs),
     /// Open a login shell in an instance, or run a command line in one
+    #[command(after_long_help = examples::INSTANCE_SSH)]
     Ssh(SshArgs),
     /// Copy files into or out of an instance
+    #[command(after_long_help = examples::INSTANCE_CP)]
     Cp(CopyArgs),
     /// Attach to an instance's serial console; leave with Ctrl-]
     Console(InstanceArg),
     /// Show what an instance does and takes: CPU, memory, network, disk, idleness, health
+    #[command(after_long_help = examples::INSTANCE_STATS)]
     Stats {
         #[command(flatten)]
         instance: InstanceArg,

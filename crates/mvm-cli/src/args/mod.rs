@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod events;
+mod examples;
 mod instance;
 mod machine;
 mod net;
@@ -107,4 +108,21 @@ pub(crate) enum Command {
     /// Check the network
     #[command(subcommand)]
     Net(NetCommand),
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write one man page per command into a directory
+    #[command(hide = true)]
+    Manpages {
+        /// The directory, made when missing
+        dir: PathBuf,
+    },
+    /// Write the reference and the schemas into a directory
+    #[command(hide = true)]
+    Reference {
+        /// The directory
+        dir: PathBuf,
+    },
 }

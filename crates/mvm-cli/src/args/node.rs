@@ -2,6 +2,8 @@
 
 use clap::Subcommand;
 
+use super::examples;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// Show what this node is and can do
@@ -9,6 +11,7 @@ pub(crate) enum NodeCommand {
     /// Show what all instances hold and take, in all and by tenant
     Stats,
     /// Remove builds, images, downloads, logs and orphans that nothing uses
+    #[command(after_long_help = examples::GC)]
     Gc {
         /// Keep this many of each pool's newest builds [default: gc.keep_builds of the configuration, 3]
         #[arg(long, value_name = "N")]

@@ -6,9 +6,12 @@ use mvm::{
     units::{Mib, Seconds, Vcpus},
 };
 
+use super::examples;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
     /// Create a pool of like instances
+    #[command(after_long_help = examples::POOL_CREATE)]
     Create(PoolCreateArgs),
     /// List a tenant's pools
     List {
@@ -21,6 +24,7 @@ pub(crate) enum PoolCommand {
         pool: PoolRef,
     },
     /// Make the pool's image and make it current
+    #[command(after_long_help = examples::POOL_BUILD)]
     Build {
         /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
@@ -32,8 +36,10 @@ pub(crate) enum PoolCommand {
         force: bool,
     },
     /// Change what a pool's next builds and new instances are
+    #[command(after_long_help = examples::POOL_UPDATE)]
     Update(Box<PoolUpdateArgs>),
     /// Make an earlier build current
+    #[command(after_long_help = examples::POOL_ROLLBACK)]
     Rollback {
         /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
@@ -42,6 +48,7 @@ pub(crate) enum PoolCommand {
         revision: RevisionName,
     },
     /// Remove builds, snapshots and logs that nothing uses
+    #[command(after_long_help = examples::GC)]
     Gc {
         /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
@@ -50,6 +57,7 @@ pub(crate) enum PoolCommand {
         keep: Option<u32>,
     },
     /// Set how many instances shall be in each state, and bring the pool there
+    #[command(after_long_help = examples::POOL_SCALE)]
     Scale(PoolScaleArgs),
     /// Destroy a pool with its instances
     Destroy {

@@ -6,9 +6,12 @@ use mvm::{
     units::{Gib, Mib, Vcpus},
 };
 
+use super::examples;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum TenantCommand {
     /// Create a tenant with its network and quotas
+    #[command(after_long_help = examples::TENANT_CREATE)]
     Create(TenantCreateArgs),
     /// List the tenants on this node
     List,

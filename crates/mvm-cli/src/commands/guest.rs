@@ -99,9 +99,9 @@ fn failed(session: &Session, error: &Error) -> ExitCode {
 /// What would be done inside a guest, for `--dry-run`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Would {
-    act: &'static str,
-    instance: String,
-    what: String,
+    pub(crate) act: &'static str,
+    pub(crate) instance: String,
+    pub(crate) what: String,
 }
 
 impl Would {

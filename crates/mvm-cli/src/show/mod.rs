@@ -18,7 +18,9 @@ pub(crate) use net::{Verified, verified};
 pub(crate) use node::{Node, node};
 pub(crate) use outcome::{outcome, outcome_json, preview};
 pub(crate) use pool::{Pool, pool, pools};
-pub(crate) use stats::{Fleet, Stats, fleet, stats};
+pub(crate) use stats::{
+    DiskFigures, Fleet, HealthFigures, MemoryFigures, NetworkFigures, Stats, fleet, stats,
+};
 pub(crate) use tenant::{Tenant, tenant, tenants};
 
 /// An amount of disk or memory for people, in the largest unit that leaves a whole number.

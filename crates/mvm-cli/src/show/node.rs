@@ -5,18 +5,23 @@ use serde::Serialize;
 
 use crate::render::table::facts;
 
+/// Guests run on this machine itself; there is no VM between.
+const NATIVE: &str = "native";
+
 /// The node, as `node info` shows it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Node {
-    node_id: String,
+    pub(crate) node_id: String,
     #[serde(flatten)]
-    facts: mvm::NodeFacts,
-    agent: bool,
+    pub(crate) facts: mvm::NodeFacts,
+    pub(crate) agent: bool,
     /// What does not happen because no agent serves.
-    off: Vec<&'static str>,
-    bridges: usize,
-    firewall: Option<u64>,
-    usage: Usage,
+    pub(crate) off: Vec<&'static str>,
+    pub(crate) bridges: usize,
+    pub(crate) firewall: Option<u64>,
+    pub(crate) host: String,
+    pub(crate) attestation: Option<String>,
+    pub(crate) usage: Usage,
 }
 
 /// What needs time passing, and so the agent (SPEC §3).
@@ -32,6 +37,8 @@ impl Node {
             bridges: view.observed.bridges.len(),
             firewall: view.observed.firewall.map(|generation| generation.0),
             facts: view.observed.facts,
+            host: NATIVE.to_owned(),
+            attestation: None,
             usage: view.usage,
         }
     }
@@ -60,6 +67,8 @@ pub(crate) fn node(node: &Node) -> String {
                 format!("does not run; off without it: {}", node.off.join(", "))
             },
         ),
+        ("Host VM", format!("none ({})", node.host)),
+        ("Attestation", node.attestation.clone().unwrap_or_else(|| "none".to_owned())),
         ("Bridges", node.bridges.to_string()),
         (
             "Guests",

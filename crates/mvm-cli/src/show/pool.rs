@@ -10,18 +10,18 @@ use crate::render::table::{facts, table};
 /// A pool, as `pool list` and `pool info` show it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Pool {
-    pool: String,
-    source: mvm::Source,
-    profile: String,
-    role: String,
-    instance_resources: Resources,
-    desired_counts: Counts,
-    runtime_policy: RuntimePolicy,
-    secret_scopes: Vec<Scope>,
-    current: Option<String>,
-    revisions: usize,
-    states: BTreeMap<State, usize>,
-    created_at: Timestamp,
+    pub(crate) pool: String,
+    pub(crate) source: mvm::Source,
+    pub(crate) profile: String,
+    pub(crate) role: String,
+    pub(crate) instance_resources: Resources,
+    pub(crate) runtime_policy: RuntimePolicy,
+    pub(crate) desired_counts: Counts,
+    pub(crate) secret_scopes: Vec<Scope>,
+    pub(crate) current: Option<String>,
+    pub(crate) revisions: Vec<mvm::Revision>,
+    pub(crate) states: BTreeMap<State, usize>,
+    pub(crate) created_at: Timestamp,
 }
 
 impl Pool {
@@ -37,7 +37,7 @@ impl Pool {
             runtime_policy: record.runtime_policy,
             secret_scopes: record.secret_scopes.clone(),
             current: record.current().map(ToString::to_string),
-            revisions: record.revisions.len(),
+            revisions: record.revisions.clone(),
             states: view.states.clone(),
             created_at: record.created_at,
         }
@@ -51,6 +51,19 @@ impl Pool {
     fn build(&self) -> String {
         let short = |hash: &String| hash.chars().take(12).collect();
         self.current.as_ref().map_or_else(|| "none".to_owned(), short)
+    }
+
+    /// The history, newest first, with the numbers that a rollback takes.
+    fn builds(&self) -> String {
+        let line = |(place, one): (usize, &mvm::Revision)| {
+            let is_current = self.current.as_deref() == Some(one.image.as_str());
+            let mark = if is_current { " (current)" } else { "" };
+            let source = one.source.as_ref().map(|source| format!(" from {source}"));
+            let (image, at) = (one.image.short(), super::time(one.built_at));
+            format!("{}: {image} of {at}{}{mark}", place + 1, source.unwrap_or_default())
+        };
+        let all: Vec<_> = self.revisions.iter().enumerate().map(line).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join("; ") }
     }
 
     fn instances(&self) -> String {
@@ -83,9 +96,10 @@ pub(crate) fn pool(one: &Pool) -> String {
         ("Pool", one.pool.clone()),
         ("Role", one.role.clone()),
         ("Source", one.source.to_string()),
-        ("Build", format!("{} (of {})", one.build(), one.revisions)),
+        ("Build", format!("{} (of {})", one.build(), one.revisions.len())),
         ("Size", format!("{}, data disk {}", one.size(), one.instance_resources.data_disk_mib)),
         ("Desired", counts(one.desired_counts)),
         ("Instances", one.instances()),
+        ("Builds", one.builds()),
     ])
 }

@@ -11,52 +11,52 @@ use crate::render::table::{facts, table};
 /// An instance's figures. Rates are those of the moment; counters rise from the VMM's start.
 #[derive(Debug, Serialize)]
 pub(crate) struct Stats {
-    pub(super) instance: String,
-    pub(super) state: State,
-    pub(super) state_since: Timestamp,
-    pub(super) cpu_percent: f64,
-    pub(super) cpu_seconds: f64,
-    pub(super) vcpus: u32,
-    pub(super) memory: MemoryFigures,
-    pub(super) network: NetworkFigures,
-    pub(super) disk: DiskFigures,
-    pub(super) idle_seconds: Option<u64>,
-    pub(super) worker: Option<mvm::WorkerState>,
-    pub(super) guest: Option<mvm::GuestMetrics>,
-    pub(super) health: HealthFigures,
+    pub(crate) instance: String,
+    pub(crate) state: State,
+    pub(crate) state_since: Timestamp,
+    pub(crate) cpu_percent: f64,
+    pub(crate) cpu_seconds: f64,
+    pub(crate) vcpus: u32,
+    pub(crate) memory: MemoryFigures,
+    pub(crate) network: NetworkFigures,
+    pub(crate) disk: DiskFigures,
+    pub(crate) idle_seconds: Option<u64>,
+    pub(crate) worker: Option<mvm::WorkerState>,
+    pub(crate) guest: Option<mvm::GuestMetrics>,
+    pub(crate) health: HealthFigures,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct MemoryFigures {
-    pub(super) size_bytes: u64,
-    pub(super) guest_used_bytes: Option<u64>,
-    pub(super) resident_bytes: u64,
-    pub(super) charged_bytes: u64,
-    pub(super) limit_bytes: u64,
+    pub(crate) size_bytes: u64,
+    pub(crate) guest_used_bytes: Option<u64>,
+    pub(crate) resident_bytes: u64,
+    pub(crate) charged_bytes: u64,
+    pub(crate) limit_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct NetworkFigures {
-    pub(super) rx_bytes: u64,
-    pub(super) tx_bytes: u64,
-    pub(super) rx_packets: u64,
-    pub(super) tx_packets: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) rx_packets: u64,
+    pub(crate) tx_packets: u64,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct DiskFigures {
-    pub(super) volume_bytes: u64,
-    pub(super) snapshot_bytes: u64,
-    pub(super) snapshots: usize,
-    pub(super) log_bytes: u64,
+    pub(crate) volume_bytes: u64,
+    pub(crate) snapshot_bytes: u64,
+    pub(crate) snapshots: usize,
+    pub(crate) log_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
 pub(crate) struct HealthFigures {
-    pub(super) vmm: bool,
-    pub(super) shim: bool,
-    pub(super) agent: bool,
-    pub(super) last_failure: Option<mvm::Failure>,
+    pub(crate) vmm: bool,
+    pub(crate) shim: bool,
+    pub(crate) agent: bool,
+    pub(crate) last_failure: Option<mvm::Failure>,
 }
 
 impl Stats {
@@ -172,8 +172,8 @@ pub(crate) fn stats(one: &Stats) -> String {
 /// The node's figures, as `node stats` shows them.
 #[derive(Debug, Serialize)]
 pub(crate) struct Fleet {
-    pub(super) total: GroupStats,
-    pub(super) tenants: BTreeMap<String, GroupStats>,
+    pub(crate) total: GroupStats,
+    pub(crate) tenants: BTreeMap<String, GroupStats>,
 }
 
 impl Fleet {

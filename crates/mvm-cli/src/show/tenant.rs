@@ -8,16 +8,16 @@ use crate::render::table::{facts, table};
 /// A tenant, as `tenant list` and `tenant info` show it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Tenant {
-    tenant_id: String,
-    network: mvm::Network,
-    gateway: String,
-    quotas: Quotas,
-    usage: Usage,
-    pools: usize,
-    instances: usize,
-    keyed: bool,
-    destroying: bool,
-    created_at: Timestamp,
+    pub(crate) tenant_id: String,
+    pub(crate) network: mvm::Network,
+    pub(crate) gateway: String,
+    pub(crate) quotas: Quotas,
+    pub(crate) usage: Usage,
+    pub(crate) pools: usize,
+    pub(crate) instances: usize,
+    pub(crate) keyed: bool,
+    pub(crate) destroying: bool,
+    pub(crate) created_at: Timestamp,
 }
 
 impl Tenant {

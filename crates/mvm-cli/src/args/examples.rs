@@ -1,0 +1,51 @@
+//! Examples in the long help of the verbs that are used most.
+
+pub(super) const TENANT_CREATE: &str = "Examples:
+  mvm tenant create acme
+  mvm tenant create acme --net-id 3 --subnet 10.240.3.0/24 --max-vcpus 16 --max-running 8";
+
+pub(super) const POOL_CREATE: &str = "Examples:
+  mvm pool create acme/workers --image default --cpus 1 --mem 128
+  mvm pool create acme/workers --flake github:org/app --profile minimal --cpus 2 --mem 1024";
+
+pub(super) const POOL_BUILD: &str = "Examples:
+  mvm pool build acme/workers
+  mvm pool build acme/workers --timeout 3600 --force";
+
+pub(super) const POOL_SCALE: &str = "Examples:
+  mvm pool scale acme/workers --running 5 --warm 2 --sleeping 3
+  mvm pool scale acme/workers --running 0";
+
+pub(super) const POOL_UPDATE: &str = "Examples:
+  mvm pool update acme/workers --flake github:org/app?rev=def456
+  mvm pool update acme/workers --mem 2048 --drain-timeout 60";
+
+pub(super) const POOL_ROLLBACK: &str = "Examples:
+  mvm pool rollback acme/workers --revision 2
+  mvm pool rollback acme/workers --revision 3fa9c1";
+
+pub(super) const GC: &str = "Examples:
+  mvm --dry-run pool gc acme/workers
+  mvm node gc --keep 2";
+
+pub(super) const INSTANCE_LIST: &str = "Examples:
+  mvm instance list
+  mvm instance list acme/workers
+  mvm instance list --tenant acme --pool workers --json";
+
+pub(super) const INSTANCE_EXEC: &str = "Examples:
+  mvm instance exec acme/workers/i-a3f7b2c1 -- uname -r
+  mvm instance exec -it acme/workers/i-a3f7b2c1 -- top";
+
+pub(super) const INSTANCE_SSH: &str = "Examples:
+  mvm instance ssh acme/workers/i-a3f7b2c1
+  mvm instance ssh -l nobody acme/workers/i-a3f7b2c1 -- 'cd /tmp && ls'";
+
+pub(super) const INSTANCE_CP: &str = "Examples:
+  mvm instance cp ./site acme/workers/i-a3f7b2c1:/srv/
+  mvm instance cp acme/workers/i-a3f7b2c1:/var/log/app.log .
+  mvm instance cp acme/workers/i-a3f7b2c1:/srv - | tar -t";
+
+pub(super) const INSTANCE_STATS: &str = "Examples:
+  mvm instance stats acme/workers/i-a3f7b2c1
+  mvm instance stats acme/workers/i-a3f7b2c1 --watch 5 --json";

@@ -1,0 +1,410 @@
+//! What the library's own types are called and mean.
+
+use mvm::{
+    Actor, Assignment, BootId, Change, CopyReport, Counts, Deferral, Drain, Error, ErrorKind, EventKind,
+    Failed, Failure, Finding, GroupStats, GuestMetrics, ImageHash, Instance, InstanceId,
+    InstanceRef, LoggedEvent, Logs, Made, NetId, Network, NodeFacts, Offset, Outcome, ParkedBy,
+    Pool, PoolId, PoolRef, Preview, Quotas, Removal, Resources, Revision, Role, RuntimePolicy,
+    Source, State, Step, Subnet, Tenant, TenantId, Usage, Want, WorkerState,
+    units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
+};
+use serde_json::{Value, json};
+
+use super::{Definitions, Described, Fields, describe, leaf, named, words};
+
+leaf! {
+    TenantId => { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" };
+    PoolId => { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" };
+    InstanceId => { "type": "string", "pattern": "^i-[0-9a-f]{8}$" };
+    PoolRef => { "type": "string", "pattern": "^[a-z0-9-]+/[a-z0-9-]+$" };
+    InstanceRef => { "type": "string", "pattern": "^[a-z0-9-]+/[a-z0-9-]+/i-[0-9a-f]{8}$" };
+    ImageHash => { "type": "string", "pattern": "^[0-9a-f]{64}$" };
+    Subnet => { "type": "string" };
+    Role => { "type": "string" };
+    BootId => { "type": "string" };
+    NetId => { "type": "integer", "minimum": 0 };
+    Offset => { "type": "integer", "minimum": 0 };
+    Uid => { "type": "integer", "minimum": 0 };
+    Vcpus => { "type": "integer", "minimum": 0 };
+    Mib => { "type": "integer", "minimum": 0 };
+    Gib => { "type": "integer", "minimum": 0 };
+    Seconds => { "type": "integer", "minimum": 0 };
+    Timestamp => { "type": "integer", "minimum": 0 };
+    Generation => { "type": "integer", "minimum": 0 };
+    Step => { "type": ["object", "string"] };
+    Assignment => { "type": "object" };
+}
+
+words!(
+    State,
+    "State",
+    "The state of an instance.",
+    [Created, Ready, Running, Warm, Sleeping, Stopped, Destroyed,]
+);
+words!(
+    Want,
+    "Want",
+    "What is asked of an instance.",
+    [Idle, Running, Warm, Sleeping, Stopped, Destroyed,]
+);
+words!(Drain, "Drain", "Whether the guest is asked before it sleeps.", [Ask, Skip]);
+words!(
+    ParkedBy,
+    "ParkedBy",
+    "Who put an instance into Warm or Sleeping.",
+    [Policy, Counts, Person]
+);
+words!(
+    WorkerState,
+    "WorkerState",
+    "What a workload says about itself.",
+    [Starting, Ready, Idle, Busy, Unknown,]
+);
+words!(
+    ErrorKind,
+    "ErrorKind",
+    "One of the nine kinds of error, each with its exit code, 1 to 9.",
+    [Failed, Usage, NotFound, Conflict, Refused, Invalid, Permission, Unavailable, Integrity,]
+);
+
+impl Described for EventKind {
+    fn schema(definitions: &mut Definitions) -> Value {
+        named(definitions, "EventKind", |_| {
+            json!({
+                "description": "What happened; the audit log's closed list, which grows.",
+                "type": "string",
+                "pattern": "^[A-Z][A-Za-z]+$",
+            })
+        })
+    }
+}
+
+impl Described for Source {
+    fn schema(definitions: &mut Definitions) -> Value {
+        let _: fn(&Self) = |one| match one {
+            Self::Image(_) | Self::Flake(_) | Self::Template(_) => {}
+        };
+        named(definitions, "Source", |_| {
+            let one = |name: &str| single(name, json!({ "type": "string" }));
+            json!({
+                "description": "Where an image comes from.",
+                "anyOf": [one("image"), one("flake"), one("template")],
+            })
+        })
+    }
+}
+
+impl Described for Actor {
+    fn schema(definitions: &mut Definitions) -> Value {
+        named(definitions, "Actor", |_| {
+            json!({
+                "description": "Who made it happen: a user by number, the engine, or the policy.",
+                "anyOf": [
+                    single("uid", json!({ "type": "integer", "minimum": 0 })),
+                    { "type": "string" },
+                    { "type": "object" },
+                ],
+            })
+        })
+    }
+}
+
+impl Described for Made {
+    fn schema(definitions: &mut Definitions) -> Value {
+        let _: fn(&Self) = |one| match one {
+            Self::Tenant(_)
+            | Self::Pool(_)
+            | Self::Image(_)
+            | Self::Instance(_)
+            | Self::Removed(_) => {}
+        };
+        let kinds = [
+            single("tenant", Tenant::schema(definitions)),
+            single("pool", Pool::schema(definitions)),
+            single("image", ImageHash::schema(definitions)),
+            single("instance", Instance::schema(definitions)),
+            single("removed", String::schema(definitions)),
+        ];
+        named(
+            definitions,
+            "Made",
+            |_| json!({ "description": "What was made, changed or removed.", "anyOf": kinds }),
+        )
+    }
+}
+
+/// An object with one field.
+fn single(name: &str, schema: Value) -> Value {
+    json!({
+        "type": "object",
+        "properties": { name: schema },
+        "required": [name],
+        "additionalProperties": false,
+    })
+}
+
+describe!(Resources, "Resources", "The size of one instance.", {
+    vcpus: "Virtual CPUs.",
+    mem_mib: "Memory in MiB.",
+    data_disk_mib: "Data disk in MiB; 0 for none.",
+});
+
+describe!(Counts, "Counts", "How many instances there shall be.", {
+    running: "Available: running, or parked by the policy.",
+    warm: "Held in memory, paused, in addition.",
+    sleeping: "Held on disk, in addition.",
+});
+
+describe!(RuntimePolicy, "RuntimePolicy", "Waiting times of a pool's instances.", {
+    min_running_seconds: "Shortest time in Running before policy may act.",
+    min_warm_seconds: "Shortest time in Warm before policy may act.",
+    drain_timeout_seconds: "How long a guest may take to drain before sleep is forced.",
+    graceful_shutdown_seconds: "How long a guest may take to shut down before it is killed.",
+});
+
+describe!(Quotas, "Quotas", "A tenant's limits.", {
+    max_vcpus: "Sum of vCPUs of running and warm instances.",
+    max_mem_mib: "Sum of their memory in MiB.",
+    max_running: "Running instances.",
+    max_warm: "Warm instances.",
+    max_pools: "Pools.",
+    max_instances_per_pool: "Instances of one pool.",
+    max_disk_gib: "Disk of volumes and snapshots in GiB.",
+});
+
+describe!(Usage, "Usage", "What instances cost.", {
+    vcpus: "vCPUs of running and warm instances.",
+    mem_mib: "Their memory in MiB.",
+    running: "Running instances.",
+    warm: "Warm instances.",
+    disk_mib: "Disk of volumes and snapshots in MiB.",
+});
+
+impl Described for Network {
+    fn schema(definitions: &mut Definitions) -> Value {
+        named(definitions, "Network", |definitions| {
+            let mut fields = Fields::new("A tenant's network.");
+            fields.add("tenant", "Whose it is.", TenantId::schema(definitions));
+            fields.add("tenant_net_id", "Its number.", NetId::schema(definitions));
+            fields.add("ipv4_subnet", "Its addresses.", Subnet::schema(definitions));
+            fields.finish()
+        })
+    }
+}
+
+describe!(Tenant, "TenantRecord", "What is recorded of a tenant.", {
+    tenant_id: "Its id.",
+    network: "Its network.",
+    quotas: "Its limits.",
+    keyed: "Whether it has a key; without one its snapshots are plain.",
+    destroying: "Whether it is being destroyed.",
+    created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
+    generation: "Counts the changes of the record.",
+});
+
+describe!(Revision, "Revision", "One build of a pool.", {
+    image: "Its image.",
+    built_at: "When it was built, in milliseconds since 1970-01-01 UTC.",
+} or absent {
+    source: "What it was built from.",
+});
+
+describe!(Pool, "PoolRecord", "What is recorded of a pool.", {
+    pool: "Its address.",
+    source: "What its next build is made from.",
+    profile: "The profile of the source.",
+    role: "What its instances are for.",
+    instance_resources: "The size of new instances.",
+    desired_counts: "How many there shall be.",
+    runtime_policy: "Waiting times of new instances.",
+    revisions: "Its builds, newest first.",
+    destroying: "Whether it is being destroyed.",
+    created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
+    generation: "Counts the changes of the record.",
+} or absent {
+    rolled_back_to: "The build that a rollback made current; the newest is while this is absent.",
+});
+
+describe!(Failure, "Failure", "Why an instance stopped by itself.", {
+    at: "When it was noticed, in milliseconds since 1970-01-01 UTC.",
+    reason: "Why, for people.",
+});
+
+describe!(Instance, "InstanceRecord", "What is recorded of an instance.", {
+    instance: "Its address.",
+    network: "Its network.",
+    offset: "Its place in the network.",
+    uid: "Its user and group on this host.",
+    resources: "Its size.",
+    role: "What it is for.",
+    policy: "Its waiting times.",
+    image: "The image that it boots; null while Created.",
+    keyed: "Whether its snapshots are sealed.",
+    state: "Its state.",
+    want: "What is asked of it.",
+    drain: "Whether the guest is asked before it sleeps.",
+    epoch: "How often it ran.",
+    parked_by: "Who parked it, while Warm or Sleeping.",
+    manual_override_until: "Until when policy and counts leave it alone.",
+    last_failure: "Why it stopped by itself, until it runs again.",
+    created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
+    state_since: "Since when it is in its state.",
+    boot: "The boot of the host in which it last ran.",
+    generation: "Counts the changes of the record.",
+});
+
+describe!(Change, "Change", "An instance that is in another state.", {
+    instance: "Which.",
+    from: "The state before; null for a new one.",
+    to: "The state after.",
+    events: "What happened on the way, as in the audit log.",
+    duration_ms: "How long it took, in milliseconds.",
+});
+
+describe!(Deferral, "Deferral", "Something that was left alone.", {
+    instance: "Which instance.",
+    reason: "Why.",
+});
+
+describe!(Failed, "Failed", "Something that did not work, while the rest went on.", {
+    subject: "An address.",
+    error: "Why.",
+});
+
+describe!(Error, "Error", "A failure.", {
+    kind: "Its kind.",
+    message: "The act and its object.",
+    causes: "What lay below, outermost first.",
+    hints: "What can be done next.",
+});
+
+describe!(Removal, "Removal", "Something that nothing used.", {
+    effect: "The act that removes it.",
+    subject: "An address, an id or a hash.",
+    bytes: "How much disk that gives back.",
+});
+
+impl Described for Outcome {
+    fn schema(definitions: &mut Definitions) -> Value {
+        let _: fn(&Self) = |one| {
+            let Self {
+                operation: _,
+                made: _,
+                changes: _,
+                deferrals: _,
+                removals: _,
+                notes: _,
+                failures: _,
+                duration_ms: _,
+            } = one;
+        };
+        named(definitions, "Outcome", |definitions| {
+            let mut fields = Fields::new("What a change did, piece by piece.");
+            let text = || json!({ "type": "string" });
+            fields.add("operation", "Its id, as in the logs.", text());
+            fields.add("changes", "Changes of instances.", Vec::<Change>::schema(definitions));
+            fields.add("deferrals", "What was left alone.", Vec::<Deferral>::schema(definitions));
+            fields.add("failures", "What did not work.", Vec::<Failed>::schema(definitions));
+            fields.add("duration_ms", "How long it took.", u64::schema(definitions));
+            fields.add_optional("made", "What was made.", Made::schema(definitions));
+            let removals = Vec::<Removal>::schema(definitions);
+            fields.add_optional("removals", "What was removed as unused.", removals);
+            let notes = Vec::<String>::schema(definitions);
+            fields.add_optional("notes", "What a person should know.", notes);
+            for name in ["tenant", "pool", "instance", "image", "removed"] {
+                fields.add_optional(name, "The address or hash of what was made.", text());
+            }
+            fields.finish()
+        })
+    }
+}
+
+describe!(Preview, "Plan", "What a change would do.", {
+    steps: "The next steps of an instance.",
+    assignments: "The changes of a pool's instances.",
+    destroyed: "What would be destroyed with the subject.",
+} or absent {
+    made: "What would be made or changed.",
+    removals: "What would be removed as unused.",
+    notes: "What a person should know.",
+});
+
+describe!(Finding, "Finding", "Something wrong with the network.", {
+    tenant: "Whose network; null when it concerns the host.",
+    check: "What was checked.",
+    problem: "What is wrong.",
+});
+
+describe!(Logs, "Logs", "Logs of an instance, oldest line first.", {
+    console: "The guest's console.",
+    vmm: "The VMM's own log.",
+});
+
+impl Described for LoggedEvent {
+    fn schema(definitions: &mut Definitions) -> Value {
+        named(definitions, "LoggedEvent", |definitions| {
+            let mut fields = Fields::new("An entry of a tenant's audit log.");
+            fields.add("seq", "Its place in the log, from 1.", u64::schema(definitions));
+            let time = "When, in milliseconds since 1970-01-01 UTC.";
+            fields.add("time", time, Timestamp::schema(definitions));
+            fields.add("tenant", "Whose log.", TenantId::schema(definitions));
+            fields.add("event", "What.", EventKind::schema(definitions));
+            fields.add("actor", "By whom.", Actor::schema(definitions));
+            fields.add("previous", "The hash of the entry before.", String::schema(definitions));
+            fields.add("hash", "SHA-256 of this one.", String::schema(definitions));
+            fields.add_optional("pool", "Which pool.", PoolId::schema(definitions));
+            fields.add_optional("instance", "Which instance.", InstanceId::schema(definitions));
+            fields.add_optional("reason", "Why, for people.", String::schema(definitions));
+            let detail = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+            fields.add_optional("detail", "Figures and names.", detail);
+            fields.finish()
+        })
+    }
+}
+
+describe!(NodeFacts, "NodeFacts", "What a host is and can do.", {
+    hostname: "Its name.",
+    arch: "Its processor architecture.",
+    kernel: "Its kernel's release.",
+    vcpus: "Processors.",
+    mem_mib: "Memory in MiB.",
+    mem_available_mib: "Memory available now, in MiB.",
+    disk_free_mib: "Free disk for state, in MiB.",
+    kvm: "Whether /dev/kvm is usable.",
+    kvm_detail: "How that was found out.",
+    cgroup_v2: "Whether cgroup v2 with all controllers is there.",
+    nftables: "Whether nft is there.",
+    firecracker: "Installed Firecracker versions.",
+    jailer: "Whether the jailer is beside each.",
+});
+
+describe!(GroupStats, "GroupStats", "What a group of instances holds and takes.", {
+    pools: "Pools.",
+    states: "Instances by state.",
+    vcpus: "vCPUs of running and warm instances.",
+    mem_mib: "Memory promised to them, in MiB.",
+    resident_kib: "Resident memory of their VMMs, in KiB.",
+    volume_bytes: "Disk that data volumes take.",
+    snapshots: "Snapshots that can be woken.",
+    snapshot_bytes: "Disk that snapshots take.",
+    log_bytes: "Disk that logs take.",
+    idle: "Running instances whose workload says that it has nothing to do.",
+});
+
+describe!(GuestMetrics, "GuestMetrics", "What the guest's agent measures.", {
+    cpu_total_ms: "Time of all vCPUs together.",
+    cpu_idle_ms: "The idle part of it.",
+    mem_total_kib: "Memory of the guest.",
+    mem_available_kib: "Memory that programs could still get.",
+    load_milli: "Load averages over 1, 5 and 15 minutes, in thousandths.",
+    uptime_ms: "Time since boot.",
+    processes: "Processes.",
+    worker: "What the workload says.",
+    has_hooks: "Whether it says anything at all.",
+    last_busy_at_ms: "When it was last busy, by the guest's clock.",
+});
+
+describe!(CopyReport, "CopyReport", "What was copied.", {
+    entries: "Files, directories and links.",
+    bytes: "Bytes of file contents.",
+});

@@ -1,0 +1,205 @@
+//! What commands print, and which command prints what.
+
+use mvm::{CopyReport, Error, LoggedEvent, Logs, Outcome, Preview};
+use serde_json::{Value, json};
+
+use super::{Definitions, Described, Fields, Shape, describe, named};
+use crate::{
+    commands::guest::Would,
+    show::{
+        DiskFigures, Fleet, HealthFigures, Instance, MemoryFigures, NetworkFigures, Node, Pool,
+        Stats, Tenant, Verified,
+    },
+};
+
+/// What is printed instead of a result when a command fails.
+pub(super) struct Failure;
+
+impl Described for Failure {
+    fn schema(definitions: &mut Definitions) -> Value {
+        let error = Error::schema(definitions);
+        named(definitions, "ErrorDocument", |_| {
+            json!({
+                "description": "What is printed instead when the command fails.",
+                "type": "object",
+                "properties": { "error": error },
+                "required": ["error"],
+                "additionalProperties": false,
+            })
+        })
+    }
+}
+
+/// Every command that prints a document, by its file's name.
+pub(super) fn shape(name: &str) -> Option<Shape> {
+    let question = |result: fn(&mut Definitions) -> Value| Some(Shape { result, plan: None });
+    match name {
+        "tenant-list" => question(Vec::<Tenant>::schema),
+        "tenant-info" => question(Tenant::schema),
+        "pool-list" => question(Vec::<Pool>::schema),
+        "pool-info" => question(Pool::schema),
+        "instance-list" => question(Vec::<Instance>::schema),
+        "instance-info" => question(Instance::schema),
+        "instance-logs" => question(Logs::schema),
+        "instance-stats" => question(Stats::schema),
+        "events" => question(Vec::<LoggedEvent>::schema),
+        "node-info" => question(Node::schema),
+        "node-stats" => question(Fleet::schema),
+        "net-verify" => question(Verified::schema),
+        "instance-cp" => Some(Shape { result: CopyReport::schema, plan: Some(Would::schema) }),
+        "instance-exec" | "instance-ssh" | "instance-console" => question(Would::schema),
+        "tenant-create" | "tenant-destroy" | "pool-create" | "pool-update" | "pool-build"
+        | "pool-rollback" | "pool-scale" | "pool-gc" | "pool-destroy" | "node-gc"
+        | "instance-create" | "instance-start" | "instance-stop" | "instance-warm"
+        | "instance-sleep" | "instance-wake" | "instance-destroy" => {
+            Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) })
+        }
+        _ => None,
+    }
+}
+
+describe!(Tenant, "Tenant", "A tenant.", {
+    tenant_id: "Its id.",
+    network: "Its network.",
+    gateway: "The address of its bridge.",
+    quotas: "Its limits.",
+    usage: "What its instances cost.",
+    pools: "How many pools it has.",
+    instances: "How many instances it has.",
+    keyed: "Whether it has a key; without one its snapshots are plain.",
+    destroying: "Whether it is being destroyed.",
+    created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
+});
+
+describe!(Pool, "Pool", "A pool.", {
+    pool: "Its address.",
+    source: "What its next build is made from.",
+    profile: "The profile of the source.",
+    role: "What its instances are for.",
+    instance_resources: "The size of new instances.",
+    runtime_policy: "Waiting times of new instances.",
+    desired_counts: "How many instances there shall be.",
+    current: "The hash of the image that starts use; null without a build.",
+    revisions: "Its builds, newest first.",
+    states: "Its instances by state.",
+    created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
+});
+
+describe!(Instance, "Instance", "An instance as it is.", {
+    instance: "Its address.",
+    state: "Its true state.",
+    in_flight: "Whether it is on its way to another one.",
+    address: "Its IPv4 address.",
+    mac: "Its Ethernet address.",
+    uid: "Its user and group on the host.",
+    role: "What it is for.",
+    resources: "Its size.",
+    image: "The hash of the image that it boots.",
+    pid: "The VMM's pid on the host.",
+    resident_kib: "The VMM's resident memory in KiB.",
+    shim: "Whether its shim lives.",
+    parked_by: "Who parked it, while Warm or Sleeping.",
+    last_failure: "Why it stopped by itself.",
+    manual_override_until: "Until when policy and counts leave it alone.",
+    created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
+    state_since: "Since when it is in its state.",
+});
+
+impl Described for Node {
+    fn schema(definitions: &mut Definitions) -> Value {
+        let _: fn(&Self) = |one| {
+            let Self {
+                node_id: _,
+                facts: _,
+                agent: _,
+                off: _,
+                bridges: _,
+                firewall: _,
+                host: _,
+                attestation: _,
+                usage: _,
+            } = one;
+        };
+        named(definitions, "Node", |definitions| {
+            let mut fields = Fields::new("This node.");
+            fields.add("node_id", "Its id.", String::schema(definitions));
+            fields.add("agent", "Whether an agent serves.", bool::schema(definitions));
+            let off = "What does not happen because no agent serves.";
+            fields.add("off", off, Vec::<String>::schema(definitions));
+            fields.add("bridges", "How many tenants have a bridge.", usize::schema(definitions));
+            let firewall = "Which generation of the firewall is in force; null when none is.";
+            fields.add("firewall", firewall, Option::<u64>::schema(definitions));
+            fields.add(
+                "host",
+                "Where guests run: on this machine itself.",
+                String::schema(definitions),
+            );
+            let attestation = "Which provider attests this node; null without one.";
+            fields.add("attestation", attestation, Option::<String>::schema(definitions));
+            fields.add("usage", "What all instances cost.", mvm::Usage::schema(definitions));
+            let facts = mvm::NodeFacts::schema(definitions);
+            fields.flatten(&facts, definitions);
+            fields.finish()
+        })
+    }
+}
+
+describe!(Verified, "Verified", "What is wrong with the network.", {
+    findings: "Nothing is when this is empty.",
+});
+
+describe!(Would, "GuestPlan", "What would be done inside a guest.", {
+    act: "What.",
+    instance: "Where.",
+    what: "With what.",
+});
+
+describe!(Stats, "Stats", "What an instance does and takes.", {
+    instance: "Its address.",
+    state: "Its state.",
+    state_since: "Since when, in milliseconds since 1970-01-01 UTC.",
+    cpu_percent: "Processor time of the moment; 100 is one CPU.",
+    cpu_seconds: "Processor time since the VMM's start.",
+    vcpus: "Its virtual CPUs.",
+    memory: "Memory.",
+    network: "Network, seen from the guest.",
+    disk: "Disk that is allocated.",
+    idle_seconds: "For how long it has had nothing to do; null while that is not known.",
+    worker: "What its workload says.",
+    guest: "What its agent measures; null when it does not answer.",
+    health: "Who is there.",
+});
+
+describe!(MemoryFigures, "MemoryFigures", "Memory of an instance.", {
+    size_bytes: "What the guest was given.",
+    guest_used_bytes: "What is in use inside the guest; null when its agent does not answer.",
+    resident_bytes: "What is resident on the host.",
+    charged_bytes: "What its cgroup is charged.",
+    limit_bytes: "The limit of that.",
+});
+
+describe!(NetworkFigures, "NetworkFigures", "Network of an instance.", {
+    rx_bytes: "Bytes received.",
+    tx_bytes: "Bytes sent.",
+    rx_packets: "Packets received.",
+    tx_packets: "Packets sent.",
+});
+
+describe!(DiskFigures, "DiskFigures", "Disk of an instance.", {
+    volume_bytes: "Its data volume.",
+    snapshot_bytes: "Its snapshots.",
+    snapshots: "How many those are.",
+    log_bytes: "Its logs.",
+});
+
+describe!(HealthFigures, "HealthFigures", "Who of an instance is there.", {
+    vmm: "Its VMM.",
+    shim: "Its shim.",
+    agent: "The agent in the guest.",
+    last_failure: "Why it stopped by itself, until it runs again.",
+});
+
+describe!(Fleet, "Fleet", "What all instances of the node hold and take.", {
+    total: "All tenants together.",
+    tenants: "Each tenant by its id.",
+});
