@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::script::Tier;
-use crate::{check, ci, e2e, firecracker, host, interrupt, kernel, provider};
+use crate::{check, ci, docs, e2e, firecracker, host, interrupt, kernel, provider};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "The project's own tasks")]
@@ -24,6 +24,8 @@ enum Task {
     Host(host::command::Host),
     /// Check the rules of the code base
     Check,
+    /// Write docs/cli.md and docs/schemas from the command line's definition
+    Docs,
     /// Everything a change must pass: check, tests, end-to-end tests
     Ci,
     /// Everything there is; writes a page to docs/evidence
@@ -85,6 +87,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Host(host) => host::command::run(host),
         Task::Check => check::run().map(|()| ExitCode::SUCCESS),
+        Task::Docs => docs::write().map(|()| ExitCode::SUCCESS),
         Task::Ci => ci::run().map(|()| ExitCode::SUCCESS),
         Task::Full => ci::full().map(|()| ExitCode::SUCCESS),
         Task::E2e { names, full } => {

@@ -12,6 +12,7 @@ use std::{
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use mvm::{Error, ErrorKind};
+use serde_json::{Map, Value};
 
 use crate::{args::Cli, schema};
 
@@ -112,7 +113,7 @@ fn page(command: &Command, text: &mut String, schemas: &Path) -> io::Result<()> 
     let name = full_name(command);
     let _ = writeln!(text, "### {name}\n\n{}.\n", about(command));
     let usage = command.clone().render_usage().to_string();
-    let usage = usage.trim_start_matches("Usage: ").replace("[OPTIONS] ", "");
+    let usage = usage.trim_start_matches("Usage: ").replace(" [OPTIONS]", "");
     let _ = writeln!(text, "```text\n{usage}\n```\n");
     let aliases: Vec<_> = command.get_visible_aliases().collect();
     if !aliases.is_empty() {
@@ -126,10 +127,22 @@ fn page(command: &Command, text: &mut String, schemas: &Path) -> io::Result<()> 
     let file = name.trim_start_matches("mvm ").replace(' ', "-");
     if let Some(schema) = schema::of_command(&file) {
         let _ = writeln!(text, "JSON: [schemas/{file}.json](schemas/{file}.json)\n");
-        let document = serde_json::to_string_pretty(&schema).map_err(io::Error::other)?;
-        fs::write(schemas.join(format!("{file}.json")), format!("{document}\n"))?;
+        fs::write(schemas.join(format!("{file}.json")), by_line(&schema))?;
     }
     Ok(())
+}
+
+/// A schema with one line a type, so that a change shows as a line.
+fn by_line(schema: &Value) -> String {
+    let none = Map::new();
+    let fields = schema.as_object().unwrap_or(&none);
+    let definitions = fields.get("$defs").and_then(Value::as_object).unwrap_or(&none);
+    let line =
+        |(name, value): (&String, &Value)| format!("{}: {value}", Value::from(name.as_str()));
+    let mut lines: Vec<_> = fields.iter().filter(|(name, _)| *name != "$defs").map(line).collect();
+    let types: Vec<_> = definitions.iter().map(line).collect();
+    lines.push(format!("\"$defs\": {{\n    {}\n  }}", types.join(",\n    ")));
+    format!("{{\n  {}\n}}\n", lines.join(",\n  "))
 }
 
 /// Examples as a block for reading.

@@ -6,13 +6,14 @@
 mod deny;
 mod layers;
 mod manifests;
+mod names;
 mod policy;
 mod sizes;
 mod sources;
 mod text;
 
 use crate::error::{Error, Result};
-use crate::{tool, workspace};
+use crate::{docs, tool, workspace};
 
 /// One broken rule, or a warning about one.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,6 +85,8 @@ fn findings() -> Result<Vec<Finding>> {
         findings.extend(sizes::check(source));
         findings.extend(text::check(source));
     }
+    findings.extend(names::check(&sources, &docs::read(&workspace::root().join("docs"))?));
+    findings.extend(docs::drift()?);
     Ok(findings)
 }
 

@@ -1,8 +1,8 @@
 //! What the library's own types are called and mean.
 
 use mvm::{
-    Actor, Assignment, BootId, Change, CopyReport, Counts, Deferral, Drain, Error, ErrorKind, EventKind,
-    Failed, Failure, Finding, GroupStats, GuestMetrics, ImageHash, Instance, InstanceId,
+    Actor, Assignment, BootId, Change, CopyReport, Counts, Deferral, Drain, Error, ErrorKind,
+    EventKind, Failed, Failure, Finding, GroupStats, GuestMetrics, ImageHash, Instance, InstanceId,
     InstanceRef, LoggedEvent, Logs, Made, NetId, Network, NodeFacts, Offset, Outcome, ParkedBy,
     Pool, PoolId, PoolRef, Preview, Quotas, Removal, Resources, Revision, Role, RuntimePolicy,
     Source, State, Step, Subnet, Tenant, TenantId, Usage, Want, WorkerState,

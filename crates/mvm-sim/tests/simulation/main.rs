@@ -3,6 +3,7 @@
 //! - [`crash_points`] — every operation with every fault at every port call.
 //! - [`random_operations`] — several engines, random commands and faults from a seed.
 //! - [`regressions`] — histories that once broke a law.
+//! - [`rehearsals`] — `--dry-run` of every operation.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -15,3 +16,4 @@ mod crash_points;
 mod harness;
 mod random_operations;
 mod regressions;
+mod rehearsals;

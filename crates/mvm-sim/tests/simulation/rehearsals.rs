@@ -1,0 +1,131 @@
+//! `--dry-run`: every operation can be planned where it can be done, and planning changes nothing.
+
+use std::collections::BTreeSet;
+
+use mvm_core::{
+    event::Actor,
+    instance::Drain,
+    operation::Operation,
+    pool::{PoolChange, RevisionName},
+    port::{Store, Table},
+    state::Move,
+    units::Mib,
+};
+use mvm_engine::Context;
+use mvm_sim::process::Simulation;
+
+use crate::harness::{
+    Mvm, create_pool, create_tenant, instances, pool, quotas, scale, simulation, step, tenant,
+};
+
+/// How many variants [`Operation`] has.
+const OPERATIONS: usize = 12;
+
+/// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
+const fn position(operation: &Operation) -> usize {
+    match operation {
+        Operation::TenantCreate { .. } => 0,
+        Operation::TenantDestroy { .. } => 1,
+        Operation::PoolCreate { .. } => 2,
+        Operation::PoolUpdate { .. } => 3,
+        Operation::PoolBuild { .. } => 4,
+        Operation::PoolRollback { .. } => 5,
+        Operation::PoolScale { .. } => 6,
+        Operation::PoolGc { .. } => 7,
+        Operation::PoolDestroy { .. } => 8,
+        Operation::NodeGc { .. } => 9,
+        Operation::InstanceCreate { .. } => 10,
+        Operation::InstanceMove { .. } => 11,
+    }
+}
+
+/// Everything stored, and everything that the machine shows.
+fn everything(sim: &Simulation) -> String {
+    let mut rows = Vec::new();
+    let tables = [Table::Tenants, Table::Pools, Table::Instances, Table::Tombstones, Table::Meta];
+    sim.store
+        .transact(&mut |tx| {
+            for table in tables {
+                rows.extend(tx.list(table, "")?);
+            }
+            rows.push(("uids".to_owned(), format!("{:?}", tx.claimed("uid")?)));
+            Ok(())
+        })
+        .unwrap();
+    let events = sim.store.events(&tenant("acme"), 0, 1000).unwrap();
+    let world = sim.machine.world();
+    let seen: Vec<_> =
+        instances(&*sim.store).iter().map(|one| world.observe_instance(one)).collect();
+    let (node, stock) = (world.observe_node(), world.observe_stock());
+    let web = world.observe_pool(&pool("acme", "web"));
+    format!("{rows:?}\n{events:?}\n{seen:?}\n{node:?}\n{stock:?}\n{web:?}")
+}
+
+fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
+    let web = || pool("acme", "web");
+    let mut tried = BTreeSet::new();
+    let mut go = |operation: Operation| {
+        let before = everything(sim);
+        mvm.engine
+            .plan_only(&Context::silent(Actor::Uid(0)), &operation)
+            .unwrap_or_else(|error| panic!("{operation:?} cannot be planned: {error}"));
+        assert_eq!(before, everything(sim), "planning {operation:?} changed something");
+        mvm.operate(&operation).unwrap();
+        tried.insert(position(&operation));
+    };
+    go(create_tenant("acme", quotas()));
+    go(create_pool(web(), 64));
+    go(Operation::build(web()));
+    go(Operation::PoolUpdate {
+        pool: web(),
+        change: Box::new(PoolChange { mem_mib: Some(Mib(128)), ..PoolChange::default() }),
+    });
+    go(Operation::PoolRollback { pool: web(), revision: RevisionName::Ordinal(1) });
+    go(scale(web(), 1, 1, 1));
+    go(Operation::InstanceCreate { pool: web() });
+    for (wish, drain) in
+        [(Move::Stop, Drain::Ask), (Move::Start, Drain::Ask), (Move::Sleep, Drain::Skip)]
+    {
+        let one =
+            instances(&*sim.store).into_iter().find(|one| one.state.next(wish).is_ok()).unwrap();
+        go(Operation::InstanceMove { instance: one.instance, wish, drain });
+    }
+    sim.machine.world().has_downloads = true;
+    go(Operation::PoolGc { pool: web(), keep: Some(1) });
+    go(Operation::NodeGc { keep: Some(1) });
+    let last = instances(&*sim.store).remove(0);
+    go(step(&last.instance, Move::Destroy));
+    go(Operation::PoolDestroy { pool: web(), force: true });
+    go(Operation::TenantDestroy { tenant: tenant("acme"), force: true });
+    tried
+}
+
+#[test]
+fn a_dry_run_of_every_operation_changes_nothing() {
+    let sim = simulation(1);
+    let mvm = Mvm::start(&sim);
+    let tried = steps(&mvm, &sim);
+    assert_eq!(tried, (0..OPERATIONS).collect());
+    assert!(sim.violations().is_empty(), "{:?}", sim.violations());
+}
+
+#[test]
+fn a_rollback_to_what_is_not_there_and_an_update_of_nothing_are_refused() {
+    let sim = simulation(2);
+    let mvm = Mvm::start(&sim);
+    let web = pool("acme", "web");
+    mvm.operate(&create_tenant("acme", quotas())).unwrap();
+    mvm.operate(&create_pool(web.clone(), 0)).unwrap();
+    mvm.operate(&Operation::build(web.clone())).unwrap();
+    let rollback = |text: &str| Operation::PoolRollback {
+        pool: web.clone(),
+        revision: text.parse::<RevisionName>().unwrap(),
+    };
+    mvm.operate(&rollback("aaaa")).unwrap();
+    for absent in ["2", "bbbb"] {
+        let error = mvm.operate(&rollback(absent)).unwrap_err();
+        assert_eq!(error.kind, mvm_core::ErrorKind::NotFound, "{absent}");
+    }
+    let nothing = Operation::PoolUpdate { pool: web, change: Box::default() };
+    assert_eq!(mvm.operate(&nothing).unwrap_err().kind, mvm_core::ErrorKind::Usage);
+}
