@@ -23,7 +23,7 @@ pub(crate) fn write() -> Result<()> {
 
 /// What of `docs/` is not as the program writes it.
 pub(crate) fn drift() -> Result<Vec<Finding>> {
-    let fresh = tempfile::tempdir().act(|| "make a directory")?;
+    let fresh = tempfile::tempdir().act(|| "make a directory".to_owned())?;
     generate(fresh.path())?;
     Ok(compare(&read(fresh.path())?, &read(&workspace::root().join("docs"))?))
 }
