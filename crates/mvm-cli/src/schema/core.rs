@@ -363,6 +363,7 @@ impl Described for LoggedEvent {
 }
 
 describe!(NodeFacts, "NodeFacts", "What a host is and can do.", {
+    boot: "Its present boot.",
     hostname: "Its name.",
     arch: "Its processor architecture.",
     kernel: "Its kernel's release.",

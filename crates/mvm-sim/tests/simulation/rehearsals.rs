@@ -7,7 +7,7 @@ use mvm_core::{
     instance::Drain,
     operation::Operation,
     pool::{PoolChange, RevisionName},
-    port::{Store, Table},
+    port::Table,
     state::Move,
     units::Mib,
 };
