@@ -26,6 +26,8 @@ typed 'mvm tenant info acme --json'; fits tenant-info
 equal 'network, quotas and counts' "$(value '[.network.tenant_net_id, .network.ipv4_subnet, .quotas.max_vcpus, .quotas.max_mem_mib, .quotas.max_running, .quotas.max_warm, .pools, .instances] | join(" ")')" \
     '3 10.240.3.0/24 16 32768 8 4 0 0'
 check 'the bridge is there' ip link show br-tenant-3
+typed 'mvm tenant update acme --max-vcpus 32 --max-running 16'
+equal 'the quotas are other ones' "$(mvm --json tenant info acme | jq -r '[.quotas.max_vcpus, .quotas.max_running, .quotas.max_warm] | join(" ")')" '32 16 4'
 typed 'mvm tenant destroy acme --force'
 refused 3 mvm tenant info acme
 check 'nothing of it is left' test -z "$(find "$MVM_DATA_DIR/tenants" "$MVM_DATA_DIR/keys" -mindepth 1)" -a ! -e /sys/class/net/br-tenant-3

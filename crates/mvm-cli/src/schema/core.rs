@@ -5,7 +5,7 @@ use mvm::{
     EventKind, Failed, Failure, Finding, GroupStats, GuestMetrics, ImageHash, Instance, InstanceId,
     InstanceRef, LoggedEvent, Logs, Made, NetId, Network, NodeFacts, Offset, Outcome, ParkedBy,
     Pool, PoolId, PoolRef, Preview, Quotas, Removal, Resources, Revision, Role, RuntimePolicy,
-    Source, State, Step, Subnet, Tenant, TenantId, Usage, Want, WorkerState,
+    Scope, Source, State, Step, Subnet, Tenant, TenantId, Usage, Want, WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ leaf! {
     Subnet => { "type": "string" };
     Role => { "type": "string" };
     BootId => { "type": "string" };
+    Scope => { "type": "string" };
     NetId => { "type": "integer", "minimum": 0 };
     Offset => { "type": "integer", "minimum": 0 };
     Uid => { "type": "integer", "minimum": 0 };
@@ -217,6 +218,7 @@ describe!(Pool, "PoolRecord", "What is recorded of a pool.", {
     instance_resources: "The size of new instances.",
     desired_counts: "How many there shall be.",
     runtime_policy: "Waiting times of new instances.",
+    secret_scopes: "What its instances see of the tenant's secrets; everything when empty.",
     revisions: "Its builds, newest first.",
     destroying: "Whether it is being destroyed.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",

@@ -48,9 +48,9 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "net-verify" => question(Verified::schema),
         "instance-cp" => Some(Shape { result: CopyReport::schema, plan: Some(Would::schema) }),
         "instance-exec" | "instance-ssh" | "instance-console" => question(Would::schema),
-        "tenant-create" | "tenant-destroy" | "pool-create" | "pool-update" | "pool-build"
-        | "pool-rollback" | "pool-scale" | "pool-gc" | "pool-destroy" | "node-gc"
-        | "instance-create" | "instance-start" | "instance-stop" | "instance-warm"
+        "tenant-create" | "tenant-update" | "tenant-destroy" | "pool-create" | "pool-update"
+        | "pool-build" | "pool-rollback" | "pool-scale" | "pool-gc" | "pool-destroy"
+        | "node-gc" | "instance-create" | "instance-start" | "instance-stop" | "instance-warm"
         | "instance-sleep" | "instance-wake" | "instance-destroy" => {
             Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) })
         }
@@ -79,6 +79,7 @@ describe!(Pool, "Pool", "A pool.", {
     instance_resources: "The size of new instances.",
     runtime_policy: "Waiting times of new instances.",
     desired_counts: "How many instances there shall be.",
+    secret_scopes: "What its instances see of the tenant's secrets; everything when empty.",
     current: "The hash of the image that starts use; null without a build.",
     revisions: "Its builds, newest first.",
     states: "Its instances by state.",

@@ -8,6 +8,7 @@ use mvm_core::{
     operation::Operation,
     pool::{PoolChange, RevisionName},
     port::Table,
+    quota::QuotaChange,
     state::Move,
     units::Mib,
 };
@@ -19,14 +20,14 @@ use crate::harness::{
 };
 
 /// How many variants [`Operation`] has.
-const OPERATIONS: usize = 12;
+const OPERATIONS: usize = 13;
 
 /// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
 const fn position(operation: &Operation) -> usize {
     match operation {
         Operation::TenantCreate { .. } => 0,
         Operation::TenantDestroy { .. } => 1,
-        Operation::PoolCreate { .. } => 2,
+        Operation::PoolCreate(_) => 2,
         Operation::PoolUpdate { .. } => 3,
         Operation::PoolBuild { .. } => 4,
         Operation::PoolRollback { .. } => 5,
@@ -36,6 +37,7 @@ const fn position(operation: &Operation) -> usize {
         Operation::NodeGc { .. } => 9,
         Operation::InstanceCreate { .. } => 10,
         Operation::InstanceMove { .. } => 11,
+        Operation::TenantUpdate { .. } => 12,
     }
 }
 
@@ -74,6 +76,10 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
         tried.insert(position(&operation));
     };
     go(create_tenant("acme", quotas()));
+    go(Operation::TenantUpdate {
+        tenant: tenant("acme"),
+        quotas: QuotaChange { max_pools: Some(7), ..QuotaChange::default() },
+    });
     go(create_pool(web(), 64));
     go(Operation::build(web()));
     go(Operation::PoolUpdate {
