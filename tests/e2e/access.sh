@@ -41,8 +41,6 @@ refused 3 mvm instance cp /tmp/absent "$id:/data/absent"
 refused 6 mvm instance cp /tmp/tree "$id:relative"
 refused 6 mvm instance cp "$id:/data/../etc/passwd" /tmp/passwd
 refused 2 mvm instance cp /tmp/tree /tmp/tree2
-guest "$id" sh -c 'ln -s / /data/way'
-refused 7 mvm instance cp /tmp/tree/sub/file "$id:/data/way/x/"
 
 say 'console'
 cat >/tmp/console.py <<'PY'
@@ -95,7 +93,7 @@ equal 'a running instance has all figures' "$(figures '[.state, .cpu_seconds > 0
     .memory.guest_used_bytes > 0, .memory.limit_bytes > 0, .network.tx_packets > 0, .disk.volume_bytes > 0,
     .health.vmm, .health.shim, .health.agent, .disk.snapshot_bytes] | map(tostring) | join(" ")')" \
     'Running true true true true true true true true true 0'
-guest "$id" sh -c 'setsid sh -c "while :; do :; done" >/dev/null 2>&1 </dev/null &'
+guest "$id" sh -c 'setsid timeout 15 sh -c "while :; do :; done" >/dev/null 2>&1 </dev/null &'
 check 'a busy guest shows' test "$(figures '.cpu_percent > 30')" = true
 status=0; timeout 4 mvm --json instance stats "$id" --watch 1 >/tmp/watched || status=$?
 check "it is shown again and again ($(jq -s length /tmp/watched))" test "$(jq -s length /tmp/watched)" -ge 2 -a "$status" = 124
