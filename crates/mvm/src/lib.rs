@@ -16,9 +16,9 @@
 
 mod builder;
 pub mod config;
+mod copy;
 pub mod doctor;
 pub mod forward;
-mod copy;
 mod methods;
 pub mod provider;
 mod wiring;

@@ -17,8 +17,9 @@ const SHARED: &[(&str, &str)] = &[
     ("instance_ssh", "instance_exec"),
     ("instance_cp", "instance_copy_in"),
 ];
-/// Commands about the command line itself.
-const OWN: &[&str] = &["completions"];
+/// Commands about the command line itself, and about the machine that microVMs run in.
+const OWN: &[&str] =
+    &["completions", "bootstrap", "setup", "doctor", "status", "shell", "stop", "destroy"];
 
 /// Compares the four lists; `pages` are the generated files of `docs/`.
 pub(super) fn check(sources: &[Source], pages: &BTreeMap<String, String>) -> Vec<Finding> {
