@@ -17,7 +17,7 @@ use mvm_core::{
 };
 
 use super::{
-    instance::{Granted, Wish, mover},
+    instance::{Granted, Precedence, Wish, mover},
     living, refuse_destroying,
 };
 use crate::{
@@ -204,6 +204,7 @@ impl Engine {
                     by_move: None,
                     drain: Drain::Skip,
                     by: mover(&cx.actor),
+                    precedence: Precedence::of(&cx.actor),
                     firewall,
                 },
             )
