@@ -52,17 +52,3 @@ fn a_move_by_hand_after_the_counts_stands_until_the_override_ends() {
     let started = rig.engine.operate(&agent, &running(1)).unwrap();
     assert_eq!(rig.record(&id).state, State::Stopped, "{started:?}");
 }
-
-#[test]
-fn the_desired_state_of_the_records_is_one_that_is_accepted() {
-    use mvm_core::desired::{Addressee, parse};
-    let rig = Rig::with_pool(Quotas::default());
-    rig.operate(&running(1)).unwrap();
-    let state = rig.engine.desired(None).unwrap();
-    let text = serde_json::to_vec(&state).unwrap();
-    let node = Addressee::Node { id: &state.node_id, production: true };
-    assert_eq!(parse(&text, node).unwrap(), state);
-    let pool = state.tenants.first().unwrap().pools.first().unwrap();
-    assert_eq!((pool.pool_id.as_str(), pool.desired_counts.running), ("web", 1));
-    assert!(rig.engine.desired(Some(&"nobody".parse().unwrap())).is_err());
-}
