@@ -6,13 +6,14 @@ HERE, DATA, T = os.path.dirname(os.path.abspath(__file__)), "/var/lib/mvm", os.e
 failed, typed = [], 0
 
 def tree(top):
-    """Every name below a directory with what it is; neither the store's own files nor access times."""
+    """Every name below a directory with what it is, without the store's own files and the VMM's log."""
     lines = []
     for where, directories, files in os.walk(top):
         directories.sort()
         for name in sorted(files + directories):
             path = os.path.join(where, name)
-            if name.startswith("state.db"): continue
+            # Firecracker logs each question that it is asked.
+            if name.startswith("state.db") or name in ("fc.log", "firecracker.log", "console.log"): continue
             stat = os.lstat(path)
             lines.append(f"{path} {stat.st_mode:o} {stat.st_uid} {stat.st_size if name in files else 0} {stat.st_mtime_ns if name in files else 0}")
     return lines
