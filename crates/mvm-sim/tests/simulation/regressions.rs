@@ -11,7 +11,6 @@ use mvm_core::{
     instance::Drain,
     observed::Ending,
     operation::Operation,
-    port::Store,
     state::{Move, State},
 };
 use mvm_sim::{
@@ -136,7 +135,8 @@ fn a_network_of_which_nothing_is_there_after_a_reboot_is_no_finding() {
     Mvm::start(&sim).operate(&step(&id, Move::Start)).unwrap();
     assert_eq!(findings(), [], "beta is not there, and nobody needs it");
     let net = instances(&*sim.store).first().unwrap().network.net;
-    sim.machine.world().routes.remove(&net);
+    let kept = sim.machine.world().routes.remove(&net).unwrap();
     assert_eq!(findings().len(), 1, "a part that is missing of what is there is one");
+    sim.machine.world().routes.insert(net, kept);
     destroy_all(&sim).unwrap();
 }
