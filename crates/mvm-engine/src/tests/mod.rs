@@ -123,7 +123,8 @@ fn counts_leave_an_instance_alone_after_a_persons_command() {
     rig.operate(&scale(2, 0, 0)).unwrap();
     let all = rig.engine.look(&pool("acme/web")).unwrap();
     rig.go(&all[0].instance, Move::Sleep).unwrap();
-    let outcome = rig.operate(&scale(2, 0, 0)).unwrap();
+    let agent = crate::engine::Context::silent(mvm_core::event::Actor::Policy);
+    let outcome = rig.engine.operate(&agent, &scale(2, 0, 0)).unwrap();
     assert_eq!(outcome.deferrals.len(), 1);
     assert_eq!(rig.record(&all[0].instance).state, State::Sleeping);
     assert_eq!(outcome.changes.len(), 1, "another one runs in its place");
