@@ -25,7 +25,7 @@ pub(crate) fn main() -> ExitCode {
     if let Some((first, rest)) = words.split_first()
         && first == mvm::forward::SUBCOMMAND
     {
-        return mvm::forward::main(rest.to_vec(), &put_to_rest);
+        return mvm::forward::main(rest.to_vec(), &ThisMachine);
     }
     let (cli, matches) = match usage::read() {
         Ok(read) => read,
@@ -91,14 +91,28 @@ fn go(
     }
 }
 
-/// Stops all microVMs of this machine, because it is about to be switched off.
-fn put_to_rest() -> Result<(), Error> {
-    let cx = Context {
-        actor: Actor::Uid(rustix::process::getuid().as_raw()),
-        cancel: Cancel::new(),
-        progress: Arc::new(Reporter::Silent),
-    };
-    Mvm::open(&Config::read(&Overrides::default())?)?.rest(&cx)
+/// The machine that other commands are forwarded into.
+struct ThisMachine;
+
+impl ThisMachine {
+    fn open() -> Result<Mvm, Error> {
+        Mvm::open(&Config::read(&Overrides::default())?)
+    }
+}
+
+impl mvm::forward::Inside for ThisMachine {
+    fn put_to_rest(&self) -> Result<(), Error> {
+        let cx = Context {
+            actor: Actor::Uid(rustix::process::getuid().as_raw()),
+            cancel: Cancel::new(),
+            progress: Arc::new(Reporter::Silent),
+        };
+        Self::open()?.rest(&cx)
+    }
+
+    fn published(&self) -> Vec<mvm::forward::Published> {
+        Vec::new()
+    }
 }
 
 fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {

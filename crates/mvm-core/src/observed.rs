@@ -245,7 +245,8 @@ pub struct NodeFacts {
     pub mem_available_mib: u64,
     /// Free bytes on the data file system, in MiB.
     pub disk_free_mib: u64,
-    /// Whether `/dev/kvm` opens and speaks API version 12.
+    /// Whether a guest boots under KVM; where none was tried yet, whether `/dev/kvm` opens and
+    /// speaks API version 12.
     pub kvm: bool,
     /// How that was found out.
     pub kvm_detail: String,

@@ -97,6 +97,15 @@ pub fn verdict(roots: &Roots, firecracker: &str) -> Verdict {
     }
 }
 
+/// What is known without booting anything: the verdict that some version of Firecracker gave in this
+/// boot.
+#[must_use]
+pub fn known(roots: &Roots) -> Option<Verdict> {
+    let found: Kept = serde_json::from_slice(&fs::read(file(roots)).ok()?).ok()?;
+    let now = kept(&found.firecracker, &found.verdict);
+    (now == found).then_some(found.verdict)
+}
+
 /// Goes on unless KVM is known to be unusable.
 ///
 /// # Errors
@@ -293,12 +302,14 @@ mod tests {
         let now = kept("1.12.1", &told);
         keep(&roots, &now);
         assert_eq!(verdict(&roots, "1.12.1"), told);
+        assert_eq!(known(&roots), Some(told.clone()));
         assert_ne!(verdict(&roots, "1.12.2"), told);
         for other in [
             Kept { boot_id: "before".into(), ..now.clone() },
             Kept { kernel: "older".into(), ..now },
         ] {
             keep(&roots, &other);
+            assert_eq!(known(&roots), None);
             assert_ne!(verdict(&roots, "1.12.1"), told);
         }
     }

@@ -47,7 +47,10 @@ pub fn memory() -> Result<Memory, Error> {
 pub fn node(roots: &Roots) -> Result<NodeFacts, Error> {
     let name = rustix::system::uname();
     let memory = memory()?;
-    let (kvm, kvm_detail) = kvm(Path::new("/dev/kvm"));
+    let (kvm, kvm_detail) = match crate::kvm::known(roots) {
+        Some(verdict) => (verdict.kvm == crate::kvm::Kvm::Usable, verdict.detail),
+        None => kvm(Path::new("/dev/kvm")),
+    };
     let installed = version::installed(roots)?;
     Ok(NodeFacts {
         hostname: name.nodename().to_string_lossy().into_owned(),

@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{
     carry,
     launch::{self, Launched},
-    wire::{Act, CHUNK, Control, Exit, Frame, Hello, Pieces, Request},
+    wire::{Act, CHUNK, Control, Exit, Frame, Hello, Pieces, Published, Request},
 };
 
 /// The hidden subcommand that serves a request.
@@ -36,6 +36,18 @@ const MAP: &str = "map.json";
 const LINGER: Duration = Duration::from_secs(2);
 /// A clock that is off by more than this is set, in milliseconds.
 const SKEW: u64 = 2000;
+
+/// What the far side asks of the `mvm` that it serves for.
+pub trait Inside {
+    /// Stops all microVMs of this machine.
+    ///
+    /// # Errors
+    /// Why one does not stop.
+    fn put_to_rest(&self) -> Result<(), Error>;
+
+    /// The ports of this machine that lead to microVMs.
+    fn published(&self) -> Vec<Published>;
+}
 
 /// Whether this process serves a forwarded command line.
 #[must_use]
@@ -52,7 +64,7 @@ pub(super) fn carried_to(typed: &str) -> Option<PathBuf> {
 }
 
 /// Serves one request, or with `terminal` becomes the command of one.
-pub fn main(words: Vec<OsString>, rest: &dyn Fn() -> Result<(), Error>) -> ExitCode {
+pub fn main(words: Vec<OsString>, inside: &dyn Inside) -> ExitCode {
     if words.first().is_some_and(|word| word == launch::TAKE_TERMINAL) {
         let words = words.get(1..).unwrap_or_default();
         let Err(error) = launch::take_terminal(words);
@@ -63,7 +75,7 @@ pub fn main(words: Vec<OsString>, rest: &dyn Fn() -> Result<(), Error>) -> ExitC
         Err(_) => return ExitCode::FAILURE,
     };
     let base = PathBuf::from("/run/mvm/forwarded");
-    let served = serve(Box::new(io::stdin()), Box::new(io::stdout()), &own, &base, rest);
+    let served = serve(Box::new(io::stdin()), Box::new(io::stdout()), &own, &base, inside);
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -73,7 +85,7 @@ pub(super) fn serve(
     to: Box<dyn Write + Send>,
     own: &Path,
     base: &Path,
-    rest: &dyn Fn() -> Result<(), Error>,
+    inside: &dyn Inside,
 ) -> io::Result<()> {
     let out = Out(Arc::new(Mutex::new(to)));
     let programs: Option<BTreeMap<String, String>> =
@@ -83,14 +95,17 @@ pub(super) fn serve(
     set_clock(request.now);
     let session = Session::open(base)?;
     let answer = match &request.act {
-        Act::PowerOff => power_off(&mut from, rest),
+        Act::PowerOff => power_off(&mut from, inside),
         Act::Run(words) => run(&request, own, own, words, &session, from, &out),
         Act::Shell => run(&request, own, &shell(), &["-l".to_owned()], &session, from, &out),
     };
     // Whoever hears the answer finds nothing of the session any more.
     drop(session);
     match answer {
-        Ok(exit) => out.send(&Frame::Exit(exit)),
+        Ok(code) => {
+            let published = inside.published();
+            out.send(&Frame::Exit(Exit { code, published }))
+        }
         Err(error) => out.send(&Frame::Failed(error)),
     }
 }
@@ -113,17 +128,14 @@ fn set_clock(now: u64) {
     }
 }
 
-fn power_off(
-    from: &mut Box<dyn Read + Send>,
-    rest: &dyn Fn() -> Result<(), Error>,
-) -> Result<Exit, Error> {
+fn power_off(from: &mut Box<dyn Read + Send>, inside: &dyn Inside) -> Result<u8, Error> {
     Pieces::new(from).finish().map_err(|error| failed("hear the request to its end", &error))?;
-    rest()?;
+    inside.put_to_rest()?;
     rustix::fs::sync();
     let systemctl = mvm_host::tool::find("systemctl")?;
     let words = ["--no-block".as_ref(), "poweroff".as_ref()];
     mvm_host::tool::run(&systemctl, &words, b"", Duration::from_secs(60))?;
-    Ok(Exit::default())
+    Ok(0)
 }
 
 fn failed(act: &str, error: &io::Error) -> Error {
@@ -138,7 +150,7 @@ fn run(
     session: &Session,
     mut from: Box<dyn Read + Send>,
     out: &Out,
-) -> Result<Exit, Error> {
+) -> Result<u8, Error> {
     let mut pieces = Pieces::new(&mut from);
     let unpacked = carry::unpack_in(&request.carried, &session.0, &mut pieces);
     let unpacked = unpacked.and_then(|()| pieces.finish()).and_then(|()| session.map(request));
@@ -162,7 +174,7 @@ fn run(
             .and_then(|()| out.send(&Frame::Download(Vec::new())))
             .map_err(|error| failed("send files back", &error))?;
     }
-    Ok(Exit { code: launch::code(status), published: Vec::new() })
+    Ok(launch::code(status))
 }
 
 /// Sends what the command says; the returned receiver ends with the last stream.

@@ -15,7 +15,20 @@ use mvm_core::{
     port::{ExecControl, ExecStreams},
 };
 
-use super::{Act, Carried, Ended, Link, Request, Way, client, hello, server};
+use super::{Act, Carried, Ended, Link, Protocol, Published, Request, Way, client, hello, server};
+
+/// Has a microVM that does not stop, at a port.
+struct Stubborn;
+
+impl server::Inside for Stubborn {
+    fn put_to_rest(&self) -> Result<(), Error> {
+        Err(Error::new(ErrorKind::Failed, "a microVM would not stop"))
+    }
+
+    fn published(&self) -> Vec<Published> {
+        vec![Published { port: 8080, protocol: Protocol::Tcp }]
+    }
+}
 
 /// A link to a serving thread whose `mvm` is `env`, so that the words are a command line.
 pub(crate) fn link(base: &Path) -> Link {
@@ -23,9 +36,8 @@ pub(crate) fn link(base: &Path) -> Link {
     let from = Box::new(there.try_clone().unwrap());
     let base = base.join("sessions");
     thread::spawn(move || {
-        let rest = || Err(Error::new(ErrorKind::Failed, "a microVM would not stop"));
         // What went wrong is seen at the other end.
-        let _ = server::serve(from, Box::new(there), Path::new("/usr/bin/env"), &base, &rest);
+        let _ = server::serve(from, Box::new(there), Path::new("/usr/bin/env"), &base, &Stubborn);
     });
     let reader = Box::new(here.try_clone().unwrap());
     Link { reader, writer: Box::new(here), carrier: None, log: None }
@@ -99,6 +111,7 @@ fn words_arrive_unchanged_and_outputs_stay_apart() {
     let odd = "a b; $(x) 'y' \"z\" \\ \n*";
     let ended = far.run(words(&["printf", "%s", odd]), io::empty()).unwrap();
     assert_eq!((ended.code, far.out.text().as_str()), (0, odd));
+    assert_eq!(ended.published, [Published { port: 8080, protocol: Protocol::Tcp }]);
     let far = Far::new();
     let ended = far.run(words(&["cat", "/nonexistent"]), io::empty()).unwrap();
     assert!(ended.code == 1 && far.out.text().is_empty() && far.errors.text().contains("No such"));

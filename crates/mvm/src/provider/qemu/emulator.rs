@@ -20,6 +20,8 @@ use crate::provider::{Machine, spawn::Identity};
 
 /// The record's name in the directory of the running machine.
 const RECORD: &str = "emulator.json";
+/// Which ports lead into this emulator's machine, in the same place.
+pub(super) const PUBLISHED: &str = "published.json";
 /// The machine's console, in the same place.
 pub(super) const CONSOLE: &str = "console.log";
 /// How long the emulator may take to set itself up.
@@ -68,7 +70,7 @@ impl Start<'_> {
     pub(super) fn start(&self) -> Result<Running, Error> {
         let port = free_port()?;
         let pid_file = self.run.join("emulator.pid");
-        for stale in [RECORD, CONSOLE, "emulator.pid", monitor::SOCKET] {
+        for stale in [RECORD, CONSOLE, "emulator.pid", monitor::SOCKET, PUBLISHED] {
             let _may_be_missing = fs::remove_file(self.run.join(stale));
         }
         let program = tool::find("qemu-system-x86_64")?;

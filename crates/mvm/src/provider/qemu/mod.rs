@@ -393,7 +393,7 @@ impl Provider for Qemu {
     }
 
     fn ensure_published(&self, ports: &[Published]) -> Result<(), Error> {
-        let path = self.run().join("published.json");
+        let path = self.run().join(emulator::PUBLISHED);
         let kept: BTreeSet<Published> = fs::read(&path)
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
@@ -404,15 +404,18 @@ impl Provider for Qemu {
         }
         let mut monitor = Monitor::connect(&self.run())?;
         let mut now = kept.clone();
-        for Published { port } in kept.difference(&wanted) {
-            monitor.order(&format!("hostfwd_remove n0 tcp:127.0.0.1:{port}")).ok();
-            now.remove(&Published { port: *port });
+        for gone in kept.difference(&wanted) {
+            let Published { port, protocol } = gone;
+            // One that is not there any more is as gone.
+            monitor.order(&format!("hostfwd_remove n0 {protocol}:127.0.0.1:{port}")).ok();
+            now.remove(gone);
         }
         let mut refused = None;
-        for Published { port } in wanted.difference(&kept) {
-            match monitor.order(&format!("hostfwd_add n0 tcp:127.0.0.1:{port}-:{port}")) {
+        for new in wanted.difference(&kept) {
+            let Published { port, protocol } = new;
+            match monitor.order(&format!("hostfwd_add n0 {protocol}:127.0.0.1:{port}-:{port}")) {
                 Ok(()) => {
-                    now.insert(Published { port: *port });
+                    now.insert(*new);
                 }
                 Err(error) => {
                     refused = Some(error.context(format!("cannot publish port {port} here")));
