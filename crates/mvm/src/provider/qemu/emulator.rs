@@ -8,7 +8,7 @@ use std::{
     fs,
     net::TcpListener,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mvm_core::error::{Error, ErrorKind};
@@ -16,7 +16,10 @@ use mvm_host::{boot_id, tool, vmm::facts};
 use serde::{Deserialize, Serialize};
 
 use super::{base::fault, monitor};
-use crate::provider::{Machine, spawn::Identity};
+use crate::provider::{
+    Machine,
+    spawn::{Identity, POLL},
+};
 
 /// The record's name in the directory of the running machine.
 const RECORD: &str = "emulator.json";
@@ -26,6 +29,8 @@ pub(super) const PUBLISHED: &str = "published.json";
 pub(super) const CONSOLE: &str = "console.log";
 /// How long the emulator may take to set itself up.
 const SET_UP: Duration = Duration::from_secs(60);
+/// How long a killed one may take to let go of the disk.
+const DYING: Duration = Duration::from_secs(30);
 
 const KERNEL_ARGUMENTS: &str =
     "console=ttyS0 root=/dev/vda rw quiet mitigations=off tsc=reliable panic=1";
@@ -76,7 +81,16 @@ impl Start<'_> {
         let program = tool::find("qemu-system-x86_64")?;
         let args = self.arguments(port)?;
         let args: Vec<&OsStr> = args.iter().map(OsString::as_os_str).collect();
-        tool::run(&program, &args, b"", SET_UP)?;
+        let deadline = Instant::now() + DYING;
+        while let Err(error) = tool::run(&program, &args, b"", SET_UP) {
+            // A killed emulator keeps its disk until its memory is given back.
+            if !error.to_string().contains("Failed to get \"write\" lock")
+                || Instant::now() > deadline
+            {
+                return Err(error.into());
+            }
+            std::thread::sleep(POLL);
+        }
         let pid = fs::read_to_string(&pid_file).map_err(fault("read", &pid_file))?;
         let process = pid.trim().parse().ok().and_then(Identity::of);
         let process = process.ok_or_else(|| {
