@@ -13,6 +13,7 @@ use crate::{
     net::{Mac, NetId, Network, Offset},
     observed::PausedFor,
     pool::{Resources, Role, RuntimePolicy},
+    publish::Publish,
     units::{Generation, Mib, Uid},
 };
 
@@ -29,8 +30,19 @@ pub struct Port {
     pub address: Ipv4Addr,
 }
 
+/// A published port with the guest that it leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Published {
+    /// The guest's network.
+    pub net: NetId,
+    /// The guest.
+    pub to: Ipv4Addr,
+    /// The port of the host, and the guest's.
+    pub publish: Publish,
+}
+
 /// Everything the two nftables tables hold; replaced as a whole (SPEC §9).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Firewall {
     /// The store's count of changes that this intent reflects.
     pub generation: Generation,
@@ -38,6 +50,13 @@ pub struct Firewall {
     pub networks: Vec<Network>,
     /// All guests' ports, whether the guest runs or not.
     pub ports: Vec<Port>,
+    /// Where guests' name queries go, in the order of the host's own configuration; none leaves
+    /// them to whatever the host has on its port 53.
+    #[serde(default)]
+    pub resolvers: Vec<Ipv4Addr>,
+    /// The host's ports that lead to guests.
+    #[serde(default)]
+    pub published: Vec<Published>,
 }
 
 /// What a guest is told about itself through its config drive.

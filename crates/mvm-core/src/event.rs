@@ -48,6 +48,10 @@ pub enum EventKind {
     InstanceFailed,
     /// An instance is gone.
     InstanceDestroyed,
+    /// Ports of the host lead to an instance.
+    InstancePublished,
+    /// Ports of the host lead to an instance no more.
+    InstanceUnpublished,
     /// A snapshot was published.
     SnapshotPublished,
     /// A snapshot was discarded unresumed.
@@ -60,6 +64,8 @@ pub enum EventKind {
     ShimLost,
     /// The firewall was found altered and put back.
     FirewallRepaired,
+    /// A guest reached what a wall should have kept from it; the detail says which and what.
+    IsolationViolation,
 }
 
 impl fmt::Display for EventKind {

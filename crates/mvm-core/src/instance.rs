@@ -9,6 +9,7 @@ use crate::{
     net::{Mac, Network, Offset},
     observed::BootId,
     pool::{Resources, Role, RuntimePolicy},
+    publish::Publish,
     state::State,
     units::{Generation, Timestamp, Uid},
 };
@@ -128,6 +129,9 @@ pub struct Instance {
     pub manual_override_until: Option<Timestamp>,
     /// Why it stopped by itself, until it runs again.
     pub last_failure: Option<Failure>,
+    /// The host's ports that lead to it, as long as it exists.
+    #[serde(default)]
+    pub publish: Vec<Publish>,
     /// When it was created.
     pub created_at: Timestamp,
     /// Since when it is in its state.

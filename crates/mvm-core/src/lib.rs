@@ -47,6 +47,7 @@ pub mod operation;
 pub mod plan;
 pub mod pool;
 pub mod port;
+pub mod publish;
 pub mod quota;
 pub mod secrets;
 pub mod state;

@@ -1,12 +1,13 @@
 //! What a host reports: the kernel's and the disk's truth, never a memory of it.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{ImageHash, InstanceId, InstanceRef, PoolId, TenantId},
     net::{NetId, Offset},
+    publish::Protocol,
     units::{Generation, Mib},
 };
 
@@ -150,7 +151,8 @@ pub struct ObservedInstance {
     pub volume: Option<Mib>,
     /// Whether its directory is there.
     pub files: bool,
-    /// Which generation of the firewall is in force; none when it is absent or was altered.
+    /// Which generation of the firewall is in force; none when it is absent, was altered, or hands
+    /// name queries to resolvers that are the host's no more.
     pub firewall: Option<Generation>,
     /// The host's present boot.
     pub boot: BootId,
@@ -172,6 +174,8 @@ pub struct ObservedTenant {
     /// Whether a firewall was applied since the host booted and is not what is in force: somebody
     /// altered it, or a crash came between applying it and writing that down.
     pub firewall_altered: bool,
+    /// The host's resolvers that guests can use, in its order.
+    pub resolvers: Vec<Ipv4Addr>,
 }
 
 /// Everything about one pool, besides its instances.
@@ -222,8 +226,33 @@ pub struct ObservedNode {
     /// Whether the agent serves. Without it everything that a command does works; what needs time
     /// passing does not happen (SPEC §3).
     pub agent: bool,
+    /// Ports of the host that a program listens on.
+    #[serde(default)]
+    pub listening: Vec<Listening>,
     /// What the host is.
     pub facts: NodeFacts,
+}
+
+/// How a host resolves names for guests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// The resolvers that guests' queries are handed to, in the host's order.
+    pub resolvers: Vec<Ipv4Addr>,
+    /// Why there are none, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A port that a program of the host listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Listening {
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
+    /// The only address at which it is open; all of them if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
 }
 
 /// What a host is and can do (SPEC §5, reports).
@@ -258,4 +287,7 @@ pub struct NodeFacts {
     pub firecracker: Vec<String>,
     /// Whether the jailer is installed beside each.
     pub jailer: bool,
+    /// Where guests' name queries go, and what is wrong with that.
+    #[serde(default)]
+    pub dns: Dns,
 }

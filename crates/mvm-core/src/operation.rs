@@ -10,6 +10,7 @@ use crate::{
     instance::Drain,
     net::{NetId, Subnet},
     pool::{PoolChange, Resources, RevisionName, Role, RuntimePolicy, Source},
+    publish::Publish,
     quota::{QuotaChange, Quotas},
     secrets::Scope,
     state::Move,
@@ -119,6 +120,23 @@ pub enum Operation {
     InstanceCreate {
         /// Where.
         pool: PoolRef,
+        /// The host's ports that lead to it.
+        #[serde(default)]
+        publish: Vec<Publish>,
+    },
+    /// Lets ports of the host lead to an instance. Legal while nobody has them.
+    InstancePublish {
+        /// Which.
+        instance: InstanceRef,
+        /// The ports.
+        publish: Vec<Publish>,
+    },
+    /// Ends that. Legal while the instance has them.
+    InstanceUnpublish {
+        /// Which.
+        instance: InstanceRef,
+        /// The ports.
+        publish: Vec<Publish>,
     },
     /// Moves an instance; legal as in [`crate::state::State::next`].
     InstanceMove {
@@ -157,6 +175,8 @@ impl Operation {
             Self::PoolDestroy { .. } => "pool_destroy",
             Self::NodeGc { .. } => "node_gc",
             Self::InstanceCreate { .. } => "instance_create",
+            Self::InstancePublish { .. } => "instance_publish",
+            Self::InstanceUnpublish { .. } => "instance_unpublish",
             Self::InstanceMove { .. } => "instance_move",
         }
     }

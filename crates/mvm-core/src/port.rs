@@ -353,6 +353,11 @@ pub trait Transaction {
     /// # Errors
     /// `Conflict` when another record holds it.
     fn claim(&mut self, name: &str, owner: &str) -> Result<(), Error>;
+    /// Gives up a name that this owner claimed; one that it does not hold stays as it is.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn release(&mut self, name: &str, owner: &str) -> Result<(), Error>;
     /// The numbers claimed below `prefix` (`uid`, `address/3`), ascending.
     ///
     /// # Errors

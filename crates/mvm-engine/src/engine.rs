@@ -21,6 +21,7 @@ use mvm_core::{
 };
 
 use crate::{
+    operate::publish::Publishing,
     outcome::Outcome,
     preview::Preview,
     run::{self, Cancel},
@@ -170,7 +171,15 @@ impl Engine {
                 self.pool_scale(cx, &ask, no_wait)
             }
             Operation::PoolDestroy { pool, force } => self.pool_destroy(cx, &pool, force),
-            Operation::InstanceCreate { pool } => self.instance_create(cx, &pool),
+            Operation::InstanceCreate { pool, publish } => {
+                self.instance_create(cx, &pool, &publish)
+            }
+            Operation::InstancePublish { instance, publish } => {
+                self.instance_publish(cx, &instance, &publish, Publishing::Begin)
+            }
+            Operation::InstanceUnpublish { instance, publish } => {
+                self.instance_publish(cx, &instance, &publish, Publishing::End)
+            }
             Operation::InstanceMove { instance, wish, drain } => {
                 self.instance_move(cx, &instance, wish, drain)
             }

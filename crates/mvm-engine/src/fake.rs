@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -51,6 +52,8 @@ pub(crate) struct Content {
     pub(crate) firewall: Option<Firewall>,
     pub(crate) firewall_altered: bool,
     pub(crate) boots: u32,
+    pub(crate) resolvers: Vec<Ipv4Addr>,
+    pub(crate) listening: Vec<Listening>,
     pub(crate) done: Vec<&'static str>,
     pub(crate) asked: Vec<GuestAct>,
     /// Effects that fail, by name: how many more times, and how.
@@ -166,6 +169,7 @@ impl Host for World {
             files: content.keys.contains(&network.tenant),
             firewall: content.firewall_generation(),
             firewall_altered: content.firewall_altered,
+            resolvers: content.resolvers.clone(),
         })
     }
 
@@ -185,6 +189,7 @@ impl Host for World {
         let content = self.look();
         Ok(ObservedNode {
             bridges: content.bridges.iter().copied().collect(),
+            listening: content.listening.clone(),
             facts: NodeFacts { mem_mib: MEMORY, ..NodeFacts::default() },
             ..ObservedNode::default()
         })
@@ -213,8 +218,8 @@ fn refuse(what: &str) -> Result<(), Error> {
 
 impl Content {
     fn firewall_generation(&self) -> Option<Generation> {
-        let in_force = self.firewall.as_ref().filter(|_| !self.firewall_altered);
-        in_force.map(|firewall| firewall.generation)
+        let in_force = self.firewall.as_ref().filter(|_| !self.firewall_altered)?;
+        (in_force.resolvers == self.resolvers).then_some(in_force.generation)
     }
 
     fn die(&mut self, id: &InstanceId) {
@@ -515,7 +520,9 @@ impl Rig {
     }
 
     pub(crate) fn create(&self) -> InstanceRef {
-        let made = self.operate(&Operation::InstanceCreate { pool: pool("acme/web") }).unwrap();
+        let made = self
+            .operate(&Operation::InstanceCreate { pool: pool("acme/web"), publish: Vec::new() })
+            .unwrap();
         let Some(Made::Instance(record)) = made.made else { unreachable!("no instance was made") };
         record.instance
     }

@@ -3,8 +3,10 @@
 //! The firewall's lock is a leaf: nothing is locked under it. The intent is read under that lock,
 //! so that what is applied last is what was recorded last. It refuses to know any rule.
 
+use std::net::Ipv4Addr;
+
 use mvm_core::{
-    effect::{Effect, Firewall, Port},
+    effect::{Effect, Firewall, Port, Published},
     error::Error,
     event::{Actor, EventKind},
     id::{Subject, TenantId},
@@ -18,7 +20,7 @@ use mvm_core::{
 use crate::{engine::Engine, run, store::records};
 
 /// What the firewall shall hold. A tenant that is being destroyed and has no pool left is out of it.
-pub(crate) fn intent(tx: &mut dyn Transaction) -> Result<Firewall, Error> {
+pub(crate) fn intent(tx: &mut dyn Transaction, resolvers: &[Ipv4Addr]) -> Result<Firewall, Error> {
     let mut networks = Vec::new();
     for tenant in records::list::<Tenant>(tx, "")? {
         let is_leaving =
@@ -27,8 +29,19 @@ pub(crate) fn intent(tx: &mut dyn Transaction) -> Result<Firewall, Error> {
             networks.push(tenant.network);
         }
     }
-    let ports = records::list::<Instance>(tx, "")?.iter().filter_map(port).collect();
-    Ok(Firewall { generation: records::network_generation(tx)?, networks, ports })
+    let instances = records::list::<Instance>(tx, "")?;
+    let ports = instances.iter().filter_map(port).collect();
+    let published = instances.iter().flat_map(published).collect();
+    let (generation, resolvers) = (records::network_generation(tx)?, resolvers.to_vec());
+    Ok(Firewall { generation, networks, ports, resolvers, published })
+}
+
+fn published(instance: &Instance) -> impl Iterator<Item = Published> {
+    let (net, to) = (instance.network.net, instance.address());
+    instance
+        .publish
+        .iter()
+        .filter_map(move |publish| Some(Published { net, to: to?, publish: *publish }))
 }
 
 fn port(instance: &Instance) -> Option<Port> {
@@ -50,8 +63,8 @@ impl Engine {
     pub(crate) fn sync_firewall(&self, network: &Network) -> Result<(), Error> {
         let lock = self.lock(&Subject::Firewall)?;
         let is_empty = run::patiently(&*self.ports.clock, || {
-            let intent = self.within(intent)?;
             let seen = self.ports.host.observe_tenant(network)?;
+            let intent = self.within(|tx| intent(tx, &seen.resolvers))?;
             if seen.firewall == Some(intent.generation) {
                 return Ok(false);
             }

@@ -7,6 +7,7 @@ use mvm_core::{
     instance::{Drain, Instance, Want},
     operation::Operation,
     plan::{self, Step, pool::Assignment},
+    publish::Publish,
     state::Move,
 };
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ use crate::{
         change,
         instance::{Precedence, legal},
         living, pool,
+        publish::Publishing,
         scale::{Scale, in_reach},
         tenant::{self, NewTenant},
     },
@@ -93,7 +95,15 @@ impl Engine {
                 self.within(|tx| pool::may_go(tx, &pool, force))?;
                 self.preview_destroy(&pool.to_string())
             }
-            Operation::InstanceCreate { pool } => self.preview_instance(cx, &pool),
+            Operation::InstanceCreate { pool, publish } => {
+                self.preview_instance(cx, &pool, &publish)
+            }
+            Operation::InstancePublish { instance, publish } => {
+                self.preview_ports(cx, &instance, &publish, Publishing::Begin)
+            }
+            Operation::InstanceUnpublish { instance, publish } => {
+                self.preview_ports(cx, &instance, &publish, Publishing::End)
+            }
             Operation::InstanceMove { instance, wish, drain } => {
                 self.preview_move(cx, &instance, wish, drain)
             }
@@ -136,8 +146,27 @@ impl Engine {
         Ok(Preview { made: Some(Made::Pool(pool)), assignments, ..Preview::default() })
     }
 
-    fn preview_instance(&self, cx: &Context, pool: &PoolRef) -> Result<Preview, Error> {
-        let made = self.rehearse(|tx| self.instance_allocate(tx, cx, pool))?;
+    fn preview_ports(
+        &self,
+        cx: &Context,
+        id: &InstanceRef,
+        ports: &[Publish],
+        what: Publishing,
+    ) -> Result<Preview, Error> {
+        self.refuse_new(id, ports, what)?;
+        let made = self.rehearse(|tx| self.record_ports(tx, cx, id, ports, what))?;
+        let steps = vec![Step::SyncFirewall];
+        Ok(Preview { made: Some(Made::Instance(Box::new(made))), steps, ..Preview::default() })
+    }
+
+    fn preview_instance(
+        &self,
+        cx: &Context,
+        pool: &PoolRef,
+        ports: &[Publish],
+    ) -> Result<Preview, Error> {
+        self.refuse_taken(ports)?;
+        let made = self.rehearse(|tx| self.instance_allocate(tx, cx, pool, ports))?;
         let steps = vec![Step::SyncFirewall];
         Ok(Preview { made: Some(Made::Instance(Box::new(made))), steps, ..Preview::default() })
     }

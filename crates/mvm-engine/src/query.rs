@@ -227,7 +227,8 @@ impl Engine {
     /// # Errors
     /// Why store or host failed.
     pub fn net_verify(&self) -> Result<Vec<Finding>, Error> {
-        let intent = self.within(firewall::intent)?;
+        let resolvers = self.ports.host.observe_node()?.facts.dns.resolvers;
+        let intent = self.within(|tx| firewall::intent(tx, &resolvers))?;
         self.ports.host.verify_network(&intent)
     }
 

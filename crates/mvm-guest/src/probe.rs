@@ -11,17 +11,25 @@ use mvm_proto::{FailureKind, Reply};
 
 use crate::failure::{Outcome, failure};
 
-/// Tries the targets, one after the other.
+/// The port of resolvers: a datagram there is a question that every resolver answers.
+const DOMAIN: u16 = 53;
+/// A query for the name servers of the root: number 0x6d76, recursion desired, one question.
+const QUERY: [u8; 17] = [0x6d, 0x76, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+
+/// Tries the targets, all at once.
 pub(crate) fn probe(targets: &[ProbeTarget], timeout_ms: u32) -> Outcome<Reply> {
     if targets.len() > PROBE_MAX || timeout_ms == 0 {
         let message = format!("a probe has at most {PROBE_MAX} targets and a timeout");
         return failure(FailureKind::Invalid, message);
     }
     let timeout = Duration::from_millis(u64::from(timeout_ms));
-    let results = targets
-        .iter()
-        .map(|target| ProbeResult { target: target.clone(), outcome: outcome(target, timeout) })
-        .collect();
+    let outcomes: Vec<ProbeOutcome> = std::thread::scope(|scope| {
+        let tries: Vec<_> =
+            targets.iter().map(|target| scope.spawn(move || outcome(target, timeout))).collect();
+        tries.into_iter().map(|one| one.join().unwrap_or(ProbeOutcome::Unsupported)).collect()
+    });
+    let results = targets.iter().cloned().zip(outcomes);
+    let results = results.map(|(target, outcome)| ProbeResult { target, outcome }).collect();
     Ok(Reply::Probe { results })
 }
 
@@ -47,7 +55,7 @@ fn ask(address: SocketAddr, timeout: Duration) -> io::Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.connect(address)?;
     socket.set_read_timeout(Some(timeout))?;
-    socket.send(b"mvm")?;
+    socket.send(if address.port() == DOMAIN { &QUERY } else { b"mvm" })?;
     socket.recv(&mut [0u8; 512]).map(drop)
 }
 

@@ -78,6 +78,7 @@ fn snapshots(what: &str, base: &Path, ram: &Path, key: Option<&TenantKey>, size:
         run: home.path().join("run"),
         cgroup: home.path().join("cgroup"),
         shim: home.path().join("shim"),
+        resolv_conf: "/etc/resolv.conf".into(),
     };
     let instance = "acme/workers/i-00000001".parse().unwrap();
     let header = Header {

@@ -82,6 +82,7 @@ mod tests {
             run: base.path().to_owned(),
             cgroup: base.path().join("cgroup"),
             shim: base.path().join("shim"),
+            resolv_conf: "/etc/resolv.conf".into(),
         };
         let record = base.path().join(run::VM).join("i-00000001/vmm.json");
         let write = || {

@@ -20,7 +20,7 @@ use mvm_shim::record::{CONSOLE_LOG, VMM_LOG};
 use crate::{
     boot_id,
     disk::{files, key, listing, snapshot as disk_snapshot, stock, volume},
-    net,
+    net::{self, Mtu},
     roots::Roots,
     vmm::{boot, cgroup, console, facts, jail, meter, observe, place::Place, snapshot, spawn},
 };
@@ -29,13 +29,20 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct LocalHost {
     roots: Roots,
+    mtu: Mtu,
 }
 
 impl LocalHost {
     /// The host with these roots. Nothing is touched before the first effect.
     #[must_use]
     pub const fn new(roots: Roots) -> Self {
-        Self { roots }
+        Self { roots, mtu: Mtu::OfUplinks }
+    }
+
+    /// The same host, whose guests send packets no larger than this.
+    #[must_use]
+    pub fn with_mtu(self, mtu: Option<u16>) -> Self {
+        Self { mtu: mtu.map_or(Mtu::OfUplinks, Mtu::Fixed), ..self }
     }
 
     /// Where it keeps things.
@@ -53,7 +60,7 @@ impl Host for LocalHost {
     fn execute(&self, effect: &Effect) -> Result<(), Error> {
         let roots = &self.roots;
         let done = match effect {
-            Effect::EnsureBridge(network) => net::ensure_bridge(network),
+            Effect::EnsureBridge(network) => net::ensure_bridge(roots, self.mtu, network),
             Effect::RemoveBridge(id) => net::remove_bridge(*id),
             Effect::EnsureRoutes(network) => net::ensure_routes(network),
             Effect::RemoveRoutes(id) => net::remove_routes(*id),
@@ -121,28 +128,29 @@ impl Host for LocalHost {
             vmm,
             exit: observe::exit(&place, shim || vmm.is_some())?,
             bridge: net::bridge_is_up(&instance.network)?,
-            routes: net::routes_are_there(instance.network.net)?,
+            routes: net::routes_are_there(&instance.network)?,
             tap: net::tap_is_there(instance.network.net, instance.offset)?,
             cgroup: cgroup::is_there(&place)?,
             jail: jail::is_there(&place)?,
             snapshots: disk_snapshot::phases(roots, id)?,
             volume: volume::size(roots, id)?,
             files: listing::instance_is_there(roots, id)?,
-            firewall: net::firewall_generation(roots)?,
+            firewall: net::firewall(roots)?.generation,
             boot: boot_id::present(),
         })
     }
 
     fn observe_tenant(&self, network: &Network) -> Result<ObservedTenant, Error> {
         let roots = &self.roots;
-        let firewall = net::firewall_generation(roots)?;
+        let firewall = net::firewall(roots)?;
         Ok(ObservedTenant {
-            bridge: net::bridge_is_up(network)?,
-            routes: net::routes_are_there(network.net)?,
+            bridge: net::bridge_is_up(network)? && net::mtu_is_right(self.mtu, network.net)?,
+            routes: net::routes_are_there(network)?,
             key: key::exists(roots, &network.tenant)?,
             files: listing::tenant_is_there(roots, &network.tenant)?,
-            firewall,
-            firewall_altered: firewall.is_none() && net::firewall_was_applied(roots),
+            firewall: firewall.generation,
+            firewall_altered: firewall.is_altered,
+            resolvers: net::resolvers(roots).resolvers,
         })
     }
 
@@ -171,14 +179,15 @@ impl Host for LocalHost {
             processes: spawn::list_alive(roots)?,
             tenants: listing::tenants(roots)?,
             pools: listing::pools(roots)?,
-            firewall: net::firewall_generation(roots)?,
+            firewall: net::firewall(roots)?.generation,
             agent: crate::lock::is_held(&roots.run.join(layout::run::AGENT))?,
+            listening: net::listening()?,
             facts: facts::node(roots)?,
         })
     }
 
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
-        net::verify(&self.roots, intent)
+        net::verify(&self.roots, self.mtu, intent)
     }
 
     fn meter(&self, instance: &Instance) -> Result<Meter, Error> {

@@ -13,4 +13,6 @@ pub struct Roots {
     pub cgroup: PathBuf,
     /// The shim's program.
     pub shim: PathBuf,
+    /// The host's resolvers, `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
 }

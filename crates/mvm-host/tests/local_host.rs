@@ -43,6 +43,7 @@ impl Ground {
             run: "/run/mvm".into(),
             cgroup: "/sys/fs/cgroup".into(),
             shim: "/usr/local/bin/mvm-shim".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
         };
         vmm::place::ensure_dir(&roots.run, 0o700).unwrap();
         let image = std::fs::read_dir(roots.data.join("images")).unwrap().next().unwrap().unwrap();
@@ -75,6 +76,7 @@ impl Ground {
             parked_by: None,
             manual_override_until: None,
             last_failure: None,
+            publish: Vec::new(),
             created_at: Timestamp(0),
             state_since: Timestamp(0),
             boot: None,
@@ -99,6 +101,8 @@ impl Ground {
             generation: Generation(1),
             networks: vec![network],
             ports: vec![port],
+            resolvers: self.host.observe_tenant(&self.record.network).unwrap().resolvers,
+            published: Vec::new(),
         })
     }
 
@@ -194,11 +198,7 @@ impl Ground {
             Effect::RemoveBridge(self.record.network.net),
             Effect::RemovePoolFiles(self.record.instance.pool_ref()),
             Effect::RemoveTenantFiles(self.record.instance.tenant.clone()),
-            Effect::ReplaceFirewall(Firewall {
-                generation: Generation(1),
-                networks: Vec::new(),
-                ports: Vec::new(),
-            }),
+            Effect::ReplaceFirewall(Firewall { generation: Generation(1), ..Firewall::default() }),
         ] {
             self.run(Step::Do(effect));
         }

@@ -126,6 +126,9 @@ impl Monitor {
             | EventKind::PoolScaled
             | EventKind::PoolDestroyed
             | EventKind::InstanceCreated
+            | EventKind::InstancePublished
+            | EventKind::InstanceUnpublished
+            | EventKind::IsolationViolation
             | EventKind::InstanceWarmed
             | EventKind::InstanceSlept
             | EventKind::InstanceWoken

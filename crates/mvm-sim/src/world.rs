@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -108,6 +109,8 @@ pub struct World {
     pub firewall: Option<Firewall>,
     /// Whether someone altered the tables since.
     pub firewall_altered: bool,
+    /// The machine's own resolvers.
+    pub resolvers: Vec<Ipv4Addr>,
     /// VMM processes.
     pub vmms: BTreeMap<InstanceId, Vmm>,
     /// Shim processes.

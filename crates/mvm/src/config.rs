@@ -49,6 +49,8 @@ pub struct Config {
     pub host: HostChoice,
     /// How large the machine for them is, where there is one.
     pub machine: Machine,
+    /// The largest packet of guests, in bytes, 576–9216; that of the host's uplinks if absent.
+    pub mtu: Option<u16>,
 }
 
 /// What a caller sets over everything else.
@@ -64,6 +66,7 @@ pub struct Overrides {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    mtu: Option<u16>,
     data_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     production: Option<bool>,
@@ -208,6 +211,7 @@ impl Config {
                 Some(text) => host(&text)?,
             },
             machine: file.machine,
+            mtu: file.mtu,
         };
         config.validate()
     }
@@ -224,6 +228,10 @@ impl Config {
                     format!("the {name} {} is not an absolute path", dir.display()),
                 ));
             }
+        }
+        if let Some(mtu) = self.mtu.filter(|mtu| !(576..=9216).contains(mtu)) {
+            let message = format!("the mtu {mtu} is outside 576 to 9216");
+            return Err(Error::new(ErrorKind::Invalid, message));
         }
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         if self.firecracker.split('.').count() != 3 || !self.firecracker.split('.').all(digits) {

@@ -31,7 +31,7 @@ pub use mvm_core::{
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
     net::{NetId, Network, Offset, Subnet},
-    observed::{BootId, NodeFacts},
+    observed::{BootId, Dns, NodeFacts},
     operation::{NewPool, Operation, Rebuild},
     plan::{Step, pool::Assignment},
     pool::{
@@ -41,6 +41,7 @@ pub use mvm_core::{
         Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, Progress,
         ProgressStep, TerminalSize,
     },
+    publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},
     secrets::{Scope, SecretsSource, TenantSecrets},
     state::{Move, State},

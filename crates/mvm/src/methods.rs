@@ -9,6 +9,7 @@ use mvm_core::{
     operation::{NewPool, Operation},
     pool::{PoolChange, RevisionName},
     port::{Console, ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
+    publish::Publish,
     quota::{QuotaChange, Quotas},
     state::{Move, State},
 };
@@ -176,9 +177,37 @@ impl Mvm {
         self.operate(cx, &Operation::PoolDestroy { pool: pool.clone(), force })
     }
 
-    /// Makes an instance.
-    pub fn instance_create(&self, cx: &Context, pool: &PoolRef) -> Result<Outcome, Error> {
-        self.operate(cx, &Operation::InstanceCreate { pool: pool.clone() })
+    /// Makes an instance; ports of the host lead to it.
+    pub fn instance_create(
+        &self,
+        cx: &Context,
+        pool: &PoolRef,
+        publish: &[Publish],
+    ) -> Result<Outcome, Error> {
+        let publish = publish.to_vec();
+        self.operate(cx, &Operation::InstanceCreate { pool: pool.clone(), publish })
+    }
+
+    /// Lets ports of the host lead to an instance.
+    pub fn instance_publish(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        publish: &[Publish],
+    ) -> Result<Outcome, Error> {
+        let (instance, publish) = (instance.clone(), publish.to_vec());
+        self.operate(cx, &Operation::InstancePublish { instance, publish })
+    }
+
+    /// Ends that.
+    pub fn instance_unpublish(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        publish: &[Publish],
+    ) -> Result<Outcome, Error> {
+        let (instance, publish) = (instance.clone(), publish.to_vec());
+        self.operate(cx, &Operation::InstanceUnpublish { instance, publish })
     }
 
     /// Moves an instance: start, stop, warm, sleep, wake, destroy.

@@ -43,7 +43,7 @@ impl Mvm {
         mvm_host::boot_id::begin(&roots)?;
         let state = config.data_dir.join(data::STATE);
         let ports = Ports {
-            host: Arc::new(LocalHost::new(roots.clone())),
+            host: Arc::new(LocalHost::new(roots.clone()).with_mtu(config.mtu)),
             guest: Arc::new(VsockGuest::new(roots.clone())),
             store: Arc::new(SqliteStore::open(&state, Some(config.data_dir.clone()))?),
             builder: Arc::new(builder(config)),
@@ -68,6 +68,7 @@ pub(crate) fn roots(config: &Config) -> Roots {
         run: config.run_dir.clone(),
         cgroup: PathBuf::from("/sys/fs/cgroup"),
         shim: program("mvm-shim"),
+        resolv_conf: PathBuf::from("/etc/resolv.conf"),
     }
 }
 

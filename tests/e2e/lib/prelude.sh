@@ -39,7 +39,7 @@ one_instance() {
 leftovers() {
     ps -eo pid=,comm= | grep -E 'firecracker|jailer|mvm-shim|mvm-pager' | sed 's/^/process /' || true
     ip -o link | grep -oE '(br-tenant-[0-9]+|tn[0-9]+i[0-9]+)' | sort -u | sed 's/^/device /' || true
-    ip rule | grep -vE '^(0|32766|32767):' | sed 's/^/rule /' || true
+    ip rule | grep -vE '^(32766|32767):|^0:.from all lookup local$' | sed 's/^/rule /' || true
     nft list tables | grep -w mvm | sed 's/^/nft /' || true
     find /sys/fs/cgroup/mvm -mindepth 1 -type d 2>/dev/null | sed 's/^/cgroup /' || true
     grep -E '/jails/|/ram/i-' /proc/self/mountinfo | sed 's/^/mount /' || true

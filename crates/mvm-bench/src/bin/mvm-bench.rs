@@ -71,7 +71,7 @@ impl Run {
         let image = Source::Image("default".to_owned());
         self.mvm.pool_create(&self.cx, NewPool::of_workers(pool.clone(), image, resources))?;
         self.mvm.pool_build(&self.cx, &pool)?;
-        match self.mvm.instance_create(&self.cx, &pool)?.made {
+        match self.mvm.instance_create(&self.cx, &pool, &[])?.made {
             Some(Made::Instance(made)) => Ok(made.instance),
             other => Err(failed("no instance was made", &format!("{other:?}"))),
         }

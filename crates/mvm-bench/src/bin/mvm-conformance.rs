@@ -115,6 +115,7 @@ fn main() -> ExitCode {
         run: PathBuf::from("/run/mvm"),
         cgroup: PathBuf::from("/sys/fs/cgroup"),
         shim: PathBuf::from("/usr/local/bin/mvm-shim"),
+        resolv_conf: "/etc/resolv.conf".into(),
     };
     let mut out = io::stdout();
     let named = fs::read_to_string(roots.data.join("images/refs/default"));

@@ -1,7 +1,7 @@
 //! The arguments of `mvm instance …`.
 
 use clap::{Args, Subcommand};
-use mvm::{Drain, InstanceRef, PoolRef, TenantId};
+use mvm::{Drain, InstanceRef, PoolRef, Publish, TenantId};
 
 use super::examples;
 
@@ -11,7 +11,14 @@ pub(crate) enum InstanceCommand {
     Create {
         /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
+        /// Let a port of this host lead to one of the instance, as [ADDRESS:]HOST:GUEST[/tcp|udp]
+        #[arg(long, value_name = "PORTS")]
+        publish: Vec<Publish>,
     },
+    /// Let ports of this host lead to an instance
+    Publish(PortsArgs),
+    /// End that
+    Unpublish(PortsArgs),
     /// List instances in their true state
     #[command(after_long_help = examples::INSTANCE_LIST)]
     List {
@@ -86,6 +93,15 @@ pub(crate) enum InstanceCommand {
 pub(crate) struct InstanceArg {
     /// The instance, as `<tenant>/<pool>/<instance>`
     pub(crate) instance: InstanceRef,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortsArgs {
+    /// The instance, as `<tenant>/<pool>/<instance>`
+    pub(crate) instance: InstanceRef,
+    /// The ports, as [ADDRESS:]HOST:GUEST[/tcp|udp]
+    #[arg(required = true, value_name = "PORTS")]
+    pub(crate) ports: Vec<Publish>,
 }
 
 #[derive(Debug, Args)]

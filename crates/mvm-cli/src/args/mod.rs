@@ -14,7 +14,7 @@ mod pool;
 mod tenant;
 
 pub(crate) use events::EventsArgs;
-pub(crate) use instance::{CopyArgs, ExecArgs, InstanceCommand, SshArgs, drain};
+pub(crate) use instance::{CopyArgs, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain};
 pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;

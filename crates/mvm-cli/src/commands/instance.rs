@@ -9,7 +9,7 @@ use mvm::{
 
 use super::{confirm, guest};
 use crate::{
-    args::{self, InstanceCommand},
+    args::{self, InstanceCommand, PortsArgs},
     run::Session,
     show,
 };
@@ -17,7 +17,15 @@ use crate::{
 pub(crate) fn run(session: &Session, command: InstanceCommand) -> Result<ExitCode, Error> {
     let act = |instance, wish| step(session, instance, wish, Drain::Ask);
     match command {
-        InstanceCommand::Create { pool } => session.operate(&Operation::InstanceCreate { pool }),
+        InstanceCommand::Create { pool, publish } => {
+            session.operate(&Operation::InstanceCreate { pool, publish })
+        }
+        InstanceCommand::Publish(PortsArgs { instance, ports: publish }) => {
+            session.operate(&Operation::InstancePublish { instance, publish })
+        }
+        InstanceCommand::Unpublish(PortsArgs { instance, ports: publish }) => {
+            session.operate(&Operation::InstanceUnpublish { instance, publish })
+        }
         InstanceCommand::List { filter, tenant, pool } => {
             let views = session.mvm.instance_list(&narrow(filter.as_deref(), tenant, pool)?)?;
             let all: Vec<_> = views.iter().map(show::Instance::of).collect();

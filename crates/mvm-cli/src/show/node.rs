@@ -44,6 +44,12 @@ impl Node {
     }
 }
 
+/// Where guests' name queries go, or why nowhere.
+pub(crate) fn resolvers(dns: &mvm::Dns) -> String {
+    let all: Vec<String> = dns.resolvers.iter().map(ToString::to_string).collect();
+    dns.problem.clone().unwrap_or_else(|| all.join(", "))
+}
+
 pub(crate) fn node(node: &Node) -> String {
     let facts_of = &node.facts;
     let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
@@ -67,6 +73,7 @@ pub(crate) fn node(node: &Node) -> String {
                 format!("does not run; off without it: {}", node.off.join(", "))
             },
         ),
+        ("Resolvers", resolvers(&facts_of.dns)),
         ("Host VM", format!("none ({})", node.host)),
         ("Attestation", node.attestation.clone().unwrap_or_else(|| "none".to_owned())),
         ("Bridges", node.bridges.to_string()),

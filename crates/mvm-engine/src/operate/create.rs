@@ -8,12 +8,13 @@ use mvm_core::{
     instance::{Drain, Instance, Want},
     net::Offset,
     port::Transaction,
+    publish::Publish,
     state::State,
     tenant::Tenant,
     units::{Generation, Uid},
 };
 
-use super::living;
+use super::{living, publish};
 use crate::{
     admit,
     engine::{Context, Engine, Telling},
@@ -25,11 +26,17 @@ use crate::{
 const DRAWS: u32 = 64;
 
 impl Engine {
-    pub(crate) fn instance_create(&self, cx: &Context, pool: &PoolRef) -> Result<Outcome, Error> {
+    pub(crate) fn instance_create(
+        &self,
+        cx: &Context,
+        pool: &PoolRef,
+        ports: &[Publish],
+    ) -> Result<Outcome, Error> {
         self.within(|tx| living(tx, pool))?;
+        self.refuse_taken(ports)?;
         self.converge_tenant(&pool.tenant)?;
         cx.cancel.check()?;
-        let record = self.within(|tx| self.instance_allocate(tx, cx, pool))?;
+        let record = self.within(|tx| self.instance_allocate(tx, cx, pool, ports))?;
         self.sync_firewall(&record.network)?;
         Ok(Outcome { made: Some(Made::Instance(Box::new(record))), ..Outcome::default() })
     }
@@ -40,6 +47,7 @@ impl Engine {
         tx: &mut dyn Transaction,
         cx: &Context,
         id: &PoolRef,
+        ports: &[Publish],
     ) -> Result<Instance, Error> {
         let (tenant, pool) = living(tx, id)?;
         let held = records::list::<Instance>(tx, &id.to_string())?.len();
@@ -70,6 +78,7 @@ impl Engine {
             parked_by: None,
             manual_override_until: None,
             last_failure: None,
+            publish: Vec::new(),
             created_at: now,
             state_since: now,
             boot: None,
@@ -80,6 +89,7 @@ impl Engine {
         tx.claim(&format!("instance/{}", record.instance.instance), &key)?;
         tx.claim(&format!("address/{}/{}", record.network.net, record.offset.0), &key)?;
         tx.claim(&format!("uid/{}", record.uid.0), &key)?;
+        publish::claim(tx, &mut record, ports)?;
         records::put(tx, &mut record)?;
         records::raise_network_generation(tx)?;
         let event = self

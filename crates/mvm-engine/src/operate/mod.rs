@@ -5,6 +5,7 @@ pub(crate) mod create;
 pub(crate) mod gc;
 pub(crate) mod instance;
 pub(crate) mod pool;
+pub(crate) mod publish;
 pub(crate) mod scale;
 pub(crate) mod tenant;
 

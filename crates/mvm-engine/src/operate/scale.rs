@@ -186,7 +186,7 @@ impl Engine {
 
     fn new_record(&self, cx: &Context, pool: &PoolRef) -> Result<Instance, Error> {
         cx.cancel.check()?;
-        self.within(|tx| self.instance_allocate(tx, cx, pool))
+        self.within(|tx| self.instance_allocate(tx, cx, pool, &[]))
     }
 }
 

@@ -169,6 +169,14 @@ impl Transaction for Open<'_> {
         }
     }
 
+    fn release(&mut self, name: &str, owner: &str) -> Result<(), Error> {
+        if self.content.claims.get(name).is_some_and(|holder| holder == owner) {
+            let before = self.content.claims.remove(name);
+            self.undo.push(Undo::Claim(name.to_owned(), before));
+        }
+        Ok(())
+    }
+
     fn claimed(&mut self, prefix: &str) -> Result<Vec<u32>, Error> {
         let (from, to) = below(prefix);
         let range = (Bound::Included(from), Bound::Excluded(to));

@@ -286,6 +286,10 @@ impl Transaction for Open<'_> {
         }
     }
 
+    fn release(&mut self, name: &str, owner: &str) -> Result<(), Error> {
+        self.execute("DELETE FROM claim WHERE name = ?1 AND owner = ?2", &[name, owner]).map(drop)
+    }
+
     fn claimed(&mut self, prefix: &str) -> Result<Vec<u32>, Error> {
         let (from, to) = below(prefix);
         let rows = self

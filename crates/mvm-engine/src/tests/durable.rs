@@ -69,7 +69,9 @@ fn four_processes_over_one_database_never_give_out_the_same_twice() {
                 let engine = rig.engine_over(store(directory.path()));
                 for _ in 0..6 {
                     let pool = pool("acme/web");
-                    engine.operate(&rig.cx, &Operation::InstanceCreate { pool }).unwrap();
+                    engine
+                        .operate(&rig.cx, &Operation::InstanceCreate { pool, publish: Vec::new() })
+                        .unwrap();
                 }
             });
         }

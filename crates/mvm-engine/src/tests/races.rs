@@ -86,7 +86,10 @@ fn creation_and_destruction_of_a_tenant_at_once_leave_all_or_nothing() {
             for _ in 0..4 {
                 scope.spawn(|| {
                     drop(rig.operate(&scale(2, 0, 0)));
-                    drop(rig.operate(&Operation::InstanceCreate { pool: pool("acme/web") }));
+                    drop(rig.operate(&Operation::InstanceCreate {
+                        pool: pool("acme/web"),
+                        publish: Vec::new(),
+                    }));
                 });
             }
             scope.spawn(|| rig.operate(&destroy).unwrap());

@@ -144,7 +144,7 @@ fn nothing_is_made_in_a_tenant_whose_destruction_was_cut_off() {
     let conflict =
         |op: Operation| assert_eq!(rig.operate(&op).unwrap_err().kind, ErrorKind::Conflict);
     conflict(pool_create("acme/db"));
-    conflict(Operation::InstanceCreate { pool: pool("acme/web") });
+    conflict(Operation::InstanceCreate { pool: pool("acme/web"), publish: Vec::new() });
     conflict(scale(1, 0, 0));
     conflict(Operation::build(pool("acme/web")));
     conflict(tenant_create("acme", Quotas::default()));

@@ -11,5 +11,6 @@ pub(crate) fn roots(dir: &Path) -> Roots {
         run: dir.join("run"),
         cgroup: dir.join("cgroup"),
         shim: dir.join("mvm-shim"),
+        resolv_conf: "/etc/resolv.conf".into(),
     }
 }

@@ -22,6 +22,7 @@ const IFF_UP: u32 = 1;
 const IFF_NOARP: u32 = 0x80;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_INFO_KIND: u16 = 1;
@@ -46,6 +47,7 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) is_up: bool,
     pub(super) master: Option<u32>,
+    pub(super) mtu: u16,
     pub(super) mac: Option<Mac>,
     pub(super) kind: Kind,
 }
@@ -105,12 +107,15 @@ pub(super) fn set_bridge(
     netlink: &mut Netlink,
     index: u32,
     net: NetId,
+    mtu: u16,
 ) -> Result<(), NetlinkError> {
     let info = Attributes::default()
         .bytes(IFLA_INFO_KIND, b"bridge")
         .nested(IFLA_INFO_DATA, &bridge_data());
-    let attributes =
-        Attributes::default().bytes(IFLA_ADDRESS, &bridge_mac(net).0).nested(IFLA_LINKINFO, &info);
+    let attributes = Attributes::default()
+        .u32(IFLA_MTU, u32::from(mtu))
+        .bytes(IFLA_ADDRESS, &bridge_mac(net).0)
+        .nested(IFLA_LINKINFO, &info);
     netlink.ask(&request(RTM_NEWLINK, 0, index, IFF_UP, attributes)).map(drop)
 }
 
@@ -122,10 +127,19 @@ fn bridge_data() -> Attributes {
         .bytes(IFLA_BR_MULTI_BOOLOPT, &NO_LINK_LOCAL_LEARNING.map(u32::to_ne_bytes).concat())
 }
 
-/// Puts a tap on a bridge and takes it up; the host itself speaks no ARP on it, so that frames to
+/// Sets the largest packet of a device.
+pub(super) fn set_mtu(netlink: &mut Netlink, index: u32, mtu: u16) -> Result<(), NetlinkError> {
+    let attributes = Attributes::default().u32(IFLA_MTU, u32::from(mtu));
+    netlink.ask(&request(RTM_NEWLINK, 0, index, 0, attributes)).map(drop)
+}
+
+/// Puts a tap on a bridge with the bridge's MTU and takes it up; the host itself speaks no ARP on it, so that frames to
 /// link-local groups, which the bridge passes to the port's own stack, are not answered.
-pub(super) fn attach(netlink: &mut Netlink, name: &str, bridge: u32) -> Result<(), NetlinkError> {
-    let attributes = Attributes::default().text(IFLA_IFNAME, name).u32(IFLA_MASTER, bridge);
+pub(super) fn attach(netlink: &mut Netlink, name: &str, bridge: &Link) -> Result<(), NetlinkError> {
+    let attributes = Attributes::default()
+        .text(IFLA_IFNAME, name)
+        .u32(IFLA_MTU, u32::from(bridge.mtu))
+        .u32(IFLA_MASTER, bridge.index);
     netlink.ask(&request(RTM_NEWLINK, 0, 0, IFF_UP | IFF_NOARP, attributes)).map(drop)
 }
 
@@ -172,6 +186,7 @@ fn parse(message: &Message) -> Option<Link> {
         name: reader.text(IFLA_IFNAME)?.to_owned(),
         is_up: message.u32_at(8)? & IFF_UP != 0,
         master: reader.u32(IFLA_MASTER),
+        mtu: reader.u32(IFLA_MTU).and_then(|mtu| u16::try_from(mtu).ok()).unwrap_or(u16::MAX),
         mac: reader.value(IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()).map(Mac),
         kind: reader.nested(IFLA_LINKINFO).map_or(Kind::Other, parse_kind),
     })

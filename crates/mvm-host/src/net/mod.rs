@@ -18,6 +18,7 @@
 //! | 3, second wall | policy routes, reverse path filter on the bridge | `route`, `sysctl` |
 
 mod address;
+mod dns;
 mod foreign;
 mod link;
 mod message;
@@ -37,9 +38,13 @@ use mvm_core::{
     effect::Firewall,
     layout,
     net::{NetId, Network, Offset},
+    observed::Dns,
     port::Finding,
-    units::{Generation, Uid},
+    units::Uid,
 };
+use mvm_proto::config::DEFAULT_MTU;
+
+pub use self::{dns::listening, nft::FirewallState};
 
 use self::{
     link::{Kind, Link, Tap},
@@ -59,25 +64,61 @@ pub struct NetListing {
     pub taps: Vec<(NetId, Offset)>,
 }
 
+/// The largest packet that tenants' bridges carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mtu {
+    /// That of the interface by which traffic leaves this host, the smallest if there are several.
+    #[default]
+    OfUplinks,
+    /// This, in bytes.
+    Fixed(u16),
+}
+
+impl Mtu {
+    /// The least that is taken from an uplink: what every IPv4 host must take in (RFC 791).
+    const LEAST: u16 = 576;
+    /// The most that is taken from an uplink: Ethernet's jumbo frames.
+    const MOST: u16 = 9216;
+
+    fn wanted(self, netlink: &mut Netlink) -> Result<u16, NetlinkError> {
+        match self {
+            Self::Fixed(mtu) => Ok(mtu),
+            Self::OfUplinks => {
+                let smallest = uplinks(netlink)?.iter().map(|link| link.mtu).min();
+                Ok(smallest.unwrap_or(DEFAULT_MTU).clamp(Self::LEAST, Self::MOST))
+            }
+        }
+    }
+}
+
 /// Makes the network's bridge: no STP, fixed MAC, the gateway as its only address, IPv6 off, up;
 /// and lets this host forward between it and the interfaces of its default routes and gateways.
 ///
 /// # Errors
 /// `Conflict` when something else has the bridge's name; `Permission` without `CAP_NET_ADMIN`.
-pub fn ensure_bridge(network: &Network) -> Result<(), Error> {
+pub fn ensure_bridge(roots: &Roots, mtu: Mtu, network: &Network) -> Result<(), Error> {
     let name = layout::bridge(network.net);
     let act = format!("cannot make bridge {name}");
     let refused = |error: NetlinkError| error.during(act.clone());
     let not_set = |error: io::Error| system(&error, act.clone());
     let mut netlink = Netlink::route().map_err(refused)?;
-    if bridge_index(&mut netlink, network.net)?.is_none() {
+    if find_bridge(&mut netlink, network.net)?.is_none() {
         link::create_bridge(&mut netlink, network.net).map_err(refused)?;
     }
-    let index = bridge_index(&mut netlink, network.net)?.ok_or_else(|| vanished(&name))?;
+    let bridge = find_bridge(&mut netlink, network.net)?.ok_or_else(|| vanished(&name))?;
+    let (index, wanted) = (bridge.index, mtu.wanted(&mut netlink).map_err(refused)?);
     sysctl::disable_ipv6(&name).map_err(not_set)?;
     sysctl::set_bridge(&name).map_err(not_set)?;
+    let is_published = nft::is_published(roots, network.net);
+    sysctl::set_route_localnet(&name, is_published).map_err(not_set)?;
     address::ensure_gateway(&mut netlink, index, network.subnet).map_err(refused)?;
-    link::set_bridge(&mut netlink, index, network.net).map_err(refused)?;
+    link::set_bridge(&mut netlink, index, network.net, wanted).map_err(refused)?;
+    if bridge.mtu != wanted {
+        let links = link::list(&mut netlink).map_err(refused)?;
+        for tap in links.iter().filter(|link| link.master == Some(index) && link.mtu != wanted) {
+            link::set_mtu(&mut netlink, tap.index, wanted).map_err(refused)?;
+        }
+    }
     for egress in egress_names(&mut netlink).map_err(refused)? {
         sysctl::allow_forwarding(&egress).map_err(not_set)?;
     }
@@ -92,7 +133,7 @@ pub fn remove_bridge(net: NetId) -> Result<(), Error> {
     let name = layout::bridge(net);
     let refused = |error: NetlinkError| error.during(format!("cannot remove bridge {name}"));
     let mut netlink = Netlink::route().map_err(refused)?;
-    match bridge_index(&mut netlink, net)? {
+    match find_bridge(&mut netlink, net)? {
         Some(_) => link::remove(&mut netlink, &name).map_err(refused),
         None => Ok(()),
     }
@@ -146,17 +187,18 @@ pub fn remove_routes(net: NetId) -> Result<(), Error> {
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn routes_are_there(net: NetId) -> Result<bool, Error> {
+pub fn routes_are_there(network: &Network) -> Result<bool, Error> {
+    let net = network.net;
     let refused = |error: NetlinkError| {
         error.during(format!("cannot look at the policy routes of network {net}"))
     };
     let mut netlink = Netlink::route().map_err(refused)?;
-    if let Some(index) = bridge_index(&mut netlink, net)?
-        && route::in_force(&mut netlink, index).map_err(refused)?
+    if let Some(bridge) = find_bridge(&mut netlink, net)?
+        && route::in_force(&mut netlink, bridge.index, network).map_err(refused)?
     {
         return Ok(true);
     }
-    Ok(route::are_complete(&route::list(&mut netlink).map_err(refused)?, net))
+    Ok(route::list(&mut netlink).map_err(refused)?.missing(network) == 0)
 }
 
 /// Makes the guest's tap: persistent, for this user and group alone, with the virtio-net header,
@@ -171,7 +213,7 @@ pub fn ensure_tap(net: NetId, offset: Offset, uid: Uid) -> Result<(), Error> {
     let refused = |error: NetlinkError| error.during(act.clone());
     let failed = |error: io::Error| system(&error, act.clone());
     let mut netlink = Netlink::route().map_err(refused)?;
-    let bridge = bridge_index(&mut netlink, net)?.ok_or_else(|| {
+    let bridge = find_bridge(&mut netlink, net)?.ok_or_else(|| {
         Error::new(
             ErrorKind::Conflict,
             format!("{act}: there is no bridge {}", layout::bridge(net)),
@@ -181,12 +223,13 @@ pub fn ensure_tap(net: NetId, offset: Offset, uid: Uid) -> Result<(), Error> {
         Tap { owner: Some(uid.0), group: Some(uid.0), has_vnet_header: true, is_persistent: true };
     match link::find(&mut netlink, &name).map_err(refused)? {
         None => {}
-        Some(Link { kind: Kind::Tap(tap), master, is_up, .. }) if tap == wanted => {
-            if master == Some(bridge) && is_up && sysctl::ipv6_is_off(&name) {
+        Some(Link { kind: Kind::Tap(tap), master, mtu, is_up, .. }) if tap == wanted => {
+            let is_placed = master == Some(bridge.index) && mtu == bridge.mtu;
+            if is_placed && is_up && sysctl::ipv6_is_off(&name) {
                 return Ok(());
             }
             sysctl::disable_ipv6(&name).map_err(failed)?;
-            return link::attach(&mut netlink, &name, bridge).map_err(refused);
+            return link::attach(&mut netlink, &name, &bridge).map_err(refused);
         }
         Some(Link { kind: Kind::Tap(_), .. }) => {
             link::remove(&mut netlink, &name).map_err(refused)?;
@@ -195,7 +238,7 @@ pub fn ensure_tap(net: NetId, offset: Offset, uid: Uid) -> Result<(), Error> {
     }
     let tap = NewTap::create(&name, uid).map_err(failed)?;
     sysctl::disable_ipv6(&name).map_err(failed)?;
-    link::attach(&mut netlink, &name, bridge).map_err(refused)?;
+    link::attach(&mut netlink, &name, &bridge).map_err(refused)?;
     tap.persist().map_err(failed)
 }
 
@@ -237,19 +280,38 @@ pub fn replace_firewall(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
     nft::replace(roots, intent)
 }
 
-/// Which generation of the firewall is in force; none when a table is missing, was altered, or was
-/// never stamped.
+/// Which generation of the firewall is in force, and whether somebody altered it.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn firewall_generation(roots: &Roots) -> Result<Option<Generation>, Error> {
-    nft::generation(roots)
+pub fn firewall(roots: &Roots) -> Result<FirewallState, Error> {
+    nft::state(roots)
 }
 
-/// Whether a firewall was applied since the host booted and not removed since.
+/// How this host resolves names for guests.
 #[must_use]
-pub fn firewall_was_applied(roots: &Roots) -> bool {
-    nft::was_applied(roots)
+pub fn resolvers(roots: &Roots) -> Dns {
+    dns::read(roots)
+}
+
+/// Whether the network's bridge carries packets as large as it shall, and no larger.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn mtu_is_right(mtu: Mtu, net: NetId) -> Result<bool, Error> {
+    let name = layout::bridge(net);
+    let refused = |error: NetlinkError| error.during(format!("cannot look at bridge {name}"));
+    let mut netlink = Netlink::route().map_err(refused)?;
+    let wanted = mtu.wanted(&mut netlink).map_err(refused)?;
+    Ok(link::find(&mut netlink, &name).map_err(refused)?.is_none_or(|link| link.mtu == wanted))
+}
+
+/// The largest packet of a network, as its guests are told; that of Ethernet while it has no
+/// bridge.
+#[must_use]
+pub fn network_mtu(net: NetId) -> u16 {
+    let find = || link::find(&mut Netlink::route()?, &layout::bridge(net));
+    find().ok().flatten().map_or(DEFAULT_MTU, |link| link.mtu)
 }
 
 /// Everything in this network namespace that bears one of our names, whoever it belongs to.
@@ -265,7 +327,7 @@ pub fn list() -> Result<NetListing, Error> {
     let taps: BTreeSet<(NetId, Offset)> = links.iter().filter_map(Link::as_tap).collect();
     Ok(NetListing {
         bridges: sorted(links.iter().filter_map(Link::as_bridge).collect()),
-        routes: sorted(rules.iter().map(|rule| rule.net).collect()),
+        routes: sorted(rules.rules.iter().map(|rule| rule.net).collect()),
         taps: taps.into_iter().collect(),
     })
 }
@@ -283,31 +345,36 @@ pub fn foreign_rules() -> Result<Vec<Finding>, Error> {
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn verify(roots: &Roots, intent: &Firewall) -> Result<Vec<Finding>, Error> {
-    verify::verify(roots, intent)
+pub fn verify(roots: &Roots, mtu: Mtu, intent: &Firewall) -> Result<Vec<Finding>, Error> {
+    verify::verify(roots, mtu, intent)
 }
 
-/// The index of a network's bridge; an error when something else has its name.
-fn bridge_index(netlink: &mut Netlink, net: NetId) -> Result<Option<u32>, Error> {
+/// A network's bridge; an error when something else has its name.
+fn find_bridge(netlink: &mut Netlink, net: NetId) -> Result<Option<Link>, Error> {
     let name = layout::bridge(net);
     let found = link::find(netlink, &name)
         .map_err(|error| error.during(format!("cannot look at bridge {name}")))?;
     match found {
         None => Ok(None),
-        Some(Link { index, kind: Kind::Bridge, .. }) => Ok(Some(index)),
+        Some(link) if link.kind == Kind::Bridge => Ok(Some(link)),
         Some(_) => Err(taken(&name, "bridge")),
     }
 }
 
 /// The names of the interfaces by which traffic leaves this host.
 fn egress_names(netlink: &mut Netlink) -> Result<Vec<String>, NetlinkError> {
+    Ok(uplinks(netlink)?.into_iter().map(|link| link.name).collect())
+}
+
+/// The interfaces by which traffic leaves this host.
+fn uplinks(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
     let indices = route::egress_interfaces(netlink)?;
     if indices.is_empty() {
         return Ok(Vec::new());
     }
     let links = link::list(netlink)?;
     let leaves = |link: &Link| indices.contains(&link.index) && link.as_bridge().is_none();
-    Ok(links.into_iter().filter(leaves).map(|link| link.name).collect())
+    Ok(links.into_iter().filter(leaves).collect())
 }
 
 fn taken(name: &str, kind: &str) -> Error {

@@ -13,15 +13,18 @@
 //! and stamp leaves no stamp for these tables: the answer is then "not in force", and the same
 //! intent is applied once more.
 
-use std::{ffi::OsStr, fs, io::Write, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet, ffi::OsStr, fs, io::Write, net::Ipv4Addr, path::Path, time::Duration,
+};
 
-use mvm_core::{Error, ErrorKind, effect::Firewall, layout, units::Generation};
+use mvm_core::{Error, ErrorKind, effect::Firewall, layout, net::NetId, units::Generation};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
+    dns,
     netlink::{Netlink, NetlinkError},
-    ruleset, tables,
+    ruleset, sysctl, tables,
 };
 use crate::{roots::Roots, tool};
 
@@ -40,6 +43,22 @@ struct Stamp {
     script_sha256: String,
     ruleset_id: u32,
     digest: String,
+    /// Where name queries go.
+    #[serde(default)]
+    resolvers: Vec<Ipv4Addr>,
+    /// Networks with a guest that a port of the host leads to.
+    #[serde(default)]
+    published: BTreeSet<NetId>,
+}
+
+/// What is known of the tables without understanding them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FirewallState {
+    /// The generation in force; none when a table is missing, was altered or was never stamped, or
+    /// when name queries go to other resolvers than the host's.
+    pub generation: Option<Generation>,
+    /// Whether they were applied since the host booted and somebody changed or removed them.
+    pub is_altered: bool,
 }
 
 /// Makes the tables those of the intent.
@@ -59,6 +78,14 @@ pub(super) fn replace(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
     if intent.networks.is_empty() {
         return remove(&mut netlink, &path);
     }
+    let published: BTreeSet<NetId> = intent.published.iter().map(|one| one.net).collect();
+    for network in &intent.networks {
+        let name = layout::bridge(network.net);
+        sysctl::set_route_localnet(&name, published.contains(&network.net)).map_err(|error| {
+            let act = format!("cannot let {name} carry what the host asks of guests");
+            Error::new(ErrorKind::Failed, act).because(&error)
+        })?;
+    }
     let script = ruleset::script(intent);
     let script_sha256 = hex::encode(Sha256::digest(&script));
     if let Some(stamp) = stamp.filter(|stamp| stamp.script_sha256 == script_sha256)
@@ -72,8 +99,10 @@ pub(super) fn replace(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
         let digest = tables::digest(&mut netlink).map_err(|error| reading(&error))?;
         let ruleset_id = tables::ruleset_id(&mut netlink).map_err(|error| reading(&error))?;
         if ruleset_id == successor(before) {
-            let generation = intent.generation;
-            return write_stamp(&path, &Stamp { generation, script_sha256, ruleset_id, digest });
+            let (generation, resolvers) = (intent.generation, intent.resolvers.clone());
+            let stamp =
+                Stamp { generation, script_sha256, ruleset_id, digest, resolvers, published };
+            return write_stamp(&path, &stamp);
         }
     }
     Err(Error::new(
@@ -83,14 +112,29 @@ pub(super) fn replace(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
     .hint("find out with `nft monitor` which program changes the rules all the time"))
 }
 
-/// The generation in force; none when a table is missing, was altered, or was never stamped.
-pub(super) fn generation(roots: &Roots) -> Result<Option<Generation>, Error> {
-    in_force(roots).map(|stamp| stamp.map(|stamp| stamp.generation))
+/// What is known of the tables.
+pub(super) fn state(roots: &Roots) -> Result<FirewallState, Error> {
+    Ok(match in_force(roots)? {
+        Some(stamp) => FirewallState {
+            generation: (stamp.resolvers == dns::read(roots).resolvers).then_some(stamp.generation),
+            is_altered: false,
+        },
+        None => FirewallState { generation: None, is_altered: stamp(roots).is_some() },
+    })
 }
 
-/// Whether there is a stamp.
-pub(super) fn was_applied(roots: &Roots) -> bool {
-    read_stamp(&roots.run.join(layout::run::FIREWALL)).is_some()
+/// Where name queries go; none when no table is in force.
+pub(super) fn resolvers(roots: &Roots) -> Result<Option<Vec<Ipv4Addr>>, Error> {
+    Ok(in_force(roots)?.map(|stamp| stamp.resolvers))
+}
+
+/// Whether a port of the host led to a guest of the network when tables were applied last.
+pub(super) fn is_published(roots: &Roots, net: NetId) -> bool {
+    stamp(roots).is_some_and(|stamp| stamp.published.contains(&net))
+}
+
+fn stamp(roots: &Roots) -> Option<Stamp> {
+    read_stamp(&roots.run.join(layout::run::FIREWALL))
 }
 
 /// Whether the tables in force are those of this intent, to the byte.

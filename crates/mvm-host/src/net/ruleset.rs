@@ -2,10 +2,21 @@
 //!
 //! ```text
 //! table bridge mvm   prerouting  what a guest's port may send: its own MAC, IP and ARP, no more
-//! table inet mvm     forward     guest → outside; answers back; never guest → guest of another
-//!                    input       guest → host: answers, and the resolver on the gateway
+//! table inet mvm     arrival     guest → host: marks what may be delivered, drops the rest
+//!                    rewrite     name queries → a resolver; published ports → guests
+//!                    own         published ports, when the host itself asks
+//!                    forward     guest → outside; answers back; never guest → guest of another
+//!                    input       guest → host: answers, and name queries
 //!                    postrouting guests leave under the host's address
 //! ```
+//!
+//! The mark is what the second wall ([`super::route`]) lets through to the host's own addresses:
+//! answers to what the host asked, name queries, and ARP, which the kernel answers only for an
+//! address that it would deliver to. Without these tables nothing bears it.
+//!
+//! A published port is redirected for everybody but guests: a guest's packet to an address of the
+//! host stays what it is and is dropped, whosever port it is for. A port that is published no more
+//! is closed to connections that were made through it, too.
 //!
 //! Everything else is accepted here: our chains judge only frames of our ports and packets that
 //! enter or leave by a tenant's bridge, and never carry a policy of `drop`. An `accept` here does
@@ -23,16 +34,26 @@
 //! kernel module that not every kernel has): that a tap is on its own bridge is what
 //! [`mod@super::verify`] compares.
 
-use std::fmt::Write;
+use std::{fmt::Write, net::Ipv4Addr};
 
 use mvm_core::{
-    effect::{Firewall, Port},
+    effect::{Firewall, Port, Published},
     layout,
     net::Network,
 };
 
 /// The name of both tables.
 pub(super) const TABLE: &str = "mvm";
+
+/// The mark of a packet that may be delivered to the host, in the bits of [`MARK_MASK`].
+pub(super) const MARK: u32 = 0x6d00_0000;
+/// The bits of the mark that are ours; the others stay what somebody else made them.
+pub(super) const MARK_MASK: u32 = 0xff00_0000;
+
+/// Redirects what is for a published port.
+const TO_PUBLISHED: &str = "\t\tfib daddr type local dnat ip to \
+    ip daddr . meta l4proto . th dport map @published_at\n\
+    \t\tfib daddr type local dnat ip to meta l4proto . th dport map @published\n";
 
 /// Removes both tables, whether they are there or not.
 pub(super) const REMOVAL: &str = "table bridge mvm\ndelete table bridge mvm\n\
@@ -46,7 +67,10 @@ pub(super) fn script(intent: &Firewall) -> String {
     networks.sort_by_key(|network| network.net);
     let mut ports: Vec<&Port> = intent.ports.iter().collect();
     ports.sort_by_key(|port| (port.net, port.offset));
-    format!("{REMOVAL}{}{}", bridge_table(intent, &ports), inet_table(intent, &networks))
+    let mut published: Vec<&Published> = intent.published.iter().collect();
+    published.sort();
+    let inet = inet_table(intent, &networks, &published);
+    format!("{REMOVAL}{}{inet}", bridge_table(intent, &ports))
 }
 
 fn bridge_table(intent: &Firewall, ports: &[&Port]) -> String {
@@ -66,7 +90,7 @@ fn bridge_table(intent: &Firewall, ports: &[&Port]) -> String {
 \t\tether type != {{ ip, arp }} drop
 \t\tiifname . ether saddr != @macs drop
 \t\tether type ip iifname . ether saddr . ip saddr @ports accept
-\t\tether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 iifname . arp saddr ether . arp saddr ip @ports accept
+\t\tether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 iifname . arp saddr ether . arp saddr ip @ports meta mark set meta mark & 0x{rest:08x} | 0x{MARK:08x} accept
 \t\tdrop
 \t}}
 \tchain prerouting {{
@@ -76,10 +100,11 @@ fn bridge_table(intent: &Firewall, ports: &[&Port]) -> String {
 }}
 ",
         generation = intent.generation,
+        rest = !MARK_MASK,
     )
 }
 
-fn inet_table(intent: &Firewall, networks: &[&Network]) -> String {
+fn inet_table(intent: &Firewall, networks: &[&Network], published: &[&Published]) -> String {
     let bridge = |network: &Network| layout::bridge(network.net);
     let interval = "flags interval; ";
     let subnets = set("subnets", "ifname . ipv4_addr", interval, networks, |network| {
@@ -92,10 +117,28 @@ fn inet_table(intent: &Firewall, networks: &[&Network]) -> String {
         format!("{0:?} . {0:?}", bridge(network))
     });
     let beside = drop_taps();
+    let ports = published_sets(published);
+    let queries = queries(&intent.resolvers);
     format!(
         "table inet {TABLE} {{
 \tcomment \"mvm generation {generation}\"
-{subnets}{gateways}{within}\tchain from_guest {{
+{subnets}{gateways}{within}{ports}\tchain arriving {{
+\t\tct state established,related meta mark set meta mark & 0x{rest:08x} | 0x{MARK:08x} return
+\t\tiifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 meta mark set meta mark & 0x{rest:08x} | 0x{MARK:08x} return
+\t\tfib daddr type {{ local, broadcast, multicast }} drop
+\t}}
+\tchain arrival {{
+\t\ttype filter hook prerouting priority mangle; policy accept;
+\t\tiifname \"br-tenant-*\" goto arriving
+\t}}
+\tchain rewrite {{
+\t\ttype nat hook prerouting priority dstnat; policy accept;
+{queries}\t\tiifname \"br-tenant-*\" accept
+{to_published}\t}}
+\tchain own {{
+\t\ttype nat hook output priority -100; policy accept;
+{to_published}\t}}
+\tchain from_guest {{
 \t\tmeta nfproto != ipv4 drop
 \t\tiifname . ip saddr != @subnets drop
 \t\tiifname . oifname @within accept
@@ -108,12 +151,15 @@ fn inet_table(intent: &Firewall, networks: &[&Network]) -> String {
 \t\tiifname . ip saddr != @subnets drop
 \t\tct state established,related accept
 \t\tiifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 accept
+\t\tct status dnat meta l4proto {{ tcp, udp }} th dport 53 accept
 \t\tdrop
 \t}}
 \tchain forward {{
 \t\ttype filter hook forward priority filter; policy accept;
 \t\tiifname \"br-tenant-*\" goto from_guest
-{beside}\t\toifname \"br-tenant-*\" ct state established,related accept
+{beside}\t\toifname \"br-tenant-*\" ct status dnat ct direction original ip daddr . meta l4proto . th dport != @open drop
+\t\toifname \"br-tenant-*\" ct state established,related accept
+\t\toifname \"br-tenant-*\" ct status dnat ip daddr . meta l4proto . th dport @open accept
 \t\toifname \"br-tenant-*\" drop
 \t}}
 \tchain input {{
@@ -123,11 +169,68 @@ fn inet_table(intent: &Firewall, networks: &[&Network]) -> String {
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\tiifname . ip saddr @subnets oifname != \"br-tenant-*\" masquerade
+\t\toifname \"br-tenant-*\" ip saddr 127.0.0.0/8 masquerade
 \t}}
 }}
 ",
         generation = intent.generation,
+        rest = !MARK_MASK,
+        to_published = TO_PUBLISHED,
     )
+}
+
+/// Hands name queries to the resolvers in turn.
+fn queries(resolvers: &[Ipv4Addr]) -> String {
+    let to = match resolvers {
+        [] => return String::new(),
+        [one] => one.to_string(),
+        all => {
+            let mut map = format!("numgen inc mod {} map {{ ", all.len());
+            for (place, resolver) in all.iter().enumerate() {
+                let _ = write!(map, "{place} : {resolver}, ");
+            }
+            format!("{}}}", map.replace(", }", " }"))
+        }
+    };
+    format!(
+        "\t\tiifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 dnat ip to {to}\n"
+    )
+}
+
+/// Where the host's ports lead, at all its addresses or at one, and what may so reach guests.
+fn published_sets(published: &[&Published]) -> String {
+    let everywhere: Vec<&Published> =
+        published.iter().copied().filter(|one| one.publish.address.is_none()).collect();
+    let at = published.iter().filter_map(|one| Some((one.publish.address?, *one)));
+    let at: Vec<(Ipv4Addr, &Published)> = at.collect();
+    let target = |one: &Published| format!("{} . {}", one.to, one.publish.guest);
+    let key = |one: &Published| format!("{} . {}", one.publish.protocol, one.publish.host);
+    let mut text = map(
+        "published",
+        "inet_proto . inet_service",
+        &everywhere.iter().collect::<Vec<_>>(),
+        |one| format!("{} : {}", key(one), target(one)),
+    );
+    text.push_str(&map(
+        "published_at",
+        "ipv4_addr . inet_proto . inet_service",
+        &at.iter().collect::<Vec<_>>(),
+        |(address, one)| format!("{address} . {} : {}", key(one), target(one)),
+    ));
+    let mut open: Vec<String> = published
+        .iter()
+        .map(|one| format!("{} . {} . {}", one.to, one.publish.protocol, one.publish.guest))
+        .collect();
+    open.sort();
+    open.dedup();
+    let kind = "ipv4_addr . inet_proto . inet_service";
+    text.push_str(&set("open", kind, "", &open.iter().collect::<Vec<_>>(), |one| one.clone()));
+    text
+}
+
+fn map<T>(name: &str, key: &str, members: &[&T], element: impl Fn(&T) -> String) -> String {
+    let kind = format!("{key} : ipv4_addr . inet_service");
+    set(name, &kind, "", members, element).replacen("\tset ", "\tmap ", 1)
 }
 
 /// Drops what any tap of our naming sends, known or not.
@@ -183,7 +286,19 @@ mod tests {
         let acme = network("acme", 3, "10.240.3.0/24");
         let beta = network("beta", 259, "10.250.8.8/29");
         let ports = vec![port(&acme, 3), port(&acme, 44), port(&beta, 3)];
-        Firewall { generation: Generation(7), networks: vec![acme, beta], ports }
+        let publish = |net, to: &str, publish: &str| Published {
+            net: NetId(net),
+            to: to.parse().unwrap(),
+            publish: publish.parse().unwrap(),
+        };
+        let published = vec![
+            publish(3, "10.240.3.3", "8080:80"),
+            publish(3, "10.240.3.3", "127.0.0.1:5353:53/udp"),
+            publish(259, "10.250.8.11", "443:443"),
+        ];
+        let resolvers = vec![Ipv4Addr::new(192, 0, 2, 53), Ipv4Addr::new(192, 0, 2, 54)];
+        let networks = vec![acme, beta];
+        Firewall { generation: Generation(7), networks, ports, resolvers, published }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! setting of the interface that it *came in* by, so guests need it on their bridge and their
 //! answers need it on the egress interfaces, and `net.ipv4.ip_forward` stays as it is.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
 /// What a tenant's bridge is set to.
 ///
@@ -39,6 +39,29 @@ pub(super) fn wrong_on_bridge(name: &str) -> Vec<String> {
         wrong.push(format!("net.ipv6.conf.{name}.disable_ipv6 is not 1"));
     }
     wrong
+}
+
+/// Lets the host's own connections from the loopback device reach guests of this bridge, and their
+/// answers come back; a bridge that is not there yet gets it when it is made. What a guest itself
+/// sends to 127.0.0.0/8 both walls keep from the host.
+pub(super) fn set_route_localnet(name: &str, is_on: bool) -> io::Result<()> {
+    let path = ipv4(name, "route_localnet");
+    let value = if is_on { "1" } else { "0" };
+    if is_set(&path, value) {
+        return Ok(());
+    }
+    match write(&path, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// What is wrong with the bridge's `route_localnet`.
+pub(super) fn wrong_route_localnet(name: &str, is_on: bool) -> Option<String> {
+    let value = if is_on { "1" } else { "0" };
+    let path = ipv4(name, "route_localnet");
+    let is_wrong = Path::new(&path).exists() && !is_set(&path, value);
+    is_wrong.then(|| format!("net.ipv4.conf.{name}.route_localnet is not {value}"))
 }
 
 /// Lets packets that come in by this interface be forwarded; written only when it is off, because

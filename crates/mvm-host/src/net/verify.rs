@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
+    net::Ipv4Addr,
     path::Path,
 };
 
@@ -19,21 +20,25 @@ use mvm_core::{
 };
 
 use super::{
-    address, foreign,
+    Mtu, address, foreign,
     link::{self, Kind, Link, Tap},
     netlink::{Netlink, NetlinkError},
     nft, route, sysctl,
 };
 use crate::{roots::Roots, tool};
 
-pub(super) fn verify(roots: &Roots, intent: &Firewall) -> Result<Vec<Finding>, Error> {
+pub(super) fn verify(roots: &Roots, mtu: Mtu, intent: &Firewall) -> Result<Vec<Finding>, Error> {
     let refused = |error: NetlinkError| error.during("cannot look at the host's network");
     let mut netlink = Netlink::route().map_err(refused)?;
     let links = link::list(&mut netlink).map_err(refused)?;
+    let wanted = mtu.wanted(&mut netlink).map_err(refused)?;
     let mut findings = Vec::new();
     let at_work = at_work(&mut netlink, &links, intent).map_err(refused)?;
     for network in &at_work.networks {
-        let problems = bridge(&mut netlink, &links, network).map_err(refused)?;
+        let mut problems = bridge(&mut netlink, &links, network).map_err(refused)?;
+        problems.extend(sizes(&links, network.net, wanted));
+        let is_published = intent.published.iter().any(|one| one.net == network.net);
+        problems.extend(sysctl::wrong_route_localnet(&layout::bridge(network.net), is_published));
         findings.extend(problems.into_iter().map(|problem| of(network, "bridge", problem)));
     }
     findings.extend(routes(&mut netlink, &links, &at_work).map_err(refused)?);
@@ -52,7 +57,7 @@ fn at_work(
     links: &[Link],
     intent: &Firewall,
 ) -> Result<Firewall, NetlinkError> {
-    let mut present: BTreeSet<NetId> = route::list(netlink)?.iter().map(|rule| rule.net).collect();
+    let mut present: BTreeSet<NetId> = route::list(netlink)?.rules.iter().map(|rule| rule.net).collect();
     present.extend(links.iter().filter_map(Link::as_bridge));
     present.extend(links.iter().filter_map(|link| Some(link.as_tap()?.0)));
     let mut at_work = intent.clone();
@@ -85,35 +90,44 @@ fn bridge(
     Ok(problems)
 }
 
+/// Devices of a network that carry larger or smaller packets than they shall.
+fn sizes(links: &[Link], net: NetId, wanted: u16) -> Vec<String> {
+    let ours = links.iter().filter(|link| {
+        link.as_bridge() == Some(net) || link.as_tap().is_some_and(|(of, _)| of == net)
+    });
+    ours.filter(|link| link.mtu != wanted)
+        .map(|link| format!("{} has the MTU {} and not {wanted}", link.name, link.mtu))
+        .collect()
+}
+
 fn routes(
     netlink: &mut Netlink,
     links: &[Link],
     intent: &Firewall,
 ) -> Result<Vec<Finding>, NetlinkError> {
-    let mut present: BTreeMap<NetId, Vec<route::Rule>> = BTreeMap::new();
-    for rule in route::list(netlink)? {
-        present.entry(rule.net).or_default().push(rule);
-    }
+    let listing = route::list(netlink)?;
+    let mut present: BTreeSet<NetId> = listing.rules.iter().map(|rule| rule.net).collect();
     let mut findings = Vec::new();
     for network in &intent.networks {
-        let rules = present.remove(&network.net).unwrap_or_default();
-        let missing =
-            route::intended(network).into_iter().filter(|rule| !rules.contains(rule)).count();
+        present.remove(&network.net);
+        let missing = listing.missing(network);
         if missing > 0 {
-            let problem = format!("{missing} of the 3 policy routes are missing");
+            let all = route::intended(network).len();
+            let problem =
+                format!("{missing} of the {all} policy routes are missing, or too late to matter");
             findings.push(of(network, "routes", problem));
             continue;
         }
         let bridge = links.iter().find(|link| link.as_bridge() == Some(network.net));
         if let Some(bridge) = bridge
-            && !route::in_force(netlink, bridge.index)?
+            && !route::in_force(netlink, bridge.index, network)?
         {
             let problem = "a rule with a lower number stands before the policy routes: \
                            see `ip rule`";
             findings.push(of(network, "routes", problem.to_owned()));
         }
     }
-    findings.extend(present.into_keys().map(|net| {
+    findings.extend(present.into_iter().map(|net| {
         let problem = format!("policy routes of network {net} belong to no tenant");
         of_host("routes", problem)
     }));
@@ -187,13 +201,31 @@ fn table(roots: &Roots, intent: &Firewall) -> Result<Option<Finding>, Error> {
         None
     } else {
         let generation = intent.generation;
-        Some(match nft::generation(roots)? {
-            Some(other) => format!("the tables are of generation {other} and not {generation}"),
-            None if nft::has_tables()? => "the tables were altered by somebody else".to_owned(),
-            None => "the tables are missing".to_owned(),
+        let state = nft::state(roots)?;
+        let resolvers = nft::resolvers(roots)?.filter(|there| *there != intent.resolvers);
+        Some(match (state.generation, resolvers) {
+            (_, Some(others)) => {
+                format!(
+                    "name queries go to {} and not to {}",
+                    list(&others),
+                    list(&intent.resolvers)
+                )
+            }
+            (Some(other), None) => {
+                format!("the tables are of generation {other} and not {generation}")
+            }
+            (None, None) if nft::has_tables()? => {
+                "the tables were altered by somebody else".to_owned()
+            }
+            (None, None) => "the tables are missing".to_owned(),
         })
     };
     Ok(problem.map(|problem| of_host("table", problem)))
+}
+
+fn list(resolvers: &[Ipv4Addr]) -> String {
+    let all: Vec<String> = resolvers.iter().map(ToString::to_string).collect();
+    if all.is_empty() { "the host's own port 53".to_owned() } else { all.join(", ") }
 }
 
 pub(super) fn foreign_rules() -> Result<Vec<Finding>, Error> {

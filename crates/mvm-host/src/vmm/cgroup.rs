@@ -250,6 +250,7 @@ mod tests {
             run: base.path().join("run"),
             cgroup: base.path().to_path_buf(),
             shim: base.path().join("shim"),
+            resolv_conf: "/etc/resolv.conf".into(),
         };
         let instance = "i-00000001".parse().unwrap();
         assert!(list(&roots).unwrap().is_empty());

@@ -5,7 +5,9 @@ use mvm_core::{
     effect::Jail,
     net::{Mac, Network, Offset},
 };
-use mvm_proto::{GuestConfig, MacAddress, MinRuntimePolicy, NetworkIdentity, config::DEFAULT_MTU};
+use mvm_proto::{GuestConfig, MacAddress, MinRuntimePolicy, NetworkIdentity};
+
+use crate::net;
 
 /// The config drive's only file.
 pub const FILE: &str = "config.json";
@@ -60,7 +62,7 @@ pub fn network(network: &Network, offset: Offset) -> Result<NetworkIdentity, Err
         prefix: subnet.prefix(),
         gateway: Some(subnet.gateway()),
         mac: Some(MacAddress(Mac::of(network.net, offset).0)),
-        mtu: DEFAULT_MTU,
+        mtu: net::network_mtu(network.net),
         hostname: String::new(),
         dns: Vec::new(),
     })

@@ -10,7 +10,7 @@ use mvm_core::{Error, observed::NodeFacts};
 use rustix::fs::{Mode, OFlags};
 
 use super::{cgroup, fault::Act, version};
-use crate::roots::Roots;
+use crate::{net, roots::Roots};
 
 /// The API version that every Linux with KVM has spoken since 2.6.22.
 const KVM_API_VERSION: i32 = 12;
@@ -70,6 +70,7 @@ pub fn node(roots: &Roots) -> Result<NodeFacts, Error> {
         jailer: !installed.is_empty()
             && installed.iter().all(|name| version::jailer(roots, name).exists()),
         firecracker: installed,
+        dns: net::resolvers(roots),
     })
 }
 

@@ -64,6 +64,7 @@ mod tests {
             run: base.path().join("run"),
             cgroup: base.path().join("cgroup"),
             shim: base.path().join("shim"),
+            resolv_conf: "/etc/resolv.conf".into(),
         };
         let instance: InstanceRef = "acme/workers/i-00000001".parse().unwrap();
         assert_eq!(read(&roots, &instance, "a.log", 3).unwrap(), None);

@@ -203,6 +203,7 @@ mod tests {
             run: base.join("run"),
             cgroup: base.join("cgroup"),
             shim: base.join("shim"),
+            resolv_conf: "/etc/resolv.conf".into(),
         };
         let place = Place::of(&roots, &"i-00000001".parse().unwrap());
         ensure_dir(&place.records, 0o700).unwrap();

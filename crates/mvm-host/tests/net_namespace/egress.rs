@@ -5,7 +5,7 @@ use std::{
     sync::mpsc,
 };
 
-use mvm_host::net;
+use mvm_host::net::{self, Mtu};
 
 use crate::{
     wire::{self, udp},
@@ -77,7 +77,7 @@ fn guests_reach_the_outside_under_the_hosts_address_and_only_answers_come_back()
             assert_eq!(from.ip(), Ipv4Addr::new(192, 0, 2, 1));
             let before = a.received_until(b"answer");
             assert!(!before.iter().any(|frame| wire::holds(frame, b"unasked")), "{before:02x?}");
-            assert_eq!(net::verify(&world.roots, &world.intent).unwrap(), []);
+            assert_eq!(net::verify(&world.roots, Mtu::OfUplinks, &world.intent).unwrap(), []);
         });
     });
 }

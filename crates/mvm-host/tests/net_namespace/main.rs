@@ -15,12 +15,13 @@
 
 mod egress;
 mod ruleset;
+mod services;
 mod wire;
 mod world;
 
 use std::net::{TcpListener, UdpSocket};
 
-use mvm_host::net;
+use mvm_host::net::{self, Mtu};
 
 use self::{
     wire::{ARP, BROADCAST, IPV4, arp, ethernet, udp},
@@ -102,10 +103,10 @@ fn either_wall_alone_keeps_packets_from_being_routed_to_another_tenant() {
         assert!(!arrived(), "both walls stand");
         run(["nft", "flush", "ruleset"]);
         assert!(!arrived(), "the policy routes stand alone");
-        assert!(net::routes_are_there(world.acme.net).unwrap());
+        assert!(net::routes_are_there(&world.acme).unwrap());
         net::replace_firewall(&world.roots, &world.intent).unwrap();
         net::remove_routes(world.acme.net).unwrap();
-        assert!(!net::routes_are_there(world.acme.net).unwrap());
+        assert!(!net::routes_are_there(&world.acme).unwrap());
         assert!(!arrived(), "the tables stand alone");
         world.without_walls();
         assert!(arrived(), "without walls this very packet arrives");
@@ -302,7 +303,7 @@ fn ensuring_twice_is_ensuring_once_and_removing_leaves_nothing() {
         assert_eq!(net::list().unwrap(), net::NetListing::default());
         assert!(!net::tap_is_there(port.net, port.offset).unwrap());
         assert!(!net::bridge_is_up(&world.acme).unwrap());
-        assert!(!net::routes_are_there(world.acme.net).unwrap());
+        assert!(!net::routes_are_there(&world.acme).unwrap());
         assert!(!line("ip rule").contains("br-tenant"));
     });
 }
@@ -346,7 +347,7 @@ fn a_bridge_with_a_stale_address_gets_its_gateway_back() {
         line("ip addr flush dev br-tenant-3");
         line("ip addr add 10.240.77.1/24 dev br-tenant-3");
         assert!(!net::bridge_is_up(&world.acme).unwrap());
-        net::ensure_bridge(&world.acme).unwrap();
+        net::ensure_bridge(&world.roots, Mtu::OfUplinks, &world.acme).unwrap();
         assert!(net::bridge_is_up(&world.acme).unwrap());
         assert!(!line("ip addr").contains("10.240.77.1"));
         line("ip link set br-tenant-3 down");

@@ -3,12 +3,12 @@
 use std::process::Command;
 
 use mvm_core::{ErrorKind, units::Generation};
-use mvm_host::net;
+use mvm_host::net::{self, Mtu};
 
 use crate::world::{World, in_namespace, line, run};
 
 fn in_force(world: &World) -> Option<Generation> {
-    net::firewall_generation(&world.roots).unwrap()
+    net::firewall(&world.roots).unwrap().generation
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn verify_names_what_is_wrong_and_nothing_else() {
     in_namespace(|| {
         let world = World::up();
         let problems = || {
-            let found = net::verify(&world.roots, &world.intent).unwrap();
+            let found = net::verify(&world.roots, Mtu::OfUplinks, &world.intent).unwrap();
             let problems =
                 found.into_iter().map(|finding| format!("{}: {}", finding.check, finding.problem));
             problems.collect::<Vec<_>>()
@@ -127,12 +127,12 @@ fn verify_names_what_is_wrong_and_nothing_else() {
         line("ip link set tn3i3 master br-tenant-4");
         expect("tap: tap tn3i3 is on br-tenant-4", &ensure);
         net::remove_routes(world.beta.net).unwrap();
-        expect("routes: 3 of the 3 policy routes are missing", &ensure);
-        line("ip rule add pref 9 iif br-tenant-3 lookup main");
+        expect("routes: 5 of the 5 policy routes are missing", &ensure);
+        line("ip rule add pref 240 iif br-tenant-3 to 10.240.0.0/12 lookup main");
         line("ip route add 10.240.0.0/12 dev lo");
-        assert!(net::routes_are_there(world.acme.net).unwrap());
+        assert!(net::routes_are_there(&world.acme).unwrap());
         expect("stands before the policy routes", &|| {
-            line("ip rule del pref 9");
+            line("ip rule del pref 240 iif br-tenant-3 to 10.240.0.0/12");
             line("ip route del 10.240.0.0/12");
         });
         run(["nft", "add rule inet mvm forward accept"]);

@@ -12,12 +12,15 @@ use std::{
 };
 
 use mvm_core::{
-    effect::{Firewall, Port},
+    effect::{Firewall, Port, Published},
     layout,
     net::{NetId, Network, Offset, Subnet},
     units::{Generation, Uid},
 };
-use mvm_host::{net, roots::Roots};
+use mvm_host::{
+    net::{self, Mtu},
+    roots::Roots,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::wire::{self, Mac};
@@ -74,8 +77,13 @@ impl World {
     pub(crate) fn new() -> Self {
         let run = tempfile::tempdir().unwrap();
         let path = run.path().to_owned();
-        let roots =
-            Roots { data: path.clone(), run: path.clone(), cgroup: path.clone(), shim: path };
+        let roots = Roots {
+            data: path.clone(),
+            run: path.clone(),
+            cgroup: path.clone(),
+            shim: path.clone(),
+            resolv_conf: path.join("resolv.conf"),
+        };
         let network = |tenant: &str, net: u16, subnet: &str| Network {
             tenant: tenant.parse().unwrap(),
             net: NetId(net),
@@ -86,7 +94,7 @@ impl World {
         let mut ports: Vec<Port> = (3..=5).map(|offset| port(&acme, offset)).collect();
         ports.extend((3..=4).map(|offset| port(&beta, offset)));
         let networks = vec![acme.clone(), beta.clone()];
-        let intent = Firewall { generation: Generation(7), networks, ports };
+        let intent = Firewall { generation: Generation(7), networks, ports, ..Firewall::default() };
         Self { roots, acme, beta, intent, _run: run }
     }
 
@@ -99,13 +107,36 @@ impl World {
 
     pub(crate) fn ensure(&self) {
         for network in [&self.acme, &self.beta] {
-            net::ensure_bridge(network).unwrap();
+            net::ensure_bridge(&self.roots, Mtu::OfUplinks, network).unwrap();
             net::ensure_routes(network).unwrap();
         }
         net::replace_firewall(&self.roots, &self.intent).unwrap();
         for port in &self.intent.ports {
             net::ensure_tap(port.net, port.offset, uid(port)).unwrap();
         }
+    }
+
+    /// Everything up, with name queries and published ports.
+    pub(crate) fn serving(resolvers: &[Ipv4Addr], published: &[(&Network, u16, &str)]) -> Self {
+        let mut world = Self::new();
+        world.resolve_by(resolvers);
+        world.intent.resolvers = resolvers.to_vec();
+        world.intent.published = published
+            .iter()
+            .map(|(network, offset, publish)| Published {
+                net: network.net,
+                to: network.subnet.address(Offset(*offset)).unwrap(),
+                publish: publish.parse().unwrap(),
+            })
+            .collect();
+        world.ensure();
+        world
+    }
+
+    /// The host's own configuration names these resolvers.
+    pub(crate) fn resolve_by(&self, resolvers: &[Ipv4Addr]) {
+        let lines: String = resolvers.iter().map(|one| format!("nameserver {one}\n")).collect();
+        std::fs::write(&self.roots.resolv_conf, lines).unwrap();
     }
 
     /// Takes both walls down, so that a test can show that its packets are good ones.
@@ -195,6 +226,18 @@ impl Guest {
                 return frames;
             }
             frames.push(frame);
+        }
+    }
+
+    /// The next frame that holds these bytes; it must come.
+    pub(crate) fn receive_one(&self, data: &[u8]) -> Vec<u8> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let frame = self.receive(left).expect("the frame did not arrive");
+            if wire::holds(&frame, data) {
+                return frame;
+            }
         }
     }
 

@@ -67,6 +67,7 @@ fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
         parked_by: None,
         manual_override_until: None,
         last_failure: None,
+        publish: Vec::new(),
         created_at: Timestamp(0),
         state_since: Timestamp(0),
         boot: None,
@@ -181,7 +182,7 @@ impl<'a> Bench<'a> {
         for effect in [
             self.bridge(),
             self.routes(),
-            self.firewall(self.next_firewall()?),
+            self.firewall(self.next_firewall()?)?,
             self.tap(),
             self.cgroup(),
             self.volume(),
@@ -221,8 +222,7 @@ impl<'a> Bench<'a> {
             Effect::RemovePoolFiles(self.pool()),
             Effect::ReplaceFirewall(Firewall {
                 generation: self.next_firewall()?,
-                networks: Vec::new(),
-                ports: Vec::new(),
+                ..Firewall::default()
             }),
             Effect::RemoveRoutes(NET),
             Effect::RemoveBridge(NET),
@@ -266,7 +266,7 @@ impl<'a> Bench<'a> {
         Effect::EnsureRoutes(self.record.network.clone())
     }
 
-    pub(super) fn firewall(&self, generation: Generation) -> Effect {
+    pub(super) fn firewall(&self, generation: Generation) -> Result<Effect, String> {
         let record = &self.record;
         let ports = record.address().map(|address| Port {
             net: NET,
@@ -274,11 +274,13 @@ impl<'a> Bench<'a> {
             mac: record.mac(),
             address,
         });
-        Effect::ReplaceFirewall(Firewall {
+        Ok(Effect::ReplaceFirewall(Firewall {
             generation,
             networks: vec![record.network.clone()],
             ports: ports.into_iter().collect(),
-        })
+            resolvers: self.see()?.tenant.resolvers,
+            published: Vec::new(),
+        }))
     }
 
     pub(super) fn tap(&self) -> Effect {

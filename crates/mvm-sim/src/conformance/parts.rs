@@ -41,10 +41,10 @@ pub(super) fn firewall(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.do_once(&bench.bridge())?;
     let first = bench.next_firewall()?;
     let second = first.next();
-    bench.tries(&bench.firewall(first), is_at(Some(first)))?;
-    bench.tries(&bench.firewall(second), is_at(Some(second)))?;
-    bench.refuses(&bench.firewall(first), "a newer intent is in force")?;
-    let nothing = Firewall { generation: second.next(), networks: Vec::new(), ports: Vec::new() };
+    bench.tries(&bench.firewall(first)?, is_at(Some(first)))?;
+    bench.tries(&bench.firewall(second)?, is_at(Some(second)))?;
+    bench.refuses(&bench.firewall(first)?, "a newer intent is in force")?;
+    let nothing = Firewall { generation: second.next(), ..Firewall::default() };
     bench.tries(&Effect::ReplaceFirewall(nothing), is_at(None))
 }
 

@@ -8,8 +8,8 @@ use mvm_core::{
     instance::Instance,
     net::Network,
     observed::{
-        Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool, ObservedStock,
-        ObservedTenant, ObservedVmm,
+        Dns, Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool,
+        ObservedStock, ObservedTenant, ObservedVmm,
     },
     port::Finding,
     units::Generation,
@@ -21,10 +21,12 @@ use crate::{
 };
 
 impl World {
-    /// The firewall generation in force; none when the tables are absent or were altered.
+    /// The firewall generation in force; none when the tables are absent, were altered, or hand name
+    /// queries to others than the machine's resolvers.
     #[must_use]
     pub fn firewall_generation(&self) -> Option<Generation> {
-        if self.firewall_altered { None } else { self.firewall.as_ref().map(|one| one.generation) }
+        let firewall = self.firewall.as_ref().filter(|_| !self.firewall_altered)?;
+        (firewall.resolvers == self.resolvers).then_some(firewall.generation)
     }
 
     /// What there is of one instance.
@@ -87,6 +89,7 @@ impl World {
             files: self.disk.has_any(&Path::Tenant(network.tenant.clone())),
             firewall: self.firewall_generation(),
             firewall_altered: self.firewall_altered,
+            resolvers: self.resolvers.clone(),
         }
     }
 
@@ -158,6 +161,7 @@ impl World {
             pools,
             firewall: self.firewall_generation(),
             agent: false,
+            listening: Vec::new(),
             facts: NodeFacts {
                 hostname: "sim".to_owned(),
                 arch: "x86_64".to_owned(),
@@ -173,6 +177,7 @@ impl World {
                 nftables: true,
                 firecracker: vec!["1.16.0".to_owned()],
                 jailer: true,
+                dns: Dns { resolvers: self.resolvers.clone(), problem: None },
             },
         }
     }
@@ -204,6 +209,8 @@ impl World {
             !self.firewall_altered
                 && there.networks == intent.networks
                 && there.ports == intent.ports
+                && there.resolvers == intent.resolvers
+                && there.published == intent.published
         });
         if !same && !at_work.is_empty() {
             findings.push(Finding {

@@ -212,6 +212,9 @@ impl Transaction for Watched<'_> {
     fn claim(&mut self, name: &str, owner: &str) -> Result<(), Error> {
         self.inner.claim(name, owner)
     }
+    fn release(&mut self, name: &str, owner: &str) -> Result<(), Error> {
+        self.inner.release(name, owner)
+    }
     fn claimed(&mut self, prefix: &str) -> Result<Vec<u32>, Error> {
         self.inner.claimed(prefix)
     }

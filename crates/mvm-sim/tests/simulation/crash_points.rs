@@ -56,7 +56,7 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
         run(&scale(workers.clone(), 2, 1, 1));
     }
     if depth > 3 {
-        run(&Operation::InstanceCreate { pool: workers });
+        run(&Operation::InstanceCreate { pool: workers, publish: Vec::new() });
     }
     let id = instances(&*sim.store).first().map(|record| record.instance.clone());
     let moves: &[Move] = match stage {
@@ -197,7 +197,10 @@ fn a_pool_is_built_whatever_happens() {
 
 #[test]
 fn an_instance_is_created_whatever_happens() {
-    asks(Stage::Built, Operation::InstanceCreate { pool: pool("acme", "workers") });
+    asks(
+        Stage::Built,
+        Operation::InstanceCreate { pool: pool("acme", "workers"), publish: Vec::new() },
+    );
 }
 
 #[test]

@@ -65,7 +65,7 @@ fn choose(chance: &mut Chance, sim: &Simulation) -> Operation {
             create_pool(workers, disk)
         }
         8..=9 => Operation::build(workers),
-        10..=13 => Operation::InstanceCreate { pool: workers },
+        10..=13 => Operation::InstanceCreate { pool: workers, publish: Vec::new() },
         14..=17 => {
             let mut count = || u32::try_from(chance.below(3)).unwrap();
             scale(workers, count(), count(), count())
