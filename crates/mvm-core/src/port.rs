@@ -4,7 +4,9 @@
 //! are worked on by several threads. Every call has a bound in time of its own.
 
 use std::{
+    fmt,
     io::{Read, Write},
+    net::Ipv4Addr,
     sync::{Arc, mpsc::Receiver},
     time::Duration,
 };
@@ -22,6 +24,7 @@ use crate::{
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     operation::Rebuild,
     pool::{Role, Source},
+    publish::Protocol,
     units::{Seconds, Timestamp},
 };
 
@@ -108,7 +111,7 @@ pub struct Console {
 pub struct Finding {
     /// Whose network; none when it concerns the host.
     pub tenant: Option<TenantId>,
-    /// What was checked: `bridge`, `routes`, `tap`, `table`, `foreign_rule`.
+    /// What was checked: `bridge`, `routes`, `tap`, `egress`, `table`, `foreign_rule`, `probe`.
     pub check: String,
     /// What is wrong, for people.
     pub problem: String,
@@ -236,8 +239,69 @@ pub enum ExecStatus {
     NotExecutable,
 }
 
+/// Something that a guest tries to reach from its own address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProbeTarget {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The port.
+    pub port: u16,
+    /// What is spoken there.
+    pub protocol: Protocol,
+}
+
+/// What came of a try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProbeOutcome {
+    /// The target answered.
+    Reachable,
+    /// The target refused: it was reached.
+    Refused,
+    /// Somebody on the way, or the guest's own routes, said no.
+    Unreachable,
+    /// Nothing came back in time.
+    Silent,
+    /// The guest cannot try this.
+    Unsupported,
+}
+
+impl ProbeOutcome {
+    /// Whether the packet got to the target.
+    #[must_use]
+    pub const fn got_there(self) -> bool {
+        match self {
+            Self::Reachable | Self::Refused => true,
+            Self::Unreachable | Self::Silent | Self::Unsupported => false,
+        }
+    }
+}
+
+impl fmt::Display for ProbeOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reachable => "it answered",
+            Self::Refused => "it refused",
+            Self::Unreachable => "unreachable",
+            Self::Silent => "no answer",
+            Self::Unsupported => "its agent cannot try this",
+        })
+    }
+}
+
 /// The agent in a running guest.
 pub trait Guest: Send + Sync {
+    /// Lets the guest try targets, all at once, each with this bound; the outcomes in their order.
+    ///
+    /// # Errors
+    /// `Unavailable` when the agent does not answer.
+    fn probe(
+        &self,
+        instance: &InstanceRef,
+        targets: &[ProbeTarget],
+        timeout: Duration,
+    ) -> Result<Vec<ProbeOutcome>, Error>;
+
     /// Does one act.
     ///
     /// # Errors

@@ -54,6 +54,8 @@ pub(crate) struct Content {
     pub(crate) boots: u32,
     pub(crate) resolvers: Vec<Ipv4Addr>,
     pub(crate) listening: Vec<Listening>,
+    /// What packets of guests reach.
+    pub(crate) reached: BTreeSet<(Ipv4Addr, u16)>,
     pub(crate) done: Vec<&'static str>,
     pub(crate) asked: Vec<GuestAct>,
     /// Effects that fail, by name: how many more times, and how.
@@ -338,6 +340,21 @@ impl Content {
 }
 
 impl Guest for World {
+    fn probe(
+        &self,
+        _: &InstanceRef,
+        targets: &[ProbeTarget],
+        _: Duration,
+    ) -> Result<Vec<ProbeOutcome>, Error> {
+        let reached = self.look().reached.clone();
+        let outcome = |target: &ProbeTarget| match reached.contains(&(target.address, target.port))
+        {
+            true => ProbeOutcome::Reachable,
+            false => ProbeOutcome::Silent,
+        };
+        Ok(targets.iter().map(outcome).collect())
+    }
+
     fn ask(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         let answer = self.answer(id, act);
         self.tick();

@@ -21,6 +21,7 @@ mod converge;
 pub mod engine;
 pub mod figures;
 mod firewall;
+pub mod netcheck;
 mod operate;
 pub mod outcome;
 mod preview;

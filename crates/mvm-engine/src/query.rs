@@ -11,7 +11,7 @@ use mvm_core::{
     observed::{ObservedInstance, ObservedNode},
     plan,
     pool::Pool,
-    port::{ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
+    port::{ExecRequest, ExecStatus, ExecStreams, Logs},
     quota::Usage,
     state::State,
     tenant::Tenant,
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Context, Engine},
-    firewall, run,
+    run,
     store::records,
 };
 
@@ -220,16 +220,6 @@ impl Engine {
             Ok((node_id, Usage::of(&records::list::<Instance>(tx, "")?)))
         })?;
         Ok(NodeView { node_id, observed, usage })
-    }
-
-    /// Compares the kernel's network with what the records ask for; empty when all is right.
-    ///
-    /// # Errors
-    /// Why store or host failed.
-    pub fn net_verify(&self) -> Result<Vec<Finding>, Error> {
-        let resolvers = self.ports.host.observe_node()?.facts.dns.resolvers;
-        let intent = self.within(|tx| firewall::intent(tx, &resolvers))?;
-        self.ports.host.verify_network(&intent)
     }
 
     /// The last lines of an instance's logs.

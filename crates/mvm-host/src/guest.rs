@@ -5,10 +5,12 @@
 //!
 //! - `link` — a session over a socket, with a deadline and an eye on the VMM.
 //! - `exec` — a command with its streams; `copy` — tar streams, and the guest's figures.
+//! - `probe` — what a guest can reach.
 
 mod copy;
 mod exec;
 mod link;
+mod probe;
 
 use std::{
     io::{Read, Write},
@@ -20,7 +22,10 @@ use mvm_core::{
     id::InstanceRef,
     meter::{CopyReport, GuestMetrics},
     net::{Network, Offset},
-    port::{ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer},
+    port::{
+        ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer, ProbeOutcome,
+        ProbeTarget,
+    },
     units::Seconds,
 };
 use mvm_proto::{Entropy, Event, Failure, FailureKind, Reply, Request, StreamId, message::Wake};
@@ -73,6 +78,15 @@ impl VsockGuest {
 }
 
 impl Guest for VsockGuest {
+    fn probe(
+        &self,
+        instance: &InstanceRef,
+        targets: &[ProbeTarget],
+        timeout: Duration,
+    ) -> Result<Vec<ProbeOutcome>, Error> {
+        probe::run(&self.roots, instance, targets, timeout)
+    }
+
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         match act {
             GuestAct::Await { timeout } => {

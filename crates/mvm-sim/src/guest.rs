@@ -4,19 +4,26 @@
 //! how far the workload is, `increment` works one step and prints, `write` writes to the data disk,
 //! `random` prints a number from the guest's generator.
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 use mvm_core::{
     Error, ErrorKind,
     id::InstanceRef,
     meter::{CopyReport, GuestMetrics},
+    net::NetId,
     observed::{Ending, Phase},
-    port::{ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer},
+    port::{
+        ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer, ProbeOutcome,
+        ProbeTarget,
+    },
 };
 
 use crate::{
     disk::Path,
-    world::{Machine, Memory, World},
+    world::{Machine, Memory, Vmm, World},
 };
 
 /// The guest port of a simulated machine.
@@ -55,7 +62,42 @@ impl World {
     }
 }
 
+impl World {
+    /// What comes of a guest's packet: its own gateway resolves names, neighbours refuse, and the
+    /// rest hears of it only when no wall stands.
+    fn outcome(&self, net: NetId, target: &ProbeTarget) -> ProbeOutcome {
+        let owner = |of: &Vmm| {
+            let (net, offset) = of.tap?;
+            Some((net, self.bridges.get(&net)?.subnet.address(offset)?))
+        };
+        let mut guests = self.vmms.values().filter_map(owner);
+        let gateway = self.bridges.get(&net).map(|network| network.subnet.gateway());
+        if gateway == Some(target.address) && target.port == 53 {
+            return ProbeOutcome::Reachable;
+        }
+        let has_tables = self.firewall.is_some() && !self.firewall_altered;
+        let is_walled = has_tables || self.routes.contains_key(&net);
+        match guests.find(|(_, address)| *address == target.address) {
+            Some((of, _)) if of == net || !is_walled => ProbeOutcome::Refused,
+            Some(_) | None => ProbeOutcome::Silent,
+        }
+    }
+}
+
 impl Guest for SimGuest {
+    fn probe(
+        &self,
+        instance: &InstanceRef,
+        targets: &[ProbeTarget],
+        _: Duration,
+    ) -> Result<Vec<ProbeOutcome>, Error> {
+        let mut world = self.machine.world();
+        world.awake(instance)?.ok_or_else(|| unreachable(instance))?;
+        let vmm = world.vmms.get(&instance.instance).ok_or_else(|| unreachable(instance))?;
+        let (net, _) = vmm.tap.ok_or_else(|| unreachable(instance))?;
+        Ok(targets.iter().map(|target| world.outcome(net, target)).collect())
+    }
+
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         let mut world = self.machine.world();
         let fresh = world.entropy();

@@ -52,6 +52,7 @@ pub use mvm_engine::{
     Cancel, Change, Context, Deferral, Failed, Made, Outcome, Preview, Removal,
     figures::{GroupStats, InstanceStats, NodeStats},
     is_cancelled,
+    netcheck::{CrossTenant, Depth, Expected, NetReport, Probe, TapOwner, TenantNet},
     query::{Filter, InstanceView, NodeView, PoolView, TenantView},
 };
 pub use wiring::Mvm;

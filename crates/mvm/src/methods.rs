@@ -8,7 +8,7 @@ use mvm_core::{
     net::{NetId, Subnet},
     operation::{NewPool, Operation},
     pool::{PoolChange, RevisionName},
-    port::{Console, ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
+    port::{Console, ExecRequest, ExecStatus, ExecStreams, Logs},
     publish::Publish,
     quota::{QuotaChange, Quotas},
     state::{Move, State},
@@ -16,6 +16,7 @@ use mvm_core::{
 use mvm_engine::{
     Context, Outcome, Preview,
     figures::{InstanceStats, NodeStats},
+    netcheck::{Depth, NetReport},
     query::{Filter, InstanceView, NodeView, PoolView, TenantView},
 };
 
@@ -299,8 +300,8 @@ impl Mvm {
         self.engine.node_stats()
     }
 
-    /// What is wrong with the network; empty when nothing is.
-    pub fn net_verify(&self) -> Result<Vec<Finding>, Error> {
-        self.engine.net_verify()
+    /// What the network of one tenant or of all is, and what is wrong with it.
+    pub fn net_verify(&self, tenant: Option<&TenantId>, depth: Depth) -> Result<NetReport, Error> {
+        self.engine.net_verify(tenant, depth)
     }
 }

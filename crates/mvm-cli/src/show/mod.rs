@@ -14,7 +14,7 @@ pub(crate) use events::events;
 use events::time;
 pub(crate) use instance::{Instance, instance, instances, logs};
 pub(crate) use machine::{Machine, checks, machine};
-pub(crate) use net::{Verified, verified};
+pub(crate) use net::verified;
 pub(crate) use node::{Node, node};
 pub(crate) use outcome::{outcome, outcome_json, preview};
 pub(crate) use pool::{Pool, pool, pools};

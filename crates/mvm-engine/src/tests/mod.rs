@@ -9,6 +9,7 @@ mod bench;
 mod crashes;
 mod durable;
 mod faults;
+mod network;
 mod overrides;
 mod races;
 mod tenants;

@@ -57,7 +57,8 @@ fn at_work(
     links: &[Link],
     intent: &Firewall,
 ) -> Result<Firewall, NetlinkError> {
-    let mut present: BTreeSet<NetId> = route::list(netlink)?.rules.iter().map(|rule| rule.net).collect();
+    let mut present: BTreeSet<NetId> =
+        route::list(netlink)?.rules.iter().map(|rule| rule.net).collect();
     present.extend(links.iter().filter_map(Link::as_bridge));
     present.extend(links.iter().filter_map(|link| Some(link.as_tap()?.0)));
     let mut at_work = intent.clone();

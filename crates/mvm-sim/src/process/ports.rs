@@ -17,7 +17,8 @@ use mvm_core::{
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
         BuildOrder, Builder, Clock, Console, ExecRequest, ExecStatus, ExecStreams, Finding, Guest,
-        GuestAct, GuestAnswer, Host, Lock, Locks, Logs, Progress, Store, Table, Transaction,
+        GuestAct, GuestAnswer, Host, Lock, Locks, Logs, ProbeOutcome, ProbeTarget, Progress, Store,
+        Table, Transaction,
     },
     units::Timestamp,
 };
@@ -139,6 +140,16 @@ impl Host for Process {
 }
 
 impl Guest for Process {
+    fn probe(
+        &self,
+        instance: &InstanceRef,
+        targets: &[ProbeTarget],
+        timeout: Duration,
+    ) -> Result<Vec<ProbeOutcome>, Error> {
+        let call = Call::of("probe", Some(&instance.instance));
+        self.through(&call, || self.guest.probe(instance, targets, timeout))
+    }
+
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         let word = match act {
             GuestAct::Await { .. } => "await",

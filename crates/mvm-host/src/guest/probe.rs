@@ -1,0 +1,97 @@
+//! What a guest can reach, asked of its agent.
+//!
+//! It refuses to know what it should.
+
+use std::time::Duration;
+
+use mvm_core::{
+    Error, ErrorKind,
+    id::InstanceRef,
+    port::{ProbeOutcome, ProbeTarget},
+    publish::Protocol,
+};
+use mvm_proto::{
+    Event, Reply, Request,
+    message::{self, ProbeProtocol},
+};
+
+use super::{
+    MARGIN, PROMPT,
+    link::{Link, Lost},
+};
+use crate::{
+    roots::Roots,
+    vmm::{place::Place, socket::Deadline},
+};
+
+/// Lets the guest try.
+pub(super) fn run(
+    roots: &Roots,
+    instance: &InstanceRef,
+    targets: &[ProbeTarget],
+    timeout: Duration,
+) -> Result<Vec<ProbeOutcome>, Error> {
+    let place = Place::of(roots, &instance.instance);
+    // An agent of an older image tries one target after the other.
+    let in_turn = timeout.saturating_mul(u32::try_from(targets.len()).unwrap_or(u32::MAX));
+    let deadline = Deadline::after(PROMPT + in_turn + MARGIN);
+    let request = Request::Probe {
+        targets: targets.iter().map(target).collect(),
+        timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+    };
+    let lost = |lost: Lost| lost.error(&instance.to_string(), "no agent answers in it");
+    let mut link = Link::open(&place, deadline).map_err(lost)?;
+    let stream = link.begin(request).map_err(lost)?;
+    loop {
+        if let Some(results) = results(link.next_event().map_err(lost)?, stream) {
+            return results.map_err(|why| {
+                Error::new(ErrorKind::Failed, format!("{instance} cannot probe: {why}"))
+            });
+        }
+    }
+}
+
+fn target(asked: &ProbeTarget) -> message::ProbeTarget {
+    message::ProbeTarget {
+        address: asked.address.into(),
+        port: asked.port,
+        protocol: match asked.protocol {
+            Protocol::Tcp => ProbeProtocol::Tcp,
+            Protocol::Udp => ProbeProtocol::Udp,
+        },
+    }
+}
+
+/// The outcomes, when this event has them.
+fn results(event: Event, asked: mvm_proto::StreamId) -> Option<Result<Vec<ProbeOutcome>, String>> {
+    match event {
+        Event::Reply { stream, reply: Reply::Probe { results } } if stream == asked => {
+            Some(Ok(results.iter().map(|one| outcome(one.outcome)).collect()))
+        }
+        Event::Failed { stream, failure } if stream == asked => Some(Err(failure.message)),
+        Event::Ended { stream } if stream == asked => {
+            Some(Err("the agent ended the request without an answer".to_owned()))
+        }
+        Event::Ready { .. }
+        | Event::Opened { .. }
+        | Event::Input { .. }
+        | Event::Cancelled { .. }
+        | Event::Reply { .. }
+        | Event::Failed { .. }
+        | Event::Ended { .. }
+        | Event::Data { .. }
+        | Event::Credit { .. } => None,
+    }
+}
+
+const fn outcome(told: message::ProbeOutcome) -> ProbeOutcome {
+    match told {
+        message::ProbeOutcome::Reachable => ProbeOutcome::Reachable,
+        message::ProbeOutcome::Refused => ProbeOutcome::Refused,
+        message::ProbeOutcome::Unreachable => ProbeOutcome::Unreachable,
+        message::ProbeOutcome::Silent => ProbeOutcome::Silent,
+        message::ProbeOutcome::Unsupported | message::ProbeOutcome::Unknown => {
+            ProbeOutcome::Unsupported
+        }
+    }
+}
