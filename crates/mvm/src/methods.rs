@@ -39,7 +39,9 @@ const fn starts_guests(operation: &Operation) -> bool {
         | Operation::PoolRollback { .. }
         | Operation::PoolGc { .. }
         | Operation::NodeGc { .. }
-        | Operation::InstanceCreate { .. } => false,
+        | Operation::InstanceCreate { .. }
+        | Operation::InstancePublish { .. }
+        | Operation::InstanceUnpublish { .. } => false,
     }
 }
 

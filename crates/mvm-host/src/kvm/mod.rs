@@ -269,7 +269,13 @@ mod tests {
     fn roots(base: &Path) -> Roots {
         let path = |name: &str| base.join(name);
         fs::create_dir(path("run")).unwrap();
-        Roots { data: path("data"), run: path("run"), cgroup: path("cgroup"), shim: path("shim") }
+        Roots {
+            data: path("data"),
+            run: path("run"),
+            cgroup: path("cgroup"),
+            shim: path("shim"),
+            resolv_conf: path("resolv.conf"),
+        }
     }
 
     #[test]

@@ -118,27 +118,11 @@ fn inet_table(intent: &Firewall, networks: &[&Network], published: &[&Published]
     });
     let beside = drop_taps();
     let ports = published_sets(published);
-    let queries = queries(&intent.resolvers);
+    let arrival = arrival(&intent.resolvers);
     format!(
         "table inet {TABLE} {{
 \tcomment \"mvm generation {generation}\"
-{subnets}{gateways}{within}{ports}\tchain arriving {{
-\t\tct state established,related meta mark set meta mark & 0x{rest:08x} | 0x{MARK:08x} return
-\t\tiifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 meta mark set meta mark & 0x{rest:08x} | 0x{MARK:08x} return
-\t\tfib daddr type {{ local, broadcast, multicast }} drop
-\t}}
-\tchain arrival {{
-\t\ttype filter hook prerouting priority mangle; policy accept;
-\t\tiifname \"br-tenant-*\" goto arriving
-\t}}
-\tchain rewrite {{
-\t\ttype nat hook prerouting priority dstnat; policy accept;
-{queries}\t\tiifname \"br-tenant-*\" accept
-{to_published}\t}}
-\tchain own {{
-\t\ttype nat hook output priority -100; policy accept;
-{to_published}\t}}
-\tchain from_guest {{
+{subnets}{gateways}{within}{ports}{arrival}\tchain from_guest {{
 \t\tmeta nfproto != ipv4 drop
 \t\tiifname . ip saddr != @subnets drop
 \t\tiifname . oifname @within accept
@@ -174,6 +158,30 @@ fn inet_table(intent: &Firewall, networks: &[&Network], published: &[&Published]
 }}
 ",
         generation = intent.generation,
+    )
+}
+
+/// The chains that a packet passes before it is known whether it is for the host.
+fn arrival(resolvers: &[Ipv4Addr]) -> String {
+    let queries = queries(resolvers);
+    format!(
+        "\tchain arriving {{
+\t\tct state established,related meta mark set meta mark & 0x{rest:08x} | 0x{MARK:08x} return
+\t\tiifname . ip daddr @gateways meta l4proto {{ tcp, udp }} th dport 53 meta mark set meta mark & 0x{rest:08x} | 0x{MARK:08x} return
+\t\tfib daddr type {{ local, broadcast, multicast }} drop
+\t}}
+\tchain arrival {{
+\t\ttype filter hook prerouting priority mangle; policy accept;
+\t\tiifname \"br-tenant-*\" goto arriving
+\t}}
+\tchain rewrite {{
+\t\ttype nat hook prerouting priority dstnat; policy accept;
+{queries}\t\tiifname \"br-tenant-*\" accept
+{to_published}\t}}
+\tchain own {{
+\t\ttype nat hook output priority -100; policy accept;
+{to_published}\t}}
+",
         rest = !MARK_MASK,
         to_published = TO_PUBLISHED,
     )

@@ -141,7 +141,7 @@ fn a_published_port_leads_to_its_guest_for_everybody_but_guests() {
         assert_eq!(heard(&client), (b"served".to_vec(), (HOST, 8080).into()));
         end();
         for unwanted in [b"direct".as_slice(), b"for the host alone", b"tenant"] {
-            assert_eq!(arrived_before_end(&a, unwanted), None, "{unwanted:?}");
+            assert_eq!(arrived(&a, unwanted), None, "{unwanted:?}");
             end();
         }
         a.received_until(END);
@@ -174,10 +174,6 @@ fn a_published_port_leads_to_its_guest_for_everybody_but_guests() {
         socket("0.0.0.0:0").send_to(b"the host's", (HOST, 8080)).unwrap();
         assert_eq!(heard(&open).0, b"the host's", "the port is the host's own again");
     });
-}
-
-fn arrived_before_end(guest: &Guest, data: &[u8]) -> Option<(Ipv4Addr, u16, u16)> {
-    arrived(guest, data)
 }
 
 #[test]
@@ -228,9 +224,7 @@ fn the_hosts_own_addresses_keep_their_rule_while_networks_come_and_go() {
         world.ensure();
         world.ensure();
         assert_eq!(locals(), 1, "{}", line("ip rule"));
-        let place = |words: &str| {
-            line("ip rule").find(words).unwrap_or_else(|| panic!("{words}: {}", line("ip rule")))
-        };
+        let place = |words: &str| line("ip rule").find(words).expect(words);
         assert!(place("iif br-tenant-3 goto") < place("from all lookup local"));
         assert!(place("iif br-tenant-4 goto") < place("from all lookup local"));
         line("ip rule del pref 0 iif br-tenant-3 fwmark 0x6d000000/0xff000000 lookup local");
