@@ -164,6 +164,8 @@ mod tests {
         ("", "config_file", "says where this program's own configuration is"),
         ("", "data_dir", "says where this program keeps things"),
         ("exec", "workdir", "a directory of the guest"),
+        ("manpages", "dir", "written by this program itself, wherever guests run"),
+        ("reference", "dir", "written by this program itself, wherever guests run"),
     ];
 
     fn walk(command: &clap::Command, name: &str, wrong: &mut Vec<String>) {

@@ -38,8 +38,8 @@ pub use mvm_core::{
         Counts, Pool, PoolChange, Resources, Revision, RevisionName, Role, RuntimePolicy, Source,
     },
     port::{
-        Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, Progress,
-        ProgressStep, TerminalSize,
+        Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, ProbeOutcome,
+        ProbeTarget, Progress, ProgressStep, TerminalSize,
     },
     publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},

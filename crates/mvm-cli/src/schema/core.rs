@@ -238,6 +238,7 @@ describe!(Instance, "InstanceRecord", "What is recorded of an instance.", {
     offset: "Its place in the network.",
     uid: "Its user and group on this host.",
     resources: "Its size.",
+    publish: "The host's ports that lead to it.",
     role: "What it is for.",
     policy: "Its waiting times.",
     image: "The image that it boots; null while Created.",
@@ -379,6 +380,7 @@ describe!(NodeFacts, "NodeFacts", "What a host is and can do.", {
     nftables: "Whether nft is there.",
     firecracker: "Installed Firecracker versions.",
     jailer: "Whether the jailer is beside each.",
+    dns: "Where guests' name queries go, and what is wrong with that.",
 });
 
 describe!(GroupStats, "GroupStats", "What a group of instances holds and takes.", {

@@ -8,6 +8,7 @@
 //! real commands print.
 
 mod core;
+mod net;
 mod results;
 #[cfg(test)]
 mod tests;

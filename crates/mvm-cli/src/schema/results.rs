@@ -1,6 +1,6 @@
 //! What commands print, and which command prints what.
 
-use mvm::{CopyReport, Error, LoggedEvent, Logs, Outcome, Preview};
+use mvm::{CopyReport, Error, LoggedEvent, Logs, NetReport, Outcome, Preview};
 use serde_json::{Value, json};
 
 use super::{Definitions, Described, Fields, Shape, describe, named};
@@ -8,7 +8,7 @@ use crate::{
     commands::guest::Would,
     show::{
         DiskFigures, Fleet, HealthFigures, Instance, MemoryFigures, NetworkFigures, Node, Pool,
-        Stats, Tenant, Verified,
+        Stats, Tenant,
     },
 };
 
@@ -45,13 +45,14 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "events" => question(Vec::<LoggedEvent>::schema),
         "node-info" => question(Node::schema),
         "node-stats" => question(Fleet::schema),
-        "net-verify" => question(Verified::schema),
+        "net-verify" => question(NetReport::schema),
         "instance-cp" => Some(Shape { result: CopyReport::schema, plan: Some(Would::schema) }),
         "instance-exec" | "instance-ssh" | "instance-console" => question(Would::schema),
         "tenant-create" | "tenant-update" | "tenant-destroy" | "pool-create" | "pool-update"
         | "pool-build" | "pool-rollback" | "pool-scale" | "pool-gc" | "pool-destroy"
         | "node-gc" | "instance-create" | "instance-start" | "instance-stop" | "instance-warm"
-        | "instance-sleep" | "instance-wake" | "instance-destroy" => {
+        | "instance-sleep" | "instance-wake" | "instance-destroy" | "instance-publish"
+        | "instance-unpublish" => {
             Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) })
         }
         _ => None,
@@ -95,6 +96,7 @@ describe!(Instance, "Instance", "An instance as it is.", {
     uid: "Its user and group on the host.",
     role: "What it is for.",
     resources: "Its size.",
+    publish: "The host's ports that lead to it.",
     image: "The hash of the image that it boots.",
     pid: "The VMM's pid on the host.",
     resident_kib: "The VMM's resident memory in KiB.",
@@ -144,10 +146,6 @@ impl Described for Node {
         })
     }
 }
-
-describe!(Verified, "Verified", "What is wrong with the network.", {
-    findings: "Nothing is when this is empty.",
-});
 
 describe!(Would, "GuestPlan", "What would be done inside a guest.", {
     act: "What.",

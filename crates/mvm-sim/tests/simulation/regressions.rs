@@ -13,6 +13,7 @@ use mvm_core::{
     operation::Operation,
     state::{Move, State},
 };
+use mvm_engine::netcheck::Depth;
 use mvm_sim::{
     fault::{Fault, Plan},
     process::Simulation,
@@ -130,10 +131,11 @@ fn a_network_of_which_nothing_is_there_after_a_reboot_is_no_finding() {
         Mvm::start(&sim).operate(&operation).unwrap();
     }
     sim.machine.world().reboot();
-    let findings = || Mvm::start(&sim).engine.net_verify().unwrap();
+    let findings = || Mvm::start(&sim).engine.net_verify(None, Depth::Host).unwrap().findings;
     assert_eq!(findings(), []);
     Mvm::start(&sim).operate(&step(&id, Move::Start)).unwrap();
     assert_eq!(findings(), [], "beta is not there, and nobody needs it");
+    Mvm::start(&sim).operate(&step(&id, Move::Stop)).unwrap();
     let net = instances(&*sim.store).first().unwrap().network.net;
     let kept = sim.machine.world().routes.remove(&net).unwrap();
     assert_eq!(findings().len(), 1, "a part that is missing of what is there is one");

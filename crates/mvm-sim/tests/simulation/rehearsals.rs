@@ -20,7 +20,7 @@ use crate::harness::{
 };
 
 /// How many variants [`Operation`] has.
-const OPERATIONS: usize = 13;
+const OPERATIONS: usize = 15;
 
 /// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
 const fn position(operation: &Operation) -> usize {
@@ -38,6 +38,8 @@ const fn position(operation: &Operation) -> usize {
         Operation::InstanceCreate { .. } => 10,
         Operation::InstanceMove { .. } => 11,
         Operation::TenantUpdate { .. } => 12,
+        Operation::InstancePublish { .. } => 13,
+        Operation::InstanceUnpublish { .. } => 14,
     }
 }
 
@@ -88,7 +90,11 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     });
     go(Operation::PoolRollback { pool: web(), revision: RevisionName::Ordinal(1) });
     go(scale(web(), 1, 1, 1));
-    go(Operation::InstanceCreate { pool: web() });
+    go(Operation::InstanceCreate { pool: web(), publish: Vec::new() });
+    let published = instances(&*sim.store).remove(0).instance;
+    let ports = || vec!["8080:80".parse().unwrap()];
+    go(Operation::InstancePublish { instance: published.clone(), publish: ports() });
+    go(Operation::InstanceUnpublish { instance: published, publish: ports() });
     for (wish, drain) in
         [(Move::Stop, Drain::Ask), (Move::Start, Drain::Ask), (Move::Sleep, Drain::Skip)]
     {
