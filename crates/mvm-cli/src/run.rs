@@ -69,6 +69,7 @@ fn go(
         Command::Tenant(_)
         | Command::Pool(_)
         | Command::Instance(_)
+        | Command::Volume(_)
         | Command::Events(_)
         | Command::Node(_)
         | Command::Net(_) => match provider::place(&config)? {
@@ -120,6 +121,7 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Tenant(command) => commands::tenant::run(session, command),
         Command::Pool(command) => commands::pool::run(session, command),
         Command::Instance(command) => commands::instance::run(session, command),
+        Command::Volume(command) => commands::volume::run(session, command),
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),

@@ -15,6 +15,7 @@ use crate::{
     pool::{Resources, Role, RuntimePolicy},
     publish::Publish,
     units::{Generation, Mib, Uid},
+    volume::{VolumeEffect, VolumeKind},
 };
 
 /// A guest's port on its tenant's bridge.
@@ -83,6 +84,8 @@ pub struct Jail {
     pub image: ImageHash,
     /// Its size.
     pub resources: Resources,
+    /// How its volume lies on disk.
+    pub volume: VolumeKind,
     /// What the config drive says.
     pub identity: Identity,
 }
@@ -132,6 +135,20 @@ pub enum Effect {
     ReplaceFirewall(Firewall),
     /// A 32-byte key from the OS unless one is there → `key`. Inverse: [`Effect::RemoveTenantFiles`].
     EnsureTenantKey(TenantId),
+    /// A second key from the OS unless one is there → `next_key`. From then on it seals whatever is
+    /// written; both keys open.
+    DrawNextKey(TenantId),
+    /// Everything of an instance that the tenant's key opens opens with the next one, and not with
+    /// the present one any more.
+    RekeyInstance {
+        /// Whose.
+        instance: InstanceRef,
+        /// How its volume lies on disk; none without one.
+        volume: Option<VolumeKind>,
+    },
+    /// What the tenant itself has sealed under the next key, which takes the place of the present
+    /// one → `next_key`. Without a next key nothing happens.
+    PromoteNextKey(TenantId),
     /// Key and directory gone, the audit log archived → `files`, `key`.
     RemoveTenantFiles(TenantId),
     /// The image linked into the pool's artifacts and `current` naming it → `revisions`, `current`.
@@ -157,15 +174,8 @@ pub enum Effect {
     RemoveDownloads,
     /// The pool's directory gone → `files`.
     RemovePoolFiles(PoolRef),
-    /// An empty data volume of this size unless one is there → `volume`, `files`.
-    EnsureVolume {
-        /// Whose it is.
-        instance: InstanceRef,
-        /// The owner of the file.
-        uid: Uid,
-        /// Its size; never 0.
-        size: Mib,
-    },
+    /// An act on volumes.
+    Volume(VolumeEffect),
     /// The instance's directory gone: volumes, snapshots, logs → `files`, `volume`, `snapshots`.
     RemoveInstanceFiles(InstanceRef),
     /// Tap owned by the uid, on the bridge, up → `tap`. Inverse: [`Effect::RemoveTap`].
@@ -283,6 +293,9 @@ impl Effect {
             Self::RemoveRoutes(_) => "remove_routes",
             Self::ReplaceFirewall(_) => "replace_firewall",
             Self::EnsureTenantKey(_) => "ensure_tenant_key",
+            Self::DrawNextKey(_) => "draw_next_key",
+            Self::RekeyInstance { .. } => "rekey_instance",
+            Self::PromoteNextKey(_) => "promote_next_key",
             Self::RemoveTenantFiles(_) => "remove_tenant_files",
             Self::EnsureRevision { .. } => "ensure_revision",
             Self::RemoveRevision { .. } => "remove_revision",
@@ -290,7 +303,7 @@ impl Effect {
             Self::RemoveRotatedLogs(_) => "remove_rotated_logs",
             Self::RemoveDownloads => "remove_downloads",
             Self::RemovePoolFiles(_) => "remove_pool_files",
-            Self::EnsureVolume { .. } => "ensure_volume",
+            Self::Volume(effect) => effect.name(),
             Self::RemoveInstanceFiles(_) => "remove_instance_files",
             Self::EnsureTap { .. } => "ensure_tap",
             Self::RemoveTap { .. } => "remove_tap",

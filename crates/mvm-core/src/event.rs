@@ -66,6 +66,20 @@ pub enum EventKind {
     FirewallRepaired,
     /// A guest reached what a wall should have kept from it; the detail says which and what.
     IsolationViolation,
+    /// An instance has a new data volume.
+    VolumeCreated,
+    /// A data volume is larger, and its guest has the room.
+    VolumeGrown,
+    /// A volume outlived its instance.
+    VolumeKept,
+    /// A kept volume was given to an instance.
+    VolumeAttached,
+    /// A kept volume was removed.
+    VolumeRemoved,
+    /// A volume was made unreadable and removed.
+    VolumeWiped,
+    /// A tenant has another key, and nothing opens with the old one.
+    KeyRotated,
 }
 
 impl fmt::Display for EventKind {

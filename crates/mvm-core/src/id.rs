@@ -112,6 +112,11 @@ text_id!(
     InvalidId::Image
 );
 
+text_id!(
+    /// The name of a volume that outlived its instance.
+    VolumeId, is_name, InvalidId::Name
+);
+
 impl TenantId {
     /// The built-in tenant of named VMs and dev mode.
     pub const LOCAL: &'static str = "local";

@@ -12,6 +12,7 @@ use crate::{
     publish::Publish,
     state::State,
     units::{Generation, Timestamp, Uid},
+    volume::{VolumeKind, VolumePlan},
 };
 
 /// The state that an instance's record asks for.
@@ -114,6 +115,9 @@ pub struct Instance {
     pub image: Option<ImageHash>,
     /// Whether its tenant has a key, so that snapshots are sealed.
     pub keyed: bool,
+    /// What is recorded of its data volume; its size is in `resources`.
+    #[serde(default)]
+    pub volume: VolumePlan,
     /// The last known state.
     pub state: State,
     /// What is asked of it.
@@ -148,6 +152,12 @@ impl Instance {
     #[must_use]
     pub fn address(&self) -> Option<Ipv4Addr> {
         self.network.subnet.address(self.offset)
+    }
+
+    /// The kind of its volume, if it has one.
+    #[must_use]
+    pub fn volume_kind(&self) -> Option<VolumeKind> {
+        (self.resources.data_disk_mib.0 > 0).then_some(self.volume.kind)
     }
 
     /// Its Ethernet address.

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VolumeId},
     net::{NetId, Offset},
     units::Generation,
 };
@@ -48,9 +48,23 @@ pub fn cgroup(instance: &InstanceId) -> PathBuf {
     PathBuf::from(CGROUP).join(instance.as_str())
 }
 
+/// The name of the device of an instance's encrypted volume.
+#[must_use]
+pub fn mapping(instance: &InstanceId) -> String {
+    format!("mvm-{instance}")
+}
+
+/// Reads a device's name back.
+#[must_use]
+pub fn parse_mapping(name: &str) -> Option<InstanceId> {
+    name.strip_prefix("mvm-")?.parse().ok()
+}
+
 /// Paths below the data directory.
 pub mod data {
-    use super::{Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, TenantId};
+    use super::{
+        Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, TenantId, VolumeId,
+    };
 
     /// The store.
     pub const STATE: &str = "state.db";
@@ -82,6 +96,27 @@ pub mod data {
     #[must_use]
     pub fn key(id: &TenantId) -> PathBuf {
         PathBuf::from(KEYS).join(format!("{id}.key"))
+    }
+
+    /// The key that shall take the place of a tenant's key. Ids hold no dot, so it is nobody's key.
+    #[must_use]
+    pub fn next_key(id: &TenantId) -> PathBuf {
+        PathBuf::from(KEYS).join(format!("{id}.next.key"))
+    }
+
+    /// All kept volumes.
+    pub const VOLUMES: &str = "volumes";
+
+    /// A kept volume's directory.
+    #[must_use]
+    pub fn kept_volume(id: &VolumeId) -> PathBuf {
+        PathBuf::from(VOLUMES).join(id.as_str())
+    }
+
+    /// The key of an encrypted kept volume, 32 bytes, 0600; not beside it.
+    #[must_use]
+    pub fn volume_key(id: &VolumeId) -> PathBuf {
+        PathBuf::from(KEYS).join("volumes").join(format!("{id}.key"))
     }
 
     /// A pool's directory.

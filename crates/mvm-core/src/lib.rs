@@ -34,6 +34,7 @@
 //! | warm | a guest in memory with its vCPUs paused |
 
 pub mod alloc;
+pub mod disk;
 pub mod effect;
 pub mod error;
 pub mod event;
@@ -53,5 +54,6 @@ pub mod secrets;
 pub mod state;
 pub mod tenant;
 pub mod units;
+pub mod volume;
 
 pub use error::{Error, ErrorKind};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{ImageHash, InstanceId, InstanceRef, PoolId, TenantId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolId, TenantId, VolumeId},
     net::{NetId, Offset},
     publish::Protocol,
     units::{Generation, Mib},
@@ -149,6 +149,8 @@ pub struct ObservedInstance {
     pub snapshots: BTreeMap<Generation, SnapshotPhase>,
     /// The size of its data volume.
     pub volume: Option<Mib>,
+    /// Whether the device of its encrypted volume is open.
+    pub mapping: bool,
     /// Whether its directory is there.
     pub files: bool,
     /// Which generation of the firewall is in force; none when it is absent, was altered, or hands
@@ -167,6 +169,8 @@ pub struct ObservedTenant {
     pub routes: bool,
     /// Whether its key is there.
     pub key: bool,
+    /// Whether a key that shall take the place of that is there.
+    pub next_key: bool,
     /// Whether its directory is there.
     pub files: bool,
     /// Which generation of the firewall is in force; none when it is absent or was altered.
@@ -217,6 +221,10 @@ pub struct ObservedNode {
     pub runs: Vec<InstanceId>,
     /// Instances with a live VMM or shim process.
     pub processes: Vec<InstanceId>,
+    /// Instances whose encrypted volume is open.
+    pub mappings: Vec<InstanceId>,
+    /// Kept volumes.
+    pub volumes: Vec<VolumeId>,
     /// Tenants with a directory.
     pub tenants: Vec<TenantId>,
     /// Pools with a directory.

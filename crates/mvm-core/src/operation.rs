@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{InstanceRef, PoolRef, TenantId},
+    id::{InstanceRef, PoolRef, TenantId, VolumeId},
     instance::Drain,
     net::{NetId, Subnet},
     pool::{PoolChange, Resources, RevisionName, Role, RuntimePolicy, Source},
@@ -14,7 +14,8 @@ use crate::{
     quota::{QuotaChange, Quotas},
     secrets::Scope,
     state::Move,
-    units::Seconds,
+    units::{Mib, Seconds},
+    volume::VolumeFate,
 };
 
 /// Whether a build that is there already is made again.
@@ -58,6 +59,14 @@ pub enum Operation {
         tenant: TenantId,
         /// Also when it has pools.
         force: bool,
+        /// What becomes of its instances' volumes.
+        volumes: VolumeFate,
+    },
+    /// Gives a tenant another key and everything sealed to that; goes on where an earlier one was
+    /// interrupted. Legal while it has a key.
+    TenantKeyRotate {
+        /// Which.
+        tenant: TenantId,
     },
     /// Makes a pool. Legal while its tenant exists and has room.
     PoolCreate(NewPool),
@@ -115,6 +124,8 @@ pub enum Operation {
         pool: PoolRef,
         /// Also when it has instances.
         force: bool,
+        /// What becomes of its instances' volumes.
+        volumes: VolumeFate,
     },
     /// Makes an instance, Ready if the pool has a build, else Created.
     InstanceCreate {
@@ -123,6 +134,8 @@ pub enum Operation {
         /// The host's ports that lead to it.
         #[serde(default)]
         publish: Vec<Publish>,
+        /// The kept volume that becomes its data volume.
+        volume: Option<VolumeId>,
     },
     /// Lets ports of the host lead to an instance. Legal while nobody has them.
     InstancePublish {
@@ -137,6 +150,27 @@ pub enum Operation {
         instance: InstanceRef,
         /// The ports.
         publish: Vec<Publish>,
+    },
+    /// Makes an instance's data volume larger. Legal unless it is being destroyed.
+    InstanceGrow {
+        /// Which.
+        instance: InstanceRef,
+        /// The new size; never less than it has.
+        data_disk: Mib,
+    },
+    /// Destroys an instance. Legal always; again after a failure.
+    InstanceDestroy {
+        /// Which.
+        instance: InstanceRef,
+        /// What becomes of its volume.
+        volumes: VolumeFate,
+    },
+    /// Removes a kept volume. Legal while no instance is to get it.
+    VolumeRemove {
+        /// Which.
+        volume: VolumeId,
+        /// Whether its bytes are overwritten first.
+        wipe: bool,
     },
     /// Moves an instance; legal as in [`crate::state::State::next`].
     InstanceMove {
@@ -168,6 +202,10 @@ impl Operation {
             Self::TenantDestroy { .. } => "tenant_destroy",
             Self::PoolCreate(_) => "pool_create",
             Self::PoolUpdate { .. } => "pool_update",
+            Self::TenantKeyRotate { .. } => "tenant_key_rotate",
+            Self::InstanceGrow { .. } => "instance_grow",
+            Self::InstanceDestroy { .. } => "instance_destroy",
+            Self::VolumeRemove { .. } => "volume_remove",
             Self::PoolBuild { .. } => "pool_build",
             Self::PoolRollback { .. } => "pool_rollback",
             Self::PoolScale { .. } => "pool_scale",

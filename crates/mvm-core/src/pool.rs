@@ -166,6 +166,23 @@ pub struct Resources {
     pub mem_mib: Mib,
     /// Size of the data disk; 0 means none.
     pub data_disk_mib: Mib,
+    /// Operations per second of the data disk, at most; none for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_iops: Option<u32>,
+    /// Throughput of the data disk in MB/s, at most; none for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_mbps: Option<u32>,
+    /// Throughput of the network in MB/s, each way, at most; none for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub net_mbps: Option<u32>,
+}
+
+impl Resources {
+    /// A size without limits on what it reads and writes.
+    #[must_use]
+    pub const fn new(vcpus: Vcpus, mem_mib: Mib, data_disk_mib: Mib) -> Self {
+        Self { vcpus, mem_mib, data_disk_mib, disk_iops: None, disk_mbps: None, net_mbps: None }
+    }
 }
 
 impl Resources {
@@ -186,6 +203,15 @@ impl Resources {
                 "data disk is {}: it must be 0 or 16 MiB to 16 TiB",
                 self.data_disk_mib
             ));
+        }
+        for (name, limit) in [
+            ("disk operations per second", self.disk_iops),
+            ("disk throughput", self.disk_mbps),
+            ("network throughput", self.net_mbps),
+        ] {
+            if limit.is_some_and(|limit| !(1..=1_000_000).contains(&limit)) {
+                return wrong(format!("the limit of {name} must be 1 to 1000000"));
+            }
         }
         Ok(())
     }
@@ -454,11 +480,7 @@ mod tests {
             source: Source::Image("default".to_owned()),
             profile: "minimal".to_owned(),
             role: Role::Worker,
-            instance_resources: Resources {
-                vcpus: Vcpus(1),
-                mem_mib: Mib(128),
-                data_disk_mib: Mib(0),
-            },
+            instance_resources: Resources::new(Vcpus(1), Mib(128), Mib(0)),
             desired_counts: Counts::default(),
             runtime_policy: RuntimePolicy::default(),
             secret_scopes: Vec::new(),

@@ -14,6 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    disk::{DiskUse, Room},
     effect::{Effect, Firewall},
     error::Error,
     event::{Event, LoggedEvent},
@@ -72,6 +73,19 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// As [`Host::observe_instance`].
     fn observe_node(&self) -> Result<ObservedNode, Error>;
+
+    /// The room on the data file system.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn room(&self) -> Result<Room, Error>;
+
+    /// What lies on the data file system, by class and tenant. Its cost grows with the number of
+    /// files.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn disk_use(&self) -> Result<DiskUse, Error>;
 
     /// Compares the kernel's tables, routes and devices with an intent, in depth.
     ///
@@ -154,6 +168,8 @@ pub enum GuestAct {
     },
     /// Lets the workload run again, of a guest that never left this process.
     Thaw,
+    /// Lets the file system of the data volume fill its drive.
+    Resize,
     /// Asks the guest to shut down.
     Shutdown {
         /// How long it may take.
@@ -360,7 +376,10 @@ pub enum Table {
     Instances,
     /// Tombstones by `net/<net-id>`, which is the key of no record with claims.
     Tombstones,
-    /// Single values: `node_id`, `network_generation`.
+    /// Kept volumes by name.
+    Volumes,
+    /// Single values: `node_id`, `network_generation`; what a tenant's instances cost by
+    /// `usage/<tenant>`, and those of all by `usage`.
     Meta,
 }
 

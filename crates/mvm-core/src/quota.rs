@@ -154,6 +154,30 @@ impl Usage {
         }
     }
 
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            vcpus: self.vcpus.saturating_add(other.vcpus),
+            mem_mib: self.mem_mib.saturating_add(other.mem_mib),
+            running: self.running.saturating_add(other.running),
+            warm: self.warm.saturating_add(other.warm),
+            disk_mib: self.disk_mib.saturating_add(other.disk_mib),
+        }
+    }
+
+    /// What is left without `other`, which is a part of it.
+    #[must_use]
+    pub const fn minus(self, other: Self) -> Self {
+        Self {
+            vcpus: self.vcpus.saturating_sub(other.vcpus),
+            mem_mib: self.mem_mib.saturating_sub(other.mem_mib),
+            running: self.running.saturating_sub(other.running),
+            warm: self.warm.saturating_sub(other.warm),
+            disk_mib: self.disk_mib.saturating_sub(other.disk_mib),
+        }
+    }
+
     /// The figures that are greater than in `before`, and 0 where nothing grew: a quota refuses
     /// what a change adds, never what was there.
     #[must_use]
@@ -179,6 +203,9 @@ impl Usage {
 pub struct Capacity {
     /// Memory for guests in MiB.
     pub mem_mib: u64,
+    /// vCPUs of guests together: the processors times the overcommit factor. A vCPU is a thread that
+    /// mostly waits, so more of them than processors are the rule.
+    pub vcpus: u64,
 }
 
 impl Quotas {
@@ -281,6 +308,16 @@ impl Capacity {
             )
             .hint("stop or sleep an instance first: mvm instance list"));
         }
+        if u64::from(usage.vcpus) > self.vcpus {
+            return Err(Error::new(
+                ErrorKind::Refused,
+                format!(
+                    "the node has {} vCPUs for guests and {} would be in use",
+                    self.vcpus, usage.vcpus
+                ),
+            )
+            .hint("stop or sleep an instance first, or raise vcpu_overcommit: mvm instance list"));
+        }
         Ok(())
     }
 }
@@ -290,8 +327,7 @@ impl Capacity {
 mod tests {
     use super::*;
 
-    const SIZE: Resources =
-        Resources { vcpus: Vcpus(2), mem_mib: Mib(512), data_disk_mib: Mib(64) };
+    const SIZE: Resources = Resources::new(Vcpus(2), Mib(512), Mib(64));
 
     fn usage(held: &[(State, Want)]) -> Usage {
         let mut usage = Usage::default();

@@ -21,6 +21,9 @@ pub struct Tenant {
     pub quotas: Quotas,
     /// Whether it has a key; without one its snapshots are plain (development only).
     pub keyed: bool,
+    /// Whether its key is being replaced.
+    #[serde(default)]
+    pub rotating: bool,
     /// Whether it is being destroyed: nothing new may be made in it.
     pub destroying: bool,
     /// When it was created.

@@ -1,80 +1,96 @@
-//! Admission: a wish is recorded only when the tenant's quota and the node's memory allow it.
+//! Admission: a wish is recorded only when the tenant's quota, the node's processors and memory, and
+//! the disk allow it.
 //!
-//! The check and the record share one transaction, so that two wishes never share one place.
-
-use std::collections::BTreeMap;
+//! Quota and node are checked in the transaction that records the wish, so that two wishes never
+//! share one place; the figures are two rows, however many instances there are. The disk is asked
+//! before that: what is free there is nobody's record. The host asks again at the act itself.
 
 use mvm_core::{
-    error::Error,
+    error::{Error, ErrorKind},
     event::EventKind,
     id::InstanceRef,
     instance::{Instance, Want},
-    pool::Resources,
-    port::{Table, Transaction},
+    observed::ObservedInstance,
+    port::Transaction,
     quota::{Capacity, Usage},
     state::State,
     tenant::Tenant,
 };
-use serde::Deserialize;
 
 use crate::{
     engine::{Context, Engine, Telling},
-    store::records,
+    store::{records, tally},
 };
 
-/// What admission needs of an instance's record.
-#[derive(Deserialize)]
-struct Footprint {
-    resources: Resources,
-    state: State,
-    want: Want,
-}
+/// What a snapshot takes besides the guest's memory at worst, in MiB: device state, and 20 bytes for
+/// each chunk of 256 KiB.
+const SNAPSHOT_EXTRA_MIB: u64 = 5;
+/// What an encrypted volume takes before anything is in it, in MiB.
+const VOLUME_EXTRA_MIB: u64 = 4;
 
-/// Checks that `record` may want `want`, given everything else that is recorded.
+/// Checks that a record of the tenant may become one that costs `after`; `stored` is what is
+/// recorded now, none for a new one.
 pub(crate) fn check(
     tx: &mut dyn Transaction,
     tenant: &Tenant,
-    record: &Instance,
-    want: Want,
+    stored: Option<&Instance>,
+    after: &Instance,
     capacity: Option<Capacity>,
 ) -> Result<(), Error> {
-    let id = tenant.tenant_id.as_str();
-    let scope = if capacity.is_some() { "" } else { id };
-    let key = record.instance.to_string();
-    let mut others: BTreeMap<bool, Usage> = BTreeMap::new();
-    for (other, held) in records::list_as::<Footprint>(tx, Table::Instances, scope)? {
-        if other != key {
-            let is_own = other.split('/').next() == Some(id);
-            others.entry(is_own).or_default().hold(held.resources, held.state, held.want);
-        }
-    }
-    let own = others.get(&true).copied().unwrap_or_default();
-    let (mut before, mut after) = (own, own);
-    before.add(record);
-    after.hold(record.resources, record.state, want);
-    tenant.quotas.admit(&after.growth(before))?;
+    let (old, new) = (Usage::of(stored), Usage::of([after]));
+    let own = tally::of_tenant(tx, &tenant.tenant_id)?;
+    tenant.quotas.admit(&own.minus(old).plus(new).growth(own))?;
     if let Some(capacity) = capacity {
-        let foreign = others.get(&false).map_or(0, |usage| usage.mem_mib);
-        before.mem_mib += foreign;
-        after.mem_mib += foreign;
-        capacity.admit(&after.growth(before))?;
+        let node = tally::of_node(tx)?;
+        capacity.admit(&node.minus(old).plus(new).growth(node))?;
     }
     Ok(())
 }
 
-/// What a tenant's instances cost together.
-pub(crate) fn of_tenant(tx: &mut dyn Transaction, tenant: &Tenant) -> Result<Usage, Error> {
-    let mut usage = Usage::default();
-    for (_, held) in records::list_as::<Footprint>(tx, Table::Instances, tenant.tenant_id.as_str())?
-    {
-        usage.hold(held.resources, held.state, held.want);
-    }
-    Ok(usage)
-}
-
 impl Engine {
+    /// Checks that the disk has room for what a wish may write at worst, before anything is touched.
+    pub(crate) fn admit_disk(
+        &self,
+        record: &Instance,
+        seen: Option<&ObservedInstance>,
+        want: Want,
+    ) -> Result<(), Error> {
+        let size = u64::from(record.resources.data_disk_mib.0);
+        let is_new = size > 0
+            && record.volume.joining.is_none()
+            && seen.is_some_and(|seen| seen.volume.is_none());
+        let sleeps = want == Want::Sleeping && record.state != State::Sleeping;
+        let memory = u64::from(record.resources.mem_mib.0) + SNAPSHOT_EXTRA_MIB;
+        match want {
+            Want::Idle | Want::Stopped | Want::Destroyed => Ok(()),
+            Want::Running | Want::Warm | Want::Sleeping if is_new || sleeps => {
+                let volume = if is_new { size + VOLUME_EXTRA_MIB } else { 0 };
+                let snapshot = if sleeps { memory } else { 0 };
+                let what = match (is_new, sleeps) {
+                    (true, true) => "the volume and the snapshot of",
+                    (true, false) => "the volume of",
+                    (false, _) => "the snapshot of",
+                };
+                let what = format!("{what} {}", record.instance);
+                self.ports.host.room()?.admit(&what, volume + snapshot)
+            }
+            Want::Running | Want::Warm | Want::Sleeping => Ok(()),
+        }
+    }
+
+    /// Checks that the disk has room for a volume of this many MiB.
+    pub(crate) fn admit_volume(&self, what: &str, mib: u64) -> Result<(), Error> {
+        if mib == 0 {
+            return Ok(());
+        }
+        self.ports.host.room()?.admit(what, mib + VOLUME_EXTRA_MIB)
+    }
+
     /// Puts a refusal into the tenant's audit log.
     pub(crate) fn tell_refusal(&self, cx: &Context, instance: &InstanceRef, error: &Error) {
+        if error.kind != ErrorKind::Refused {
+            return;
+        }
         let told = self.within(|tx| {
             if records::find::<Tenant>(tx, instance.tenant.as_str())?.is_none() {
                 return Ok(());

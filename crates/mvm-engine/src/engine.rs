@@ -60,7 +60,12 @@ pub struct Config {
     pub keep_builds: u32,
     /// Memory for guests; nine tenths of the node's if absent.
     pub guest_memory: Option<Mib>,
+    /// vCPUs of guests together; [`VCPU_OVERCOMMIT`] times the node's processors if absent.
+    pub guest_vcpus: Option<u32>,
 }
+
+/// How many vCPUs of guests one processor of the node may have, unless configured otherwise.
+pub const VCPU_OVERCOMMIT: u32 = 32;
 
 impl Default for Config {
     fn default() -> Self {
@@ -71,6 +76,7 @@ impl Default for Config {
             parallel: thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             keep_builds: 3,
             guest_memory: None,
+            guest_vcpus: None,
         }
     }
 }
@@ -157,7 +163,10 @@ impl Engine {
                 self.tenant_create(cx, &ask)
             }
             Operation::TenantUpdate { tenant, quotas } => self.tenant_update(cx, &tenant, &quotas),
-            Operation::TenantDestroy { tenant, force } => self.tenant_destroy(cx, &tenant, force),
+            Operation::TenantDestroy { tenant, force, volumes } => {
+                self.tenant_destroy(cx, &tenant, force, volumes)
+            }
+            Operation::TenantKeyRotate { tenant } => self.tenant_key_rotate(cx, &tenant),
             Operation::PoolCreate(ask) => self.pool_create(cx, &ask),
             Operation::PoolUpdate { pool, change } => self.pool_update(cx, &pool, &change),
             Operation::PoolBuild { pool, timeout, rebuild } => {
@@ -170,9 +179,11 @@ impl Engine {
                 let ask = crate::operate::scale::Scale { pool, running, warm, sleeping };
                 self.pool_scale(cx, &ask, no_wait)
             }
-            Operation::PoolDestroy { pool, force } => self.pool_destroy(cx, &pool, force),
-            Operation::InstanceCreate { pool, publish } => {
-                self.instance_create(cx, &pool, &publish)
+            Operation::PoolDestroy { pool, force, volumes } => {
+                self.pool_destroy(cx, &pool, force, volumes)
+            }
+            Operation::InstanceCreate { pool, publish, volume } => {
+                self.instance_create(cx, &pool, &publish, volume.as_ref())
             }
             Operation::InstancePublish { instance, publish } => {
                 self.instance_publish(cx, &instance, &publish, Publishing::Begin)
@@ -180,6 +191,13 @@ impl Engine {
             Operation::InstanceUnpublish { instance, publish } => {
                 self.instance_publish(cx, &instance, &publish, Publishing::End)
             }
+            Operation::InstanceGrow { instance, data_disk } => {
+                self.instance_grow(cx, &instance, data_disk)
+            }
+            Operation::InstanceDestroy { instance, volumes } => {
+                self.instance_destroy(cx, &instance, volumes)
+            }
+            Operation::VolumeRemove { volume, wipe } => self.volume_remove(cx, &volume, wipe),
             Operation::InstanceMove { instance, wish, drain } => {
                 self.instance_move(cx, &instance, wish, drain)
             }
@@ -216,16 +234,21 @@ impl Engine {
         u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// What the node can hold; none when the host does not know its memory.
+    /// What the node can hold; none when the host does not know its memory. With both figures
+    /// configured the node is not looked at: that look grows with its load.
     pub(crate) fn capacity(&self) -> Result<Option<Capacity>, Error> {
-        if let Some(memory) = self.config.guest_memory {
-            return Ok(Some(Capacity { mem_mib: u64::from(memory.0) }));
+        if let (Some(memory), Some(vcpus)) = (self.config.guest_memory, self.config.guest_vcpus) {
+            let (mem_mib, vcpus) = (u64::from(memory.0), u64::from(vcpus));
+            return Ok(Some(Capacity { mem_mib, vcpus }));
         }
         if let Some(known) = self.capacity.get() {
             return Ok(*known);
         }
-        let total = self.ports.host.observe_node()?.facts.mem_mib;
-        let capacity = (total > 0).then(|| Capacity { mem_mib: total - total / 10 });
+        let facts = self.ports.host.observe_node()?.facts;
+        let memory = self.config.guest_memory.map(|memory| u64::from(memory.0));
+        let mem_mib = memory.unwrap_or(facts.mem_mib - facts.mem_mib / 10);
+        let vcpus = self.config.guest_vcpus.unwrap_or(facts.vcpus * VCPU_OVERCOMMIT);
+        let capacity = (mem_mib > 0).then_some(Capacity { mem_mib, vcpus: u64::from(vcpus) });
         Ok(*self.capacity.get_or_init(|| capacity))
     }
 

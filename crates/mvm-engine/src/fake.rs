@@ -12,10 +12,11 @@ use std::{
 };
 
 use mvm_core::{
+    disk::{DiskUse, Room},
     effect::{Effect, Firewall},
     error::{Error, ErrorKind},
     event::{Actor, EventKind, LoggedEvent},
-    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VolumeId},
     instance::{Drain, Instance},
     meter::{CopyReport, GuestMetrics, Meter},
     net::{NetId, Network, Offset},
@@ -26,6 +27,7 @@ use mvm_core::{
     quota::Quotas,
     state::{Move, State},
     units::{Generation, Mib, Timestamp, Vcpus},
+    volume::VolumeEffect,
 };
 
 use crate::{
@@ -48,6 +50,12 @@ pub(crate) struct Content {
     pub(crate) orphans: BTreeSet<InstanceId>,
     pub(crate) snapshots: BTreeMap<InstanceId, BTreeMap<Generation, SnapshotPhase>>,
     pub(crate) volumes: BTreeMap<InstanceId, Mib>,
+    pub(crate) mappings: BTreeSet<InstanceId>,
+    pub(crate) kept: BTreeMap<VolumeId, Mib>,
+    pub(crate) next_keys: BTreeSet<TenantId>,
+    /// Instances that were brought to the next key.
+    pub(crate) rekeyed: BTreeSet<InstanceId>,
+    pub(crate) room: Option<Room>,
     pub(crate) keys: BTreeSet<TenantId>,
     pub(crate) firewall: Option<Firewall>,
     pub(crate) firewall_altered: bool,
@@ -157,6 +165,7 @@ impl Host for World {
             files: !snapshots.is_empty() || content.volumes.contains_key(id),
             snapshots,
             volume: content.volumes.get(id).copied(),
+            mapping: content.mappings.contains(id),
             firewall: content.firewall_generation(),
             boot: BootId(format!("boot-{}", content.boots)),
         })
@@ -168,6 +177,7 @@ impl Host for World {
             bridge: content.bridges.contains(&network.net),
             routes: content.routes.contains(&network.net),
             key: content.keys.contains(&network.tenant),
+            next_key: content.next_keys.contains(&network.tenant),
             files: content.keys.contains(&network.tenant),
             firewall: content.firewall_generation(),
             firewall_altered: content.firewall_altered,
@@ -192,9 +202,21 @@ impl Host for World {
         Ok(ObservedNode {
             bridges: content.bridges.iter().copied().collect(),
             listening: content.listening.clone(),
-            facts: NodeFacts { mem_mib: MEMORY, ..NodeFacts::default() },
+            facts: NodeFacts { mem_mib: MEMORY, vcpus: 64, ..NodeFacts::default() },
             ..ObservedNode::default()
         })
+    }
+
+    fn room(&self) -> Result<Room, Error> {
+        Ok(self.look().room.unwrap_or(Room {
+            total_mib: 10_000,
+            free_mib: 9_000,
+            reserve_mib: 1_000,
+        }))
+    }
+
+    fn disk_use(&self) -> Result<DiskUse, Error> {
+        Ok(DiskUse::default())
     }
 
     fn verify_network(&self, _: &Firewall) -> Result<Vec<Finding>, Error> {
@@ -239,6 +261,7 @@ impl Content {
             && self.vmms.is_empty()
             && self.exits.is_empty()
             && self.volumes.is_empty()
+            && self.mappings.is_empty()
             && self.snapshots.values().all(BTreeMap::is_empty)
     }
 
@@ -260,9 +283,12 @@ impl Content {
             | Effect::RemoveRotatedLogs(_)
             | Effect::RemoveDownloads
             | Effect::RemovePoolFiles(_) => {}
-            Effect::EnsureVolume { instance, size, .. } => {
-                self.volumes.entry(instance.instance.clone()).or_insert(*size);
+            Effect::Volume(effect) => self.volume(effect),
+            Effect::DrawNextKey(t) => drop(self.next_keys.insert(t.clone())),
+            Effect::RekeyInstance { instance, .. } => {
+                self.rekeyed.insert(instance.instance.clone());
             }
+            Effect::PromoteNextKey(t) => drop(self.next_keys.remove(t)),
             Effect::RemoveInstanceFiles(i) => {
                 self.volumes.remove(&i.instance);
                 self.snapshots.remove(&i.instance);
@@ -296,6 +322,31 @@ impl Content {
             }
         }
         Ok(())
+    }
+
+    fn volume(&mut self, effect: &VolumeEffect) {
+        match effect {
+            VolumeEffect::Ensure { instance, size, .. } => {
+                self.volumes.entry(instance.instance.clone()).or_insert(*size);
+            }
+            VolumeEffect::Open(instance) => drop(self.mappings.insert(instance.instance.clone())),
+            VolumeEffect::Close(instance) => drop(self.mappings.remove(instance)),
+            VolumeEffect::Grow { instance, size, .. } => {
+                self.volumes.insert(instance.instance.clone(), *size);
+            }
+            VolumeEffect::Keep { instance, volume, .. } => {
+                if let Some(size) = self.volumes.remove(&instance.instance) {
+                    self.kept.insert(volume.clone(), size);
+                }
+            }
+            VolumeEffect::Attach { volume, instance, .. } => {
+                if let Some(size) = self.kept.remove(volume) {
+                    self.volumes.insert(instance.instance.clone(), size);
+                }
+            }
+            VolumeEffect::Wipe { instance, .. } => drop(self.volumes.remove(&instance.instance)),
+            VolumeEffect::Remove { volume, .. } => drop(self.kept.remove(volume)),
+        }
     }
 
     fn set_snapshot(&mut self, id: &InstanceRef, epoch: Generation, phase: SnapshotPhase) {
@@ -398,6 +449,7 @@ impl World {
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
             GuestAct::Thaw => "thaw",
+            GuestAct::Resize => "resize",
             GuestAct::Shutdown { .. } => "shutdown",
         };
         if content.vmms.get(&id.instance).is_none_or(|vmm| vmm.phase != Phase::Running) {
@@ -538,7 +590,11 @@ impl Rig {
 
     pub(crate) fn create(&self) -> InstanceRef {
         let made = self
-            .operate(&Operation::InstanceCreate { pool: pool("acme/web"), publish: Vec::new() })
+            .operate(&Operation::InstanceCreate {
+                pool: pool("acme/web"),
+                publish: Vec::new(),
+                volume: None,
+            })
             .unwrap();
         let Some(Made::Instance(record)) = made.made else { unreachable!("no instance was made") };
         record.instance
@@ -588,7 +644,7 @@ pub(crate) fn tenant_create(id: &str, quotas: Quotas) -> Operation {
 
 pub(crate) fn pool_create(id: &str) -> Operation {
     let source = Source::Image("default".to_owned());
-    let size = Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(64) };
+    let size = Resources::new(Vcpus(1), Mib(256), Mib(64));
     Operation::PoolCreate(NewPool::of_workers(pool(id), source, size))
 }
 

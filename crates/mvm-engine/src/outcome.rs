@@ -3,7 +3,7 @@
 use mvm_core::{
     error::Error,
     event::EventKind,
-    id::{ImageHash, InstanceRef},
+    id::{ImageHash, InstanceRef, TenantId},
     instance::Instance,
     pool::Pool,
     state::State,
@@ -49,6 +49,8 @@ pub enum Made {
     Image(ImageHash),
     /// An instance.
     Instance(Box<Instance>),
+    /// A tenant's new key; whose it is.
+    Key(TenantId),
     /// Something was removed; its address.
     Removed(String),
 }

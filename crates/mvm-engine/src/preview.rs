@@ -3,12 +3,13 @@
 use mvm_core::{
     effect::Effect,
     error::Error,
-    id::{InstanceRef, PoolRef},
+    id::{InstanceRef, PoolRef, VolumeId},
     instance::{Drain, Instance, Want},
     operation::Operation,
     plan::{self, Step, pool::Assignment},
     publish::Publish,
     state::Move,
+    units::{Generation, Mib},
 };
 use serde::{Deserialize, Serialize};
 
@@ -16,11 +17,13 @@ use crate::{
     engine::{Context, Engine},
     operate::{
         change,
-        instance::{Precedence, legal},
+        instance::{HasVolume, Precedence, Wish, legal},
         living, pool,
         publish::Publishing,
+        rotate::rotation,
         scale::{Scale, in_reach},
         tenant::{self, NewTenant},
+        volume::removal,
     },
     outcome::{Made, Removal},
     store::records,
@@ -47,6 +50,7 @@ pub struct Preview {
 }
 
 impl Engine {
+    #[expect(clippy::too_many_lines, reason = "one arm for every operation")]
     pub(crate) fn preview(&self, cx: &Context, operation: &Operation) -> Result<Preview, Error> {
         match operation.clone() {
             Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
@@ -56,9 +60,12 @@ impl Engine {
                 let made = self.rehearse(|tx| self.tenant_requota(tx, cx, &tenant, &quotas))?;
                 Ok(Preview { made: Some(Made::Tenant(made)), ..Preview::default() })
             }
-            Operation::TenantDestroy { tenant, force } => {
+            Operation::TenantDestroy { tenant, force, volumes: _ } => {
                 self.rehearse(|tx| tenant::begin(tx, &tenant, force))?;
                 self.preview_destroy(tenant.as_str())
+            }
+            Operation::TenantKeyRotate { tenant } => {
+                self.preview_effects(|tx| rotation(tx, &tenant))
             }
             Operation::PoolCreate(ask) => {
                 pool::valid(&ask)?;
@@ -91,18 +98,28 @@ impl Engine {
             Operation::PoolScale { pool, running, warm, sleeping, no_wait } => {
                 self.preview_scale(cx, &Scale { pool, running, warm, sleeping }, no_wait)
             }
-            Operation::PoolDestroy { pool, force } => {
+            Operation::PoolDestroy { pool, force, volumes: _ } => {
                 self.within(|tx| pool::may_go(tx, &pool, force))?;
                 self.preview_destroy(&pool.to_string())
             }
-            Operation::InstanceCreate { pool, publish } => {
-                self.preview_instance(cx, &pool, &publish)
+            Operation::InstanceCreate { pool, publish, volume } => {
+                self.preview_instance(cx, &pool, &publish, volume.as_ref())
             }
             Operation::InstancePublish { instance, publish } => {
                 self.preview_ports(cx, &instance, &publish, Publishing::Begin)
             }
             Operation::InstanceUnpublish { instance, publish } => {
                 self.preview_ports(cx, &instance, &publish, Publishing::End)
+            }
+            Operation::InstanceGrow { instance, data_disk } => {
+                self.preview_growth(&instance, data_disk)
+            }
+            Operation::InstanceDestroy { instance, volumes } => {
+                let wish = self.wish(cx, &instance, Move::Destroy, Drain::Ask)?;
+                self.preview_wish(&Wish { volumes, ..wish })
+            }
+            Operation::VolumeRemove { volume, wipe } => {
+                self.preview_effects(|tx| Ok(vec![removal(tx, &volume, wipe)?]))
             }
             Operation::InstanceMove { instance, wish, drain } => {
                 self.preview_move(cx, &instance, wish, drain)
@@ -115,6 +132,22 @@ impl Engine {
         work: impl FnMut(&mut dyn mvm_core::port::Transaction) -> Result<T, Error>,
     ) -> Result<T, Error> {
         records::rehearse(&*self.ports.store, work)
+    }
+
+    fn preview_effects(
+        &self,
+        work: impl FnMut(&mut dyn mvm_core::port::Transaction) -> Result<Vec<Effect>, Error>,
+    ) -> Result<Preview, Error> {
+        let steps = self.rehearse(work)?.into_iter().map(Step::Do).collect();
+        Ok(Preview { steps, ..Preview::default() })
+    }
+
+    fn preview_growth(&self, instance: &InstanceRef, to: Mib) -> Result<Preview, Error> {
+        let record = self.rehearse(|tx| self.admit_growth(tx, instance, to))?;
+        let seen = self.ports.host.observe_instance(&record)?;
+        let steps = plan::instance::plan(&record, &seen, Generation(0));
+        let made = Some(Made::Instance(Box::new(record)));
+        Ok(Preview { made, steps, ..Preview::default() })
     }
 
     fn preview_tenant(&self, cx: &Context, ask: &NewTenant) -> Result<Preview, Error> {
@@ -164,9 +197,10 @@ impl Engine {
         cx: &Context,
         pool: &PoolRef,
         ports: &[Publish],
+        volume: Option<&VolumeId>,
     ) -> Result<Preview, Error> {
         self.refuse_taken(ports)?;
-        let made = self.rehearse(|tx| self.instance_allocate(tx, cx, pool, ports))?;
+        let made = self.rehearse(|tx| self.instance_allocate(tx, cx, pool, ports, volume))?;
         let steps = vec![Step::SyncFirewall];
         Ok(Preview { made: Some(Made::Instance(Box::new(made))), steps, ..Preview::default() })
     }
@@ -178,16 +212,23 @@ impl Engine {
         wish: Move,
         drain: Drain,
     ) -> Result<Preview, Error> {
-        let wish = self.wish(cx, instance, wish, drain)?;
+        self.preview_wish(&self.wish(cx, instance, wish, drain)?)
+    }
+
+    fn preview_wish(&self, wish: &Wish) -> Result<Preview, Error> {
+        let instance = &wish.instance;
         let capacity = self.capacity()?;
         let (record, generation) = self.within(|tx| {
             Ok((records::instance(tx, instance)?, records::network_generation(tx)?))
         })?;
-        legal(&record, &wish)?;
+        legal(&record, wish)?;
         let record = if record.in_flight() && wish.want != Want::Destroyed {
             record
         } else {
-            self.rehearse(|tx| self.admit_wish(tx, &record, &wish, capacity))?
+            let seen = self.ports.host.observe_instance(&record)?;
+            self.admit_disk(&record, Some(&seen), wish.want)?;
+            let has = HasVolume::seen(&record, Some(&seen));
+            self.rehearse(|tx| self.admit_wish(tx, &record, wish, capacity, has))?
         };
         let seen = self.ports.host.observe_instance(&record)?;
         let steps = plan::instance::plan(&record, &seen, generation);

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use mvm_core::{
+    disk::{DiskUse, Room},
     error::{Error, ErrorKind},
     event::LoggedEvent,
-    id::{InstanceRef, PoolRef, Subject, TenantId},
+    id::{InstanceRef, PoolRef, Subject, TenantId, VolumeId},
     instance::Instance,
     observed::{ObservedInstance, ObservedNode},
     plan,
@@ -15,13 +16,14 @@ use mvm_core::{
     quota::Usage,
     state::State,
     tenant::Tenant,
+    volume::Volume,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Context, Engine},
     run,
-    store::records,
+    store::{records, tally},
 };
 
 /// Which instances are asked for.
@@ -81,6 +83,15 @@ pub struct NodeView {
     pub usage: Usage,
 }
 
+/// The disk of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskView {
+    /// How much there is and how much of it may be taken.
+    pub room: Room,
+    /// What lies there.
+    pub used: DiskUse,
+}
+
 impl Engine {
     /// All tenants, by id.
     ///
@@ -102,11 +113,12 @@ impl Engine {
 
     fn tenant_view(&self, record: Tenant) -> Result<TenantView, Error> {
         let id = record.tenant_id.as_str();
-        let (pools, instances) = self.within(|tx| {
-            Ok((records::list::<Pool>(tx, id)?, records::list::<Instance>(tx, id)?))
+        let (pools, instances, usage) = self.within(|tx| {
+            let pools = records::list::<Pool>(tx, id)?.len();
+            let instances = records::list::<Instance>(tx, id)?.len();
+            Ok((pools, instances, tally::of_tenant(tx, &record.tenant_id)?))
         })?;
-        let usage = Usage::of(&instances);
-        Ok(TenantView { record, pools: pools.len(), instances: instances.len(), usage })
+        Ok(TenantView { record, pools, instances, usage })
     }
 
     /// The pools of one tenant, or all.
@@ -204,7 +216,9 @@ impl Engine {
         after_seq: u64,
         last: usize,
     ) -> Result<Vec<LoggedEvent>, Error> {
-        self.within(|tx| records::tenant(tx, tenant))?;
+        if tenant.as_str() != TenantId::LOCAL {
+            self.within(|tx| records::tenant(tx, tenant))?;
+        }
         self.ports.store.events(tenant, after_seq, last)
     }
 
@@ -217,9 +231,34 @@ impl Engine {
         let draw = self.ports.clock.draw();
         let (node_id, usage) = self.within(|tx| {
             let node_id = records::node_id(tx, draw)?;
-            Ok((node_id, Usage::of(&records::list::<Instance>(tx, "")?)))
+            Ok((node_id, tally::of_node(tx)?))
         })?;
         Ok(NodeView { node_id, observed, usage })
+    }
+
+    /// The kept volumes, by name.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    pub fn volumes(&self) -> Result<Vec<Volume>, Error> {
+        self.within(|tx| records::list::<Volume>(tx, ""))
+    }
+
+    /// One kept volume.
+    ///
+    /// # Errors
+    /// `NotFound`; why the store failed.
+    pub fn volume(&self, id: &VolumeId) -> Result<Volume, Error> {
+        self.within(|tx| records::volume(tx, id))
+    }
+
+    /// The room on the data file system, and what lies there.
+    ///
+    /// # Errors
+    /// Why the host failed.
+    pub fn disk(&self) -> Result<DiskView, Error> {
+        let host = &self.ports.host;
+        Ok(DiskView { room: host.room()?, used: host.disk_use()? })
     }
 
     /// The last lines of an instance's logs.

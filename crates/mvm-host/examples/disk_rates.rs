@@ -77,6 +77,7 @@ fn snapshots(what: &str, base: &Path, ram: &Path, key: Option<&TenantKey>, size:
         data: home.path().join("data"),
         run: home.path().join("run"),
         cgroup: home.path().join("cgroup"),
+        reserve_percent: 10,
         shim: home.path().join("shim"),
         resolv_conf: "/etc/resolv.conf".into(),
     };

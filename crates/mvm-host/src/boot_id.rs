@@ -81,6 +81,7 @@ mod tests {
             data: base.path().join("data"),
             run: base.path().to_owned(),
             cgroup: base.path().join("cgroup"),
+            reserve_percent: 10,
             shim: base.path().join("shim"),
             resolv_conf: "/etc/resolv.conf".into(),
         };

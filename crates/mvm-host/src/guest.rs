@@ -32,6 +32,7 @@ use mvm_proto::{Entropy, Event, Failure, FailureKind, Reply, Request, StreamId, 
 
 use self::link::{Link, Lost};
 use crate::{
+    disk::volume::LABEL,
     roots::Roots,
     vmm::{config, fault::Act, place::Place, socket::Deadline},
 };
@@ -108,6 +109,10 @@ impl Guest for VsockGuest {
                 self.request(instance, [word, Request::Thaw {}], PROMPT)
             }
             GuestAct::Thaw => self.request(instance, [Request::Thaw {}], PROMPT),
+            GuestAct::Resize => {
+                let label = LABEL.to_owned();
+                self.request(instance, [Request::Resize { label }], PROMPT)
+            }
             GuestAct::Shutdown { grace } => self.shut_down(instance, *grace),
         }
     }

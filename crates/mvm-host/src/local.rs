@@ -6,6 +6,7 @@
 
 use mvm_core::{
     Error,
+    disk::{DiskUse, Room},
     effect::{Effect, Firewall},
     id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
@@ -14,12 +15,15 @@ use mvm_core::{
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{Console, Finding, Host, Logs},
+    volume::VolumeEffect,
 };
 use mvm_shim::record::{CONSOLE_LOG, VMM_LOG};
 
 use crate::{
     boot_id,
-    disk::{files, key, listing, snapshot as disk_snapshot, stock, volume},
+    disk::{
+        files, key, listing, rekey, shelf, snapshot as disk_snapshot, space, stock, usage, volume,
+    },
     net::{self, Mtu},
     roots::Roots,
     vmm::{boot, cgroup, console, facts, jail, meter, observe, place::Place, snapshot, spawn},
@@ -51,6 +55,31 @@ impl LocalHost {
         &self.roots
     }
 
+    fn volume(&self, effect: &VolumeEffect) -> Result<(), Error> {
+        let roots = &self.roots;
+        match effect {
+            VolumeEffect::Ensure { instance, uid, size, kind } => {
+                volume::ensure(roots, instance, *uid, *size, *kind)
+            }
+            VolumeEffect::Open(instance) => volume::open(roots, instance),
+            VolumeEffect::Close(instance) => volume::close(instance),
+            VolumeEffect::Grow { instance, kind, size } => {
+                volume::grow(roots, instance, *kind, *size)
+                    .and_then(|()| boot::refresh_data(roots, &instance.instance))
+            }
+            VolumeEffect::Keep { instance, volume, kind } => {
+                shelf::keep(roots, instance, volume, *kind)
+            }
+            VolumeEffect::Attach { volume, instance, kind, uid } => {
+                shelf::attach(roots, volume, instance, *kind, *uid)
+            }
+            VolumeEffect::Wipe { instance, kind } => volume::wipe(roots, instance, *kind),
+            VolumeEffect::Remove { volume, kind, fate } => {
+                shelf::remove(roots, volume, *kind, *fate)
+            }
+        }
+    }
+
     fn with_vmm(&self, instance: &InstanceId) -> Result<(), Error> {
         observe::require(&Place::of(&self.roots, instance))
     }
@@ -73,9 +102,10 @@ impl Host for LocalHost {
             Effect::RemoveRotatedLogs(instance) => stock::remove_rotated_logs(roots, instance),
             Effect::RemoveDownloads => stock::remove_downloads(roots),
             Effect::RemovePoolFiles(pool) => files::remove_pool(roots, pool),
-            Effect::EnsureVolume { instance, uid, size } => {
-                volume::ensure(roots, instance, *uid, *size)
-            }
+            Effect::Volume(effect) => self.volume(effect),
+            Effect::DrawNextKey(tenant) => rekey::draw(roots, tenant),
+            Effect::RekeyInstance { instance, volume } => rekey::instance(roots, instance, *volume),
+            Effect::PromoteNextKey(tenant) => rekey::promote(roots, tenant),
             Effect::RemoveInstanceFiles(instance) => files::remove_instance(roots, instance),
             Effect::EnsureTap { net, offset, uid } => net::ensure_tap(*net, *offset, *uid),
             Effect::RemoveTap { net, offset } => net::remove_tap(*net, *offset),
@@ -133,7 +163,8 @@ impl Host for LocalHost {
             cgroup: cgroup::is_there(&place)?,
             jail: jail::is_there(&place)?,
             snapshots: disk_snapshot::phases(roots, id)?,
-            volume: volume::size(roots, id)?,
+            volume: volume::size(roots, id, instance.volume.kind)?,
+            mapping: volume::is_open(&id.instance)?,
             files: listing::instance_is_there(roots, id)?,
             firewall: net::firewall(roots)?.generation,
             boot: boot_id::present(),
@@ -147,6 +178,7 @@ impl Host for LocalHost {
             bridge: net::bridge_is_up(network)? && net::mtu_is_right(self.mtu, network.net)?,
             routes: net::routes_are_there(network)?,
             key: key::exists(roots, &network.tenant)?,
+            next_key: key::next_exists(roots, &network.tenant)?,
             files: listing::tenant_is_there(roots, &network.tenant)?,
             firewall: firewall.generation,
             firewall_altered: firewall.is_altered,
@@ -177,6 +209,8 @@ impl Host for LocalHost {
             jails: jail::list(roots)?,
             runs: spawn::list(roots)?,
             processes: spawn::list_alive(roots)?,
+            mappings: volume::list_open()?,
+            volumes: shelf::list(roots)?,
             tenants: listing::tenants(roots)?,
             pools: listing::pools(roots)?,
             firewall: net::firewall(roots)?.generation,
@@ -184,6 +218,14 @@ impl Host for LocalHost {
             listening: net::listening()?,
             facts: facts::node(roots)?,
         })
+    }
+
+    fn room(&self) -> Result<Room, Error> {
+        space::room(&self.roots)
+    }
+
+    fn disk_use(&self) -> Result<DiskUse, Error> {
+        usage::of(&self.roots)
     }
 
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {

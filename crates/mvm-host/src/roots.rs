@@ -11,6 +11,8 @@ pub struct Roots {
     pub run: PathBuf,
     /// Where cgroup v2 is mounted, `/sys/fs/cgroup`.
     pub cgroup: PathBuf,
+    /// The share of the data file system that stays free, in percent.
+    pub reserve_percent: u8,
     /// The shim's program.
     pub shim: PathBuf,
     /// The host's resolvers, `/etc/resolv.conf`.

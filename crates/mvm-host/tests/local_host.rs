@@ -26,6 +26,7 @@ use mvm_core::{
     port::{Clock, ExecRequest, ExecStatus, ExecStreams, Guest, GuestAnswer, Host},
     state::State,
     units::{Generation, Mib, Timestamp, Uid, Vcpus},
+    volume::{VolumeEffect, VolumeKind, VolumePlan},
 };
 use mvm_host::{clock::SystemClock, guest::VsockGuest, local::LocalHost, roots::Roots, vmm};
 
@@ -42,6 +43,7 @@ impl Ground {
             data: "/var/lib/mvm".into(),
             run: "/run/mvm".into(),
             cgroup: "/sys/fs/cgroup".into(),
+            reserve_percent: 10,
             shim: "/usr/local/bin/mvm-shim".into(),
             resolv_conf: "/etc/resolv.conf".into(),
         };
@@ -64,11 +66,12 @@ impl Ground {
             network,
             offset: Offset(3),
             uid: Uid(458_755),
-            resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(96), data_disk_mib: Mib(16) },
+            resources: Resources::new(Vcpus(1), Mib(96), Mib(16)),
             role: Role::Worker,
             policy: RuntimePolicy::default(),
             image: Some(image),
             keyed,
+            volume: VolumePlan::default(),
             state: State::Ready,
             want: Want::Idle,
             drain: Drain::Ask,
@@ -359,6 +362,7 @@ fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
         uid: record.uid,
         image: record.image.clone().unwrap(),
         resources: record.resources,
+        volume: record.volume.kind,
         identity: mvm_core::effect::Identity {
             network: record.network.clone(),
             offset: record.offset,
@@ -372,7 +376,12 @@ fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
         Effect::EnsureBridge(record.network.clone()),
         Effect::EnsureTap { net, offset, uid },
         Effect::EnsureCgroup { instance: record.instance.instance.clone(), limits },
-        Effect::EnsureVolume { instance: record.instance.clone(), uid, size: Mib(16) },
+        Effect::Volume(VolumeEffect::Ensure {
+            instance: record.instance.clone(),
+            uid,
+            size: Mib(16),
+            kind: VolumeKind::Plain,
+        }),
         Effect::EnsureJail(Box::new(jail.clone())),
     ] {
         ground.host.execute(&effect).unwrap();

@@ -6,11 +6,13 @@
 //! what a test must know besides is [`Rig`]. The suite makes and removes its own tenant
 //! `conformance` with network 4001; it replaces the firewall, so it needs a host without tenants.
 //!
-//! `bench` keeps the fixtures, `parts` tries effects one by one, `life` in sequences.
+//! `bench` keeps the fixtures, `parts` tries effects one by one, `volumes` those on disks and keys,
+//! `life` in sequences.
 
 mod bench;
 mod life;
 mod parts;
+mod volumes;
 
 use std::collections::BTreeSet;
 
@@ -19,6 +21,7 @@ use mvm_core::{
     effect::Effect,
     id::{ImageHash, InstanceId, InstanceRef},
     port::{Guest, Host},
+    volume::VolumeEffect,
 };
 
 use bench::Bench;
@@ -64,7 +67,7 @@ pub struct Subject<'a> {
 type Case = fn(&mut Bench<'_>) -> Result<(), String>;
 
 /// All cases, in the order in which they run.
-const CASES: [(&str, Case); 18] = [
+const CASES: [(&str, Case); 22] = [
     ("a_bridge_is_made_once_seen_and_removed", parts::bridge),
     ("routes_are_made_once_seen_and_removed", parts::routes),
     ("the_firewall_is_replaced_whole_and_never_by_an_older_intent", parts::firewall),
@@ -72,6 +75,9 @@ const CASES: [(&str, Case); 18] = [
     ("a_revision_is_linked_made_current_and_goes_with_the_pools_files", parts::pool),
     ("what_nothing_uses_goes_and_what_is_current_stays", parts::litter),
     ("a_volume_is_made_once_and_goes_with_the_instances_files", parts::volume),
+    ("an_encrypted_volume_needs_the_tenants_key_and_is_opened_and_closed", volumes::sealed),
+    ("a_volume_grows_and_never_shrinks", volumes::grown),
+    ("a_kept_volume_leaves_its_instance_and_joins_another", volumes::kept),
     ("a_tap_needs_its_bridge", parts::tap),
     ("a_cgroup_is_made_once_seen_and_removed", parts::cgroup),
     ("a_jail_needs_image_and_volume", parts::jail),
@@ -82,6 +88,7 @@ const CASES: [(&str, Case); 18] = [
     ("a_guest_sleeps_and_wakes_with_its_memory", life::sleep_and_wake),
     ("a_snapshot_is_resumable_only_while_published", life::phases),
     ("a_sealed_snapshot_needs_the_tenants_key", life::sealed),
+    ("a_new_key_opens_what_the_old_one_sealed", volumes::rekeyed),
     ("a_death_is_seen_and_cleared_away", life::deaths),
 ];
 
@@ -111,7 +118,7 @@ pub fn run(under_test: &Subject<'_>, report: &mut dyn FnMut(&str, Result<(), Str
 }
 
 /// How many variants [`Effect`] has.
-const EFFECTS: usize = 32;
+const EFFECTS: usize = 42;
 
 /// The place of a variant in [`Effect`]; a new one does not compile until it has its own, and
 /// [`EFFECTS`] must follow.
@@ -126,7 +133,19 @@ const fn position(effect: &Effect) -> usize {
         Effect::RemoveTenantFiles(_) => 6,
         Effect::EnsureRevision { .. } => 7,
         Effect::RemovePoolFiles(_) => 8,
-        Effect::EnsureVolume { .. } => 9,
+        Effect::Volume(effect) => match effect {
+            VolumeEffect::Ensure { .. } => 9,
+            VolumeEffect::Open(_) => 28,
+            VolumeEffect::Close(_) => 29,
+            VolumeEffect::Grow { .. } => 30,
+            VolumeEffect::Keep { .. } => 31,
+            VolumeEffect::Attach { .. } => 32,
+            VolumeEffect::Wipe { .. } => 33,
+            VolumeEffect::Remove { .. } => 34,
+        },
+        Effect::DrawNextKey(_) => 35,
+        Effect::RekeyInstance { .. } => 36,
+        Effect::PromoteNextKey(_) => 37,
         Effect::RemoveInstanceFiles(_) => 10,
         Effect::EnsureTap { .. } => 11,
         Effect::RemoveTap { .. } => 12,
@@ -145,9 +164,9 @@ const fn position(effect: &Effect) -> usize {
         Effect::RetireSnapshot { .. } => 25,
         Effect::RemoveSnapshot { .. } => 26,
         Effect::EnsureShim { .. } => 27,
-        Effect::RemoveRevision { .. } => 28,
-        Effect::RemoveImage(_) => 29,
-        Effect::RemoveRotatedLogs(_) => 30,
-        Effect::RemoveDownloads => 31,
+        Effect::RemoveRevision { .. } => 38,
+        Effect::RemoveImage(_) => 39,
+        Effect::RemoveRotatedLogs(_) => 40,
+        Effect::RemoveDownloads => 41,
     }
 }

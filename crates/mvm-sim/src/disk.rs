@@ -4,10 +4,10 @@
 //! the synced one the present one, for some files or for all. It knows nothing of what the files
 //! mean.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mvm_core::{
-    id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId, VolumeId},
     observed::SnapshotPhase,
     units::{Generation, Mib, Uid},
 };
@@ -19,6 +19,12 @@ use crate::{chance::Chance, world::Memory};
 pub enum Path {
     /// A tenant's key.
     Key(TenantId),
+    /// The key that shall take its place.
+    NextKey(TenantId),
+    /// A kept volume.
+    Kept(VolumeId),
+    /// A kept volume's key.
+    VolumeKey(VolumeId),
     /// A tenant's directory.
     Tenant(TenantId),
     /// A pool's directory.
@@ -51,13 +57,21 @@ impl Path {
             Self::Instance(one) | Self::Volume(one) | Self::Snapshot(one, _) => {
                 (&one.tenant, Some(one.pool_ref()), Some(one))
             }
-            Self::Key(_) | Self::Jail(_) | Self::Archive(_) => return self == above,
+            Self::Key(_)
+            | Self::NextKey(_)
+            | Self::Kept(_)
+            | Self::VolumeKey(_)
+            | Self::Jail(_)
+            | Self::Archive(_) => return self == above,
         };
         match above {
             Self::Tenant(of) => of == tenant,
             Self::Pool(of) => Some(of) == pool.as_ref(),
             Self::Instance(of) => Some(of) == instance,
             Self::Key(_)
+            | Self::NextKey(_)
+            | Self::Kept(_)
+            | Self::VolumeKey(_)
             | Self::Revision(..)
             | Self::Current(_)
             | Self::Volume(_)
@@ -102,6 +116,10 @@ pub enum Content {
         size: Mib,
         /// How often it was written.
         writes: u64,
+        /// The keys that open it; none of a plain one.
+        keys: BTreeSet<u64>,
+        /// Unique among all volumes ever made.
+        serial: u64,
     },
     /// A snapshot.
     Snapshot(Box<Snapshot>),
@@ -215,9 +233,20 @@ impl Disk {
     /// The key of a tenant.
     #[must_use]
     pub fn key(&self, of: &TenantId) -> Option<u64> {
-        match self.now.get(&Path::Key(of.clone())) {
+        self.key_at(&Path::Key(of.clone()))
+    }
+
+    /// The key in a file.
+    #[must_use]
+    pub fn key_at(&self, path: &Path) -> Option<u64> {
+        match self.now.get(path) {
             Some(Content::Key(key)) => Some(*key),
             _ => None,
         }
+    }
+
+    /// The content of `path`, to be changed; lost with the power until it is synced.
+    pub fn get_mut(&mut self, path: &Path) -> Option<&mut Content> {
+        self.now.get_mut(path)
     }
 }

@@ -125,6 +125,7 @@ impl Guest for SimGuest {
                 guest.is_frozen = false;
             }
             GuestAct::Thaw => guest.is_frozen = false,
+            GuestAct::Resize => {}
             GuestAct::Shutdown { .. } => {
                 world.disk.sync(&Path::Volume(instance.clone()));
                 world.end_vmm(&instance.instance, Ending::Exited(0));

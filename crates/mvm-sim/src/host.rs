@@ -7,9 +7,11 @@
 mod files;
 mod observe;
 mod vmm;
+mod volumes;
 
 use mvm_core::{
     Error, ErrorKind,
+    disk::{DiskUse, Room},
     effect::{Effect, Firewall},
     id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
@@ -73,9 +75,10 @@ impl Host for SimHost {
                 world.forget(|world| std::mem::take(&mut world.has_downloads))
             }
             Effect::RemovePoolFiles(pool) => world.remove_files(&Path::Pool(pool.clone())),
-            Effect::EnsureVolume { instance, uid, size } => {
-                world.ensure_volume(instance, *uid, *size)
-            }
+            Effect::Volume(effect) => world.volume(effect),
+            Effect::DrawNextKey(tenant) => world.draw_next_key(tenant),
+            Effect::RekeyInstance { instance, .. } => world.rekey(instance),
+            Effect::PromoteNextKey(tenant) => world.promote_next_key(tenant),
             Effect::RemoveInstanceFiles(instance) => {
                 world.remove_files(&Path::Instance(instance.clone()))
             }
@@ -131,6 +134,15 @@ impl Host for SimHost {
 
     fn observe_node(&self) -> Result<ObservedNode, Error> {
         Ok(self.machine.world().observe_node())
+    }
+
+    fn room(&self) -> Result<Room, Error> {
+        let free_mib = if self.machine.world().disk.full { 0 } else { 1 << 20 };
+        Ok(Room { total_mib: 1 << 20, free_mib, reserve_mib: 1 << 16 })
+    }
+
+    fn disk_use(&self) -> Result<DiskUse, Error> {
+        Ok(DiskUse::default())
     }
 
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {

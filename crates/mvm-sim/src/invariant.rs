@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mvm_core::{
     Error,
     event::{EventKind, LoggedEvent},
-    id::{InstanceId, Subject, TenantId},
+    id::{InstanceId, Subject, TenantId, VolumeId},
     instance::{Instance, Want},
     observed::{Phase, SnapshotPhase},
     pool::Pool,
@@ -16,12 +16,14 @@ use mvm_core::{
     quota::Usage,
     state::State,
     tenant::Tenant,
+    volume::Volume,
 };
 use serde::de::DeserializeOwned;
 
 use crate::{disk::Content, world::World};
 
 mod rest;
+mod volumes;
 
 /// What the audit log says about the memory of an instance.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,6 +45,8 @@ pub struct Monitor {
     instances: BTreeMap<InstanceId, Instance>,
     pools: Vec<Pool>,
     tenants: BTreeMap<TenantId, Tenant>,
+    volumes: BTreeMap<VolumeId, Volume>,
+    figures: BTreeMap<String, Usage>,
     lives: BTreeMap<InstanceId, Life>,
     last_seq: BTreeMap<TenantId, u64>,
 }
@@ -63,10 +67,13 @@ impl Monitor {
     /// Reads the store again, after a commit.
     pub fn refresh(&mut self, store: &dyn Store) {
         let (mut tenants, mut pools, mut instances) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut volumes, mut figures) = (Vec::new(), Vec::new());
         let read: Result<(), Error> = store.transact(&mut |tx| {
             tenants = tx.list(Table::Tenants, "")?;
             pools = tx.list(Table::Pools, "")?;
             instances = tx.list(Table::Instances, "")?;
+            volumes = tx.list(Table::Volumes, "")?;
+            figures = tx.list(Table::Meta, "usage")?;
             Ok(())
         });
         if let Err(error) = read {
@@ -75,6 +82,11 @@ impl Monitor {
         let tenants: Vec<Tenant> = parse(tenants, &mut self.violations);
         let instances: Vec<Instance> = parse(instances, &mut self.violations);
         self.pools = parse(pools, &mut self.violations);
+        let names: Vec<String> = figures.iter().map(|(name, _)| name.clone()).collect();
+        let usages: Vec<Usage> = parse(figures, &mut self.violations);
+        self.figures = names.into_iter().zip(usages).collect();
+        let volumes: Vec<Volume> = parse(volumes, &mut self.violations);
+        self.volumes = volumes.into_iter().map(|one| (one.volume.clone(), one)).collect();
         self.tenants = tenants.into_iter().map(|one| (one.tenant_id.clone(), one)).collect();
         self.instances =
             instances.into_iter().map(|one| (one.instance.instance.clone(), one)).collect();
@@ -137,6 +149,13 @@ impl Monitor {
             | EventKind::DrainForced
             | EventKind::QuotaExceeded
             | EventKind::ShimLost
+            | EventKind::VolumeCreated
+            | EventKind::VolumeGrown
+            | EventKind::VolumeKept
+            | EventKind::VolumeAttached
+            | EventKind::VolumeRemoved
+            | EventKind::VolumeWiped
+            | EventKind::KeyRotated
             | EventKind::FirewallRepaired => {}
         }
     }
@@ -168,6 +187,7 @@ impl Monitor {
             }
         }
         self.violations.extend(shared);
+        self.check_figures();
         self.check_quotas();
     }
 
@@ -213,6 +233,7 @@ impl Monitor {
             }
         }
         self.check_sleepers(world);
+        self.check_volumes(world);
         let (mut taps, mut uids) = (BTreeSet::new(), BTreeSet::new());
         for (id, vmm) in &world.vmms {
             if !uids.insert(vmm.uid) {

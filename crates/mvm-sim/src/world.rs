@@ -105,6 +105,8 @@ pub struct World {
     pub taps: BTreeMap<(NetId, Offset), Tap>,
     /// Cgroups.
     pub cgroups: BTreeMap<InstanceId, Limits>,
+    /// Instances whose encrypted volume is open.
+    pub mappings: BTreeSet<InstanceId>,
     /// The tables in force.
     pub firewall: Option<Firewall>,
     /// Whether someone altered the tables since.
@@ -247,6 +249,7 @@ impl World {
         self.shims.clear();
         self.runs.clear();
         self.mounts.clear();
+        self.mappings.clear();
     }
 
     /// A moment passes: every workload that can run does a little.

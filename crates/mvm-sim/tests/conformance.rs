@@ -8,6 +8,7 @@ use std::{
 
 use mvm_core::{
     Error, ErrorKind,
+    disk::{DiskUse, Room},
     effect::{Effect, Firewall},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef},
     instance::Instance,
@@ -155,6 +156,12 @@ impl Host for Liar {
     fn observe_node(&self) -> Result<ObservedNode, Error> {
         self.inner.observe_node()
     }
+    fn room(&self) -> Result<Room, Error> {
+        self.inner.room()
+    }
+    fn disk_use(&self) -> Result<DiskUse, Error> {
+        self.inner.disk_use()
+    }
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
         self.inner.verify_network(intent)
     }
@@ -186,6 +193,15 @@ fn a_host_that_lies_about_any_effect_does_not_conform() {
         "remove_downloads",
         "remove_pool_files",
         "ensure_volume",
+        "open_volume",
+        "close_volume",
+        "grow_volume",
+        "keep_volume",
+        "attach_volume",
+        "wipe_volume",
+        "remove_volume",
+        "draw_next_key",
+        "promote_next_key",
         "remove_instance_files",
         "ensure_tap",
         "remove_tap",

@@ -20,8 +20,13 @@ use mvm_core::{
     port::{BuildOrder, Builder, Progress, ProgressStep},
 };
 
+use mvm_host::disk::space;
+
 use crate::config::Config;
 
+/// What a build of the default image may take at worst: its packages, the unpacked tree and the
+/// image, 150 MiB when it was measured.
+const BUILD_MIB: u64 = 400;
 /// The name of the image that is made here when it is missing.
 const DEFAULT: &str = "default";
 /// The guest protocol generation of the agent that ships beside this program.
@@ -97,6 +102,14 @@ impl Workshop {
                 )
                 .hint("check the network, or set MVM_ASSET_MIRROR to a place that has the files")
             })
+    }
+
+    /// Checks that the disk has room for what a build may write, before it begins.
+    fn admit(&self) -> Result<(), Error> {
+        std::fs::create_dir_all(&self.config.data_dir)
+            .map_err(|error| failed(ErrorKind::Failed, "cannot make the data directory", &error))?;
+        space::room_of(&self.config.data_dir, self.config.disk_reserve_percent)?
+            .admit("a build of the default image", BUILD_MIB)
     }
 
     fn make_default(
@@ -187,6 +200,7 @@ impl Workshop {
             }
             Ok(image) => hash_of(&image.manifest.hash.to_string()),
             Err(StoreError::NotFound(_)) if name == DEFAULT => {
+                self.admit()?;
                 self.make_default(&store, order.rebuild, progress)
             }
             Err(error @ (StoreError::NotFound(_) | StoreError::Ambiguous(_))) => {

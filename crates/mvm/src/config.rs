@@ -11,6 +11,8 @@ use std::{
 };
 
 use mvm_core::error::{Error, ErrorKind};
+use mvm_engine::engine::VCPU_OVERCOMMIT;
+use mvm_host::disk::space::RESERVE_PERCENT;
 use serde::Deserialize;
 
 use crate::{
@@ -51,6 +53,10 @@ pub struct Config {
     pub machine: Machine,
     /// The largest packet of guests, in bytes, 576–9216; that of the host's uplinks if absent.
     pub mtu: Option<u16>,
+    /// The share of the data file system that stays free, in percent.
+    pub disk_reserve_percent: u8,
+    /// How many vCPUs of guests one processor may have.
+    pub vcpu_overcommit: u32,
 }
 
 /// What a caller sets over everything else.
@@ -76,6 +82,8 @@ struct File {
     host: Option<HostChoice>,
     #[serde(default)]
     machine: Machine,
+    disk_reserve_percent: Option<u8>,
+    vcpu_overcommit: Option<u32>,
     #[serde(default)]
     gc: GcTable,
 }
@@ -212,6 +220,8 @@ impl Config {
             },
             machine: file.machine,
             mtu: file.mtu,
+            disk_reserve_percent: file.disk_reserve_percent.unwrap_or(RESERVE_PERCENT),
+            vcpu_overcommit: file.vcpu_overcommit.unwrap_or(VCPU_OVERCOMMIT),
         };
         config.validate()
     }
@@ -232,6 +242,21 @@ impl Config {
         if let Some(mtu) = self.mtu.filter(|mtu| !(576..=9216).contains(mtu)) {
             let message = format!("the mtu {mtu} is outside 576 to 9216");
             return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        if self.disk_reserve_percent > 90 {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!(
+                    "disk_reserve_percent is {}: it must be 0 to 90",
+                    self.disk_reserve_percent
+                ),
+            ));
+        }
+        if !(1..=1000).contains(&self.vcpu_overcommit) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("vcpu_overcommit is {}: it must be 1 to 1000", self.vcpu_overcommit),
+            ));
         }
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         if self.firecracker.split('.').count() != 3 || !self.firecracker.split('.').all(digits) {

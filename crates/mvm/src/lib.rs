@@ -25,9 +25,11 @@ mod wiring;
 
 pub use config::{Config, Overrides};
 pub use mvm_core::{
-    Error, ErrorKind, error,
+    Error, ErrorKind,
+    disk::{DiskClass, DiskUse, Room},
+    error,
     event::{Actor, Event, EventKind, LoggedEvent},
-    id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId},
+    id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId, VolumeId},
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
     net::{NetId, Network, Offset, Subnet},
@@ -47,12 +49,13 @@ pub use mvm_core::{
     state::{Move, State},
     tenant::Tenant,
     units,
+    volume::{Volume, VolumeFate, VolumeKind, VolumeStage},
 };
 pub use mvm_engine::{
     Cancel, Change, Context, Deferral, Failed, Made, Outcome, Preview, Removal,
     figures::{GroupStats, InstanceStats, NodeStats},
     is_cancelled,
     netcheck::{CrossTenant, Depth, Expected, NetReport, Probe, TapOwner, TenantNet},
-    query::{Filter, InstanceView, NodeView, PoolView, TenantView},
+    query::{DiskView, Filter, InstanceView, NodeView, PoolView, TenantView},
 };
 pub use wiring::Mvm;

@@ -3,7 +3,7 @@
 use mvm_core::{
     error::Error,
     event::LoggedEvent,
-    id::{InstanceRef, PoolRef, TenantId},
+    id::{InstanceRef, PoolRef, TenantId, VolumeId},
     instance::Drain,
     net::{NetId, Subnet},
     operation::{NewPool, Operation},
@@ -12,12 +12,14 @@ use mvm_core::{
     publish::Publish,
     quota::{QuotaChange, Quotas},
     state::{Move, State},
+    units::Mib,
+    volume::{Volume, VolumeFate},
 };
 use mvm_engine::{
     Context, Outcome, Preview,
     figures::{InstanceStats, NodeStats},
     netcheck::{Depth, NetReport},
-    query::{Filter, InstanceView, NodeView, PoolView, TenantView},
+    query::{DiskView, Filter, InstanceView, NodeView, PoolView, TenantView},
 };
 
 use mvm_host::kvm;
@@ -41,7 +43,11 @@ const fn starts_guests(operation: &Operation) -> bool {
         | Operation::NodeGc { .. }
         | Operation::InstanceCreate { .. }
         | Operation::InstancePublish { .. }
-        | Operation::InstanceUnpublish { .. } => false,
+        | Operation::InstanceUnpublish { .. }
+        | Operation::TenantKeyRotate { .. }
+        | Operation::InstanceGrow { .. }
+        | Operation::InstanceDestroy { .. }
+        | Operation::VolumeRemove { .. } => false,
     }
 }
 
@@ -108,8 +114,9 @@ impl Mvm {
         cx: &Context,
         tenant: &TenantId,
         force: bool,
+        volumes: VolumeFate,
     ) -> Result<Outcome, Error> {
-        self.operate(cx, &Operation::TenantDestroy { tenant: tenant.clone(), force })
+        self.operate(cx, &Operation::TenantDestroy { tenant: tenant.clone(), force, volumes })
     }
 
     /// Makes a pool.
@@ -176,19 +183,26 @@ impl Mvm {
         cx: &Context,
         pool: &PoolRef,
         force: bool,
+        volumes: VolumeFate,
     ) -> Result<Outcome, Error> {
-        self.operate(cx, &Operation::PoolDestroy { pool: pool.clone(), force })
+        self.operate(cx, &Operation::PoolDestroy { pool: pool.clone(), force, volumes })
     }
 
-    /// Makes an instance; ports of the host lead to it.
+    /// Gives a tenant another key.
+    pub fn tenant_key_rotate(&self, cx: &Context, tenant: &TenantId) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::TenantKeyRotate { tenant: tenant.clone() })
+    }
+
+    /// Makes an instance; ports of the host lead to it, and it has a kept volume if one is given.
     pub fn instance_create(
         &self,
         cx: &Context,
         pool: &PoolRef,
         publish: &[Publish],
+        volume: Option<VolumeId>,
     ) -> Result<Outcome, Error> {
         let publish = publish.to_vec();
-        self.operate(cx, &Operation::InstanceCreate { pool: pool.clone(), publish })
+        self.operate(cx, &Operation::InstanceCreate { pool: pool.clone(), publish, volume })
     }
 
     /// Lets ports of the host lead to an instance.
@@ -211,6 +225,36 @@ impl Mvm {
     ) -> Result<Outcome, Error> {
         let (instance, publish) = (instance.clone(), publish.to_vec());
         self.operate(cx, &Operation::InstanceUnpublish { instance, publish })
+    }
+
+    /// Makes an instance's data volume larger.
+    pub fn instance_grow(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        data_disk: Mib,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::InstanceGrow { instance: instance.clone(), data_disk })
+    }
+
+    /// Destroys an instance.
+    pub fn instance_destroy(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        volumes: VolumeFate,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::InstanceDestroy { instance: instance.clone(), volumes })
+    }
+
+    /// Removes a kept volume.
+    pub fn volume_remove(
+        &self,
+        cx: &Context,
+        volume: &VolumeId,
+        wipe: bool,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::VolumeRemove { volume: volume.clone(), wipe })
     }
 
     /// Moves an instance: start, stop, warm, sleep, wake, destroy.
@@ -300,6 +344,21 @@ impl Mvm {
     /// What all instances hold and take, in all and by tenant.
     pub fn node_stats(&self) -> Result<NodeStats, Error> {
         self.engine.node_stats()
+    }
+
+    /// The kept volumes.
+    pub fn volume_list(&self) -> Result<Vec<Volume>, Error> {
+        self.engine.volumes()
+    }
+
+    /// One kept volume.
+    pub fn volume_info(&self, volume: &VolumeId) -> Result<Volume, Error> {
+        self.engine.volume(volume)
+    }
+
+    /// The room on the disk, and what takes it.
+    pub fn node_disk(&self) -> Result<DiskView, Error> {
+        self.engine.disk()
     }
 
     /// What the network of one tenant or of all is, and what is wrong with it.

@@ -50,8 +50,11 @@ impl Mvm {
             clock: Arc::new(SystemClock),
             locks: Arc::new(FileLocks::new(config.run_dir.clone())),
         };
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let processors = u32::try_from(processors).unwrap_or(u32::MAX);
         let settings = mvm_engine::Config {
             guest_memory: guest_memory(),
+            guest_vcpus: Some(processors.saturating_mul(config.vcpu_overcommit)),
             keep_builds: config.keep_builds,
             lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()
@@ -67,6 +70,7 @@ pub(crate) fn roots(config: &Config) -> Roots {
         data: config.data_dir.clone(),
         run: config.run_dir.clone(),
         cgroup: PathBuf::from("/sys/fs/cgroup"),
+        reserve_percent: config.disk_reserve_percent,
         shim: program("mvm-shim"),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
     }

@@ -44,9 +44,10 @@ leftovers() {
     find /sys/fs/cgroup/mvm -mindepth 1 -type d 2>/dev/null | sed 's/^/cgroup /' || true
     grep -E '/jails/|/ram/i-' /proc/self/mountinfo | sed 's/^/mount /' || true
     losetup -a | sed 's/^/loop /'
+    find /dev/mapper -name 'mvm-*' | sed 's/^/open volume /'
     find /run/mvm/locks /run/mvm/vm /run/mvm/ram -mindepth 1 2>/dev/null | sed 's/^/run /' || true
     find /var/lib/mvm/jails -mindepth 2 2>/dev/null | sed 's/^/jail /' || true
-    find /var/lib/mvm/tenants /var/lib/mvm/keys -mindepth 1 2>/dev/null | sed 's/^/file /' || true
+    find /var/lib/mvm/tenants /var/lib/mvm/keys /var/lib/mvm/volumes -mindepth 1 -not -path /var/lib/mvm/keys/volumes 2>/dev/null | sed 's/^/file /' || true
 }
 clean() {
     local left; left=$(leftovers)

@@ -67,11 +67,11 @@ impl Run {
         let id = tenant.parse().map_err(invalid)?;
         self.mvm.tenant_create(&self.cx, &id, (None, None), Quotas::default(), keyed)?;
         let pool: PoolRef = format!("{tenant}/bench").parse().map_err(invalid)?;
-        let resources = Resources { vcpus: Vcpus(1), mem_mib: Mib(MEMORY), data_disk_mib: Mib(0) };
+        let resources = Resources::new(Vcpus(1), Mib(MEMORY), Mib(0));
         let image = Source::Image("default".to_owned());
         self.mvm.pool_create(&self.cx, NewPool::of_workers(pool.clone(), image, resources))?;
         self.mvm.pool_build(&self.cx, &pool)?;
-        match self.mvm.instance_create(&self.cx, &pool, &[])?.made {
+        match self.mvm.instance_create(&self.cx, &pool, &[], None)?.made {
             Some(Made::Instance(made)) => Ok(made.instance),
             other => Err(failed("no instance was made", &format!("{other:?}"))),
         }

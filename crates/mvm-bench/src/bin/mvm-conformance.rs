@@ -114,6 +114,7 @@ fn main() -> ExitCode {
         data: PathBuf::from("/var/lib/mvm"),
         run: PathBuf::from("/run/mvm"),
         cgroup: PathBuf::from("/sys/fs/cgroup"),
+        reserve_percent: 10,
         shim: PathBuf::from("/usr/local/bin/mvm-shim"),
         resolv_conf: "/etc/resolv.conf".into(),
     };

@@ -1,7 +1,9 @@
 //! The arguments of `mvm instance …`.
 
 use clap::{Args, Subcommand};
-use mvm::{Drain, InstanceRef, PoolRef, Publish, TenantId};
+use mvm::{Drain, InstanceRef, PoolRef, Publish, TenantId, VolumeId};
+
+use super::Volumes;
 
 use super::examples;
 
@@ -14,6 +16,17 @@ pub(crate) enum InstanceCommand {
         /// Let a port of this host lead to one of the instance, as [ADDRESS:]HOST:GUEST[/tcp|udp]
         #[arg(long, value_name = "PORTS")]
         publish: Vec<Publish>,
+        /// Give it this kept volume as its data disk
+        #[arg(long, value_name = "NAME")]
+        volume: Option<VolumeId>,
+    },
+    /// Change an instance: make its data disk larger
+    Update {
+        #[command(flatten)]
+        instance: InstanceArg,
+        /// The new size of its data disk
+        #[arg(long, value_name = "MIB")]
+        data_disk: u32,
     },
     /// Let ports of this host lead to an instance
     Publish(PortsArgs),
@@ -83,6 +96,8 @@ pub(crate) enum InstanceCommand {
     Destroy {
         #[command(flatten)]
         instance: InstanceArg,
+        #[command(flatten)]
+        volumes: Volumes,
         /// Do not ask
         #[arg(long, visible_alias = "yes")]
         force: bool,

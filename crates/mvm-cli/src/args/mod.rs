@@ -12,6 +12,7 @@ mod net;
 mod node;
 mod pool;
 mod tenant;
+mod volume;
 
 pub(crate) use events::EventsArgs;
 pub(crate) use instance::{CopyArgs, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain};
@@ -19,7 +20,8 @@ pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;
 pub(crate) use pool::{PoolCommand, PoolCreateArgs};
-pub(crate) use tenant::{TenantCommand, TenantCreateArgs};
+pub(crate) use tenant::{KeyCommand, TenantCommand, TenantCreateArgs};
+pub(crate) use volume::{VolumeCommand, Volumes};
 
 /// Run fleets of Firecracker microVMs: many tenants, each behind its own walls
 #[derive(Debug, Parser)]
@@ -100,6 +102,9 @@ pub(crate) enum Command {
     /// Manage single instances
     #[command(subcommand)]
     Instance(InstanceCommand),
+    /// Manage data volumes that outlived their instance
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Show what happened to a tenant
     Events(EventsArgs),
     /// Look at this node

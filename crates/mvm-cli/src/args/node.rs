@@ -17,4 +17,6 @@ pub(crate) enum NodeCommand {
         #[arg(long, value_name = "N")]
         keep: Option<u32>,
     },
+    /// Show the room on the disk, and what takes it
+    Disk,
 }

@@ -6,7 +6,7 @@ use mvm::{
     units::{Mib, Seconds, Vcpus},
 };
 
-use super::examples;
+use super::{Volumes, examples};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
@@ -66,6 +66,8 @@ pub(crate) enum PoolCommand {
         /// Destroy its instances too, without asking
         #[arg(long, visible_alias = "yes")]
         force: bool,
+        #[command(flatten)]
+        volumes: Volumes,
     },
 }
 
@@ -96,6 +98,15 @@ pub(crate) struct PoolCreateArgs {
     pub(crate) secret_scopes: Vec<Scope>,
     #[command(flatten)]
     pub(crate) policy: RuntimePolicyArgs,
+    /// Most operations per second of the data disk
+    #[arg(long, value_name = "N")]
+    pub(crate) disk_iops: Option<u32>,
+    /// Most MB per second of the data disk
+    #[arg(long, value_name = "MB")]
+    pub(crate) disk_mbps: Option<u32>,
+    /// Most MB per second of the network, each way
+    #[arg(long, value_name = "MB")]
+    pub(crate) net_mbps: Option<u32>,
 }
 
 /// Waiting times of a pool's instances.

@@ -6,7 +6,7 @@ use mvm::{
     units::{Gib, Mib, Vcpus},
 };
 
-use super::examples;
+use super::{Volumes, examples};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TenantCommand {
@@ -29,6 +29,20 @@ pub(crate) enum TenantCommand {
         /// Destroy its pools and instances too, without asking
         #[arg(long, visible_alias = "yes")]
         force: bool,
+        #[command(flatten)]
+        volumes: Volumes,
+    },
+    /// Manage a tenant's key
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Give a tenant another key, and seal to it what the old one sealed
+    Rotate {
+        /// The tenant
+        tenant: TenantId,
     },
 }
 

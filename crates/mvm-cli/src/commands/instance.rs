@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use mvm::{
     Drain, Error, ErrorKind, Filter, InstanceRef, Move, Operation, PoolId, PoolRef, TenantId,
-    units::Seconds,
+    units::{Mib, Seconds},
 };
 
 use super::{confirm, guest};
@@ -17,14 +17,18 @@ use crate::{
 pub(crate) fn run(session: &Session, command: InstanceCommand) -> Result<ExitCode, Error> {
     let act = |instance, wish| step(session, instance, wish, Drain::Ask);
     match command {
-        InstanceCommand::Create { pool, publish } => {
-            session.operate(&Operation::InstanceCreate { pool, publish })
+        InstanceCommand::Create { pool, publish, volume } => {
+            session.operate(&Operation::InstanceCreate { pool, publish, volume })
         }
         InstanceCommand::Publish(PortsArgs { instance, ports: publish }) => {
             session.operate(&Operation::InstancePublish { instance, publish })
         }
         InstanceCommand::Unpublish(PortsArgs { instance, ports: publish }) => {
             session.operate(&Operation::InstanceUnpublish { instance, publish })
+        }
+        InstanceCommand::Update { instance, data_disk } => {
+            let (instance, data_disk) = (instance.instance, Mib(data_disk));
+            session.operate(&Operation::InstanceGrow { instance, data_disk })
         }
         InstanceCommand::List { filter, tenant, pool } => {
             let views = session.mvm.instance_list(&narrow(filter.as_deref(), tenant, pool)?)?;
@@ -44,9 +48,10 @@ pub(crate) fn run(session: &Session, command: InstanceCommand) -> Result<ExitCod
         InstanceCommand::Sleep { instance, force } => {
             step(session, instance.instance, Move::Sleep, args::drain(force))
         }
-        InstanceCommand::Destroy { instance, force } => {
-            confirm(force, &format!("destroy the instance {} with its data", instance.instance))?;
-            act(instance.instance, Move::Destroy)
+        InstanceCommand::Destroy { instance, volumes, force } => {
+            let instance = instance.instance;
+            confirm(force, &format!("destroy the instance {instance} {}", volumes.words()))?;
+            session.operate(&Operation::InstanceDestroy { instance, volumes: volumes.fate() })
         }
         InstanceCommand::Logs { instance, last } => {
             let logs = session.mvm.instance_logs(&instance.instance, last)?;

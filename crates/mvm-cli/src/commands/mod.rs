@@ -8,6 +8,7 @@ pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod pool;
 pub(crate) mod tenant;
+pub(crate) mod volume;
 
 use std::io::{self, BufRead, Write};
 

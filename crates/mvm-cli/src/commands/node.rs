@@ -19,5 +19,9 @@ pub(crate) fn run(session: &Session, command: &NodeCommand) -> Result<ExitCode, 
             Ok(ExitCode::SUCCESS)
         }
         NodeCommand::Gc { keep } => session.operate(&Operation::NodeGc { keep: *keep }),
+        NodeCommand::Disk => {
+            session.print(&show::Disk::of(session.mvm.node_disk()?), show::disk)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }

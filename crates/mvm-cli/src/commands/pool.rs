@@ -47,9 +47,11 @@ pub(crate) fn run(session: &Session, command: PoolCommand) -> Result<ExitCode, E
             sleeping: args.sleeping,
             no_wait: args.no_wait,
         }),
-        PoolCommand::Destroy { pool, force } => {
-            confirm(force, &format!("destroy the pool {pool} with its instances"))?;
-            session.operate(&Operation::PoolDestroy { pool, force: true })
+        PoolCommand::Destroy { pool, force, volumes } => {
+            let what = format!("destroy the pool {pool} with its instances {}", volumes.words());
+            confirm(force, &what)?;
+            let volumes = volumes.fate();
+            session.operate(&Operation::PoolDestroy { pool, force: true, volumes })
         }
     }
 }
@@ -68,6 +70,9 @@ fn create(args: PoolCreateArgs) -> Result<Operation, Error> {
             vcpus: Vcpus(args.cpus),
             mem_mib: Mib(args.mem),
             data_disk_mib: Mib(args.data_disk),
+            disk_iops: args.disk_iops,
+            disk_mbps: args.disk_mbps,
+            net_mbps: args.net_mbps,
         },
         runtime_policy: args.policy.over(RuntimePolicy::default()),
         secret_scopes: args.secret_scopes,

@@ -6,7 +6,7 @@ use mvm::{Error, ErrorKind, Operation, TenantId};
 
 use super::confirm;
 use crate::{
-    args::{TenantCommand, TenantCreateArgs},
+    args::{KeyCommand, TenantCommand, TenantCreateArgs},
     run::Session,
     show,
 };
@@ -27,9 +27,14 @@ pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<ExitCode,
         TenantCommand::Update(args) => {
             session.operate(&Operation::TenantUpdate { quotas: args.change(), tenant: args.tenant })
         }
-        TenantCommand::Destroy { tenant, force } => {
-            confirm(force, &format!("destroy the tenant {tenant} with everything in it"))?;
-            session.operate(&Operation::TenantDestroy { tenant, force: true })
+        TenantCommand::Destroy { tenant, force, volumes } => {
+            let what = format!("destroy the tenant {tenant} {}", volumes.words());
+            confirm(force, &what)?;
+            let volumes = volumes.fate();
+            session.operate(&Operation::TenantDestroy { tenant, force: true, volumes })
+        }
+        TenantCommand::Key(KeyCommand::Rotate { tenant }) => {
+            session.operate(&Operation::TenantKeyRotate { tenant })
         }
     }
 }

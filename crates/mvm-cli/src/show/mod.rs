@@ -1,5 +1,6 @@
 //! What results look like: the documents of `--json`, and the same facts as text. One file a noun.
 
+mod disk;
 mod events;
 mod instance;
 mod machine;
@@ -9,7 +10,9 @@ mod outcome;
 mod pool;
 mod stats;
 mod tenant;
+mod volume;
 
+pub(crate) use disk::{Disk, disk};
 pub(crate) use events::events;
 use events::time;
 pub(crate) use instance::{Instance, instance, instances, logs};
@@ -22,6 +25,7 @@ pub(crate) use stats::{
     DiskFigures, Fleet, HealthFigures, MemoryFigures, NetworkFigures, Stats, fleet, stats,
 };
 pub(crate) use tenant::{Tenant, tenant, tenants};
+pub(crate) use volume::{volume, volumes};
 
 /// An amount of disk or memory for people, in the largest unit that leaves a whole number.
 pub(crate) fn size(bytes: u64) -> String {

@@ -10,6 +10,7 @@ use crate::{
     pool::{Resources, Role, RuntimePolicy},
     state::State,
     units::{Generation, Mib, Timestamp, Uid, Vcpus},
+    volume::VolumePlan,
 };
 
 /// An instance at rest in `state`, number `n`, created at `n` seconds.
@@ -24,11 +25,12 @@ pub(super) fn instance(n: u32, state: State) -> Instance {
         },
         offset: Offset(3),
         uid: Uid(458_752),
-        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(128), data_disk_mib: Mib(64) },
+        resources: Resources::new(Vcpus(1), Mib(128), Mib(64)),
         role: Role::Worker,
         policy: RuntimePolicy::default(),
         image: Some("a".repeat(64).parse().unwrap()),
         keyed: true,
+        volume: VolumePlan::default(),
         state,
         want: Want::rest(state),
         drain: Drain::Ask,
@@ -62,6 +64,7 @@ pub(super) fn seen(vmm: Option<ObservedVmm>) -> ObservedInstance {
         jail: true,
         snapshots: BTreeMap::new(),
         volume: Some(Mib(64)),
+        mapping: false,
         files: true,
         firewall: Some(Generation(5)),
         boot: BootId("first".to_owned()),

@@ -15,6 +15,7 @@ use crate::{
     plan::{self, Step},
     pool::Pool,
     units::Generation,
+    volume::VolumeEffect,
 };
 
 /// The images of a pool that stay: the current one, those of its instances, and the `keep` newest.
@@ -99,6 +100,8 @@ pub fn orphans(
     let lost = node.taps.iter().filter(|tap| !taps.contains(tap));
     effects.extend(lost.map(|(net, offset)| Effect::RemoveTap { net: *net, offset: *offset }));
     effects.extend(unknown(&node.jails).into_iter().map(Effect::RemoveJail));
+    let open = unknown(&node.mappings).into_iter();
+    effects.extend(open.map(|id| Effect::Volume(VolumeEffect::Close(id))));
     effects.extend(unknown(&node.cgroups).into_iter().map(Effect::RemoveCgroup));
     let strange = |net: &&NetId| !networks.contains(net);
     effects.extend(node.routes.iter().filter(strange).copied().map(Effect::RemoveRoutes));
@@ -129,11 +132,7 @@ mod tests {
             source: Source::Image("default".to_owned()),
             profile: "minimal".to_owned(),
             role: Role::Worker,
-            instance_resources: Resources {
-                vcpus: Vcpus(1),
-                mem_mib: Mib(128),
-                data_disk_mib: Mib(0),
-            },
+            instance_resources: Resources::new(Vcpus(1), Mib(128), Mib(0)),
             desired_counts: Counts::default(),
             runtime_policy: RuntimePolicy::default(),
             secret_scopes: Vec::new(),

@@ -23,7 +23,10 @@ use crate::{
     port::GuestAct,
     state::State,
     units::{Generation, Seconds},
+    volume::VolumeEffect,
 };
+
+mod volume;
 
 /// How long a booting guest's agent may take to answer.
 pub const BOOT_TIMEOUT: Seconds = Seconds(60);
@@ -33,6 +36,7 @@ pub const BOOT_TIMEOUT: Seconds = Seconds(60);
 #[must_use]
 pub fn plan(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Vec<Step> {
     let mut steps = match record.want {
+        _ if seen.vmm.is_none() && record.volume.joining.is_some() => volume::join(record),
         Want::Idle => tidy(record, seen),
         Want::Stopped => stop(record, seen),
         Want::Destroyed => destroy(record, seen),
@@ -90,13 +94,7 @@ fn launch(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> V
         instance: id.instance.clone(),
         limits: Limits::of(record.resources),
     }));
-    if record.resources.data_disk_mib.0 > 0 && seen.volume.is_none() {
-        steps.push(Step::Do(Effect::EnsureVolume {
-            instance: id.clone(),
-            uid: record.uid,
-            size: record.resources.data_disk_mib,
-        }));
-    }
+    steps.extend(volume::prepare(record, seen, resumable(record, seen)));
     steps.push(Step::Do(Effect::EnsureJail(jail.clone())));
     steps.push(Step::Do(Effect::SpawnVmm { instance: id.clone(), uid: record.uid }));
     if resumable(record, seen) {
@@ -118,6 +116,7 @@ fn resumable(record: &Instance, seen: &ObservedInstance) -> bool {
 fn arrive(record: &Instance) -> Vec<Step> {
     let mut steps = vec![Step::Ask(GuestAct::Await { timeout: BOOT_TIMEOUT }), wake_word(record)];
     steps.push(Step::Record(Transition::new(State::Running, EventKind::InstanceStarted)));
+    steps.extend(volume::grow(record));
     steps
 }
 
@@ -143,7 +142,10 @@ fn resume(record: &Instance, retire: bool) -> Vec<Step> {
 
 /// The last steps of a wake: the guest is told, the workload runs, the record says so.
 fn reach(record: &Instance) -> Vec<Step> {
-    vec![wake_word(record), Step::Record(Transition::new(State::Running, EventKind::InstanceWoken))]
+    let woken = Transition::new(State::Running, EventKind::InstanceWoken);
+    let mut steps = vec![wake_word(record), Step::Record(woken)];
+    steps.extend(volume::grow(record));
+    steps
 }
 
 /// With a process, to a running guest.
@@ -152,7 +154,11 @@ fn run(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Step
     match vmm.phase {
         Phase::Empty => vec![Step::Do(Effect::RemoveVmm(record.instance.instance.clone()))],
         Phase::Paused(_) => resume(record, published),
-        Phase::Running if record.state == State::Running => drop_unfinished(record, seen),
+        Phase::Running if record.state == State::Running => {
+            let mut steps = drop_unfinished(record, seen);
+            steps.extend(volume::grow(record));
+            steps
+        }
         Phase::Running => match (record.state, vmm.origin) {
             (State::Warm | State::Sleeping, _) | (_, Origin::Snapshot(_)) => reach(record),
             (
@@ -307,6 +313,7 @@ fn stop(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
 
 fn destroy(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
     let mut steps = clear(record, seen);
+    steps.extend(volume::part(record, seen));
     if seen.files || seen.volume.is_some() || !seen.snapshots.is_empty() {
         steps.push(Step::Do(Effect::RemoveInstanceFiles(record.instance.clone())));
     }
@@ -335,6 +342,9 @@ fn clear(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
     }
     if seen.jail {
         steps.push(Step::Do(Effect::RemoveJail(id.clone())));
+    }
+    if seen.mapping {
+        steps.push(Step::Do(Effect::Volume(VolumeEffect::Close(id.clone()))));
     }
     if seen.cgroup {
         steps.push(Step::Do(Effect::RemoveCgroup(id.clone())));
@@ -370,6 +380,7 @@ fn jail_of(record: &Instance, image: ImageHash) -> Jail {
         uid: record.uid,
         image,
         resources: record.resources,
+        volume: record.volume.kind,
         identity: Identity {
             network: record.network.clone(),
             offset: record.offset,

@@ -8,7 +8,7 @@ use mvm_core::{
 };
 
 use super::Course;
-use crate::run::Fault;
+use crate::{run::Fault, store::records};
 
 impl Course<'_> {
     pub(super) fn ask(&mut self, act: &GuestAct) -> Result<(), Fault> {
@@ -42,6 +42,7 @@ impl Course<'_> {
                 )
                 .hint("wait until it is done, or sleep it all the same with --force"),
             )),
+            (GuestAct::Resize, answer) => Err(self.leave_small(&answer)),
             (_, GuestAnswer::Silent) => Err(Fault::last(
                 Error::new(
                     ErrorKind::Unavailable,
@@ -57,6 +58,36 @@ impl Course<'_> {
     }
 }
 
+impl Course<'_> {
+    /// The guest does not use its larger disk. That must not stand in the way of anything else that
+    /// is asked of the instance.
+    fn leave_small(&mut self, answer: &GuestAnswer) -> Fault {
+        let id = self.record.instance.clone();
+        let size = self.record.resources.data_disk_mib;
+        self.record.volume.is_growing = false;
+        let stored = self.engine.within(|tx| {
+            let mut record = self.record.clone();
+            records::put(tx, &mut record)?;
+            Ok(record)
+        });
+        match stored {
+            Ok(record) => self.record = record,
+            Err(error) => return error.into(),
+        }
+        let why = match answer {
+            GuestAnswer::Refused(why) => why.as_str(),
+            GuestAnswer::Silent | GuestAnswer::Done => "it does not answer",
+        };
+        Fault::last(
+            Error::new(
+                ErrorKind::Failed,
+                format!("{id} has its larger disk and does not use it: {why}"),
+            )
+            .hint(format!("ask it again: mvm instance update {id} --data-disk {}", size.0)),
+        )
+    }
+}
+
 /// The name of an act, for progress and errors.
 pub(super) const fn word(act: &GuestAct) -> &'static str {
     match act {
@@ -65,6 +96,7 @@ pub(super) const fn word(act: &GuestAct) -> &'static str {
         GuestAct::Quiesce => "quiesce",
         GuestAct::Wake { .. } => "wake",
         GuestAct::Thaw => "thaw",
+        GuestAct::Resize => "resize",
         GuestAct::Shutdown { .. } => "shutdown",
     }
 }

@@ -5,9 +5,9 @@ use mvm_core::{
     event::{Actor, Event, EventKind},
     instance::{Failure, Instance, Want},
     plan::Transition,
-    port::Table,
     state::State,
     units::Timestamp,
+    volume::{Volume, VolumeFate},
 };
 
 use super::Course;
@@ -47,8 +47,14 @@ impl Engine {
             for event in self.events_of(actor, record, to) {
                 tx.append(&event)?;
             }
+            if to.event == EventKind::VolumeAttached
+                && let Some(volume) = &record.volume.joining
+            {
+                records::remove::<Volume>(tx, volume.as_str())?;
+            }
             if to.state == State::Destroyed {
-                tx.delete(Table::Instances, &record.instance.to_string())?;
+                self.shelve(tx, actor, record)?;
+                records::remove::<Instance>(tx, &record.instance.to_string())?;
                 records::raise_network_generation(tx)?;
             } else {
                 records::put(tx, &mut changed)?;
@@ -75,6 +81,13 @@ impl Engine {
             }
             (_, _) => {}
         }
+        if to.state == State::Running && is_untold(record) {
+            let created = event(EventKind::VolumeCreated);
+            events.push(created.with("size", record.resources.data_disk_mib));
+        }
+        if to.event == EventKind::InstanceDestroyed && is_wiped(record) {
+            events.push(event(EventKind::VolumeWiped));
+        }
         let told = event(to.event).because(to.reason.clone()).with("from", record.state);
         events.push(match &record.boot {
             Some(boot) if to.event == EventKind::InstanceFailed => told.with("boot", boot),
@@ -84,7 +97,25 @@ impl Engine {
     }
 }
 
+fn is_untold(record: &Instance) -> bool {
+    record.resources.data_disk_mib.0 > 0 && !record.volume.is_told
+}
+
+fn is_wiped(record: &Instance) -> bool {
+    record.resources.data_disk_mib.0 > 0
+        && record.volume.fate == VolumeFate::Wipe
+        && record.volume.kept_as.is_none()
+}
+
 fn apply(record: &mut Instance, to: &Transition, now: Timestamp) {
+    if to.event == EventKind::VolumeGrown {
+        record.volume.is_growing = false;
+        return;
+    }
+    if to.event == EventKind::VolumeAttached {
+        record.volume.joining = None;
+        return;
+    }
     if record.state != to.state {
         record.state_since = now;
     }
@@ -93,6 +124,7 @@ fn apply(record: &mut Instance, to: &Transition, now: Timestamp) {
         State::Running => {
             record.epoch = record.epoch.next();
             record.last_failure = None;
+            record.volume.is_told = true;
             if record.want == Want::Running {
                 record.parked_by = None;
             }

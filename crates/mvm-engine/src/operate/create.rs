@@ -4,7 +4,7 @@ use mvm_core::{
     alloc,
     error::{Error, ErrorKind},
     event::EventKind,
-    id::{InstanceId, InstanceRef, PoolRef},
+    id::{InstanceId, InstanceRef, PoolRef, VolumeId},
     instance::{Drain, Instance, Want},
     net::Offset,
     port::Transaction,
@@ -12,9 +12,10 @@ use mvm_core::{
     state::State,
     tenant::Tenant,
     units::{Generation, Uid},
+    volume::{VolumeKind, VolumePlan, VolumeStage},
 };
 
-use super::{living, publish};
+use super::{living, publish, volume::free};
 use crate::{
     admit,
     engine::{Context, Engine, Telling},
@@ -31,13 +32,21 @@ impl Engine {
         cx: &Context,
         pool: &PoolRef,
         ports: &[Publish],
+        volume: Option<&VolumeId>,
     ) -> Result<Outcome, Error> {
-        self.within(|tx| living(tx, pool))?;
+        let (_, kind) = self.within(|tx| living(tx, pool))?;
+        if volume.is_none() {
+            let size = u64::from(kind.instance_resources.data_disk_mib.0);
+            self.admit_volume(&format!("the volume of a new instance of {pool}"), size)?;
+        }
         self.refuse_taken(ports)?;
         self.converge_tenant(&pool.tenant)?;
         cx.cancel.check()?;
-        let record = self.within(|tx| self.instance_allocate(tx, cx, pool, ports))?;
+        let mut record = self.within(|tx| self.instance_allocate(tx, cx, pool, ports, volume))?;
         self.sync_firewall(&record.network)?;
+        if volume.is_some() {
+            record = self.join(cx, &record.instance)?;
+        }
         Ok(Outcome { made: Some(Made::Instance(Box::new(record))), ..Outcome::default() })
     }
 
@@ -48,6 +57,7 @@ impl Engine {
         cx: &Context,
         id: &PoolRef,
         ports: &[Publish],
+        volume: Option<&VolumeId>,
     ) -> Result<Instance, Error> {
         let (tenant, pool) = living(tx, id)?;
         let held = records::list::<Instance>(tx, &id.to_string())?.len();
@@ -71,6 +81,10 @@ impl Engine {
             policy: pool.runtime_policy,
             image: pool.current().cloned(),
             keyed: tenant.keyed,
+            volume: VolumePlan {
+                kind: VolumeKind::of_tenant(tenant.keyed),
+                ..VolumePlan::default()
+            },
             state,
             want: Want::Idle,
             drain: Drain::Ask,
@@ -84,7 +98,10 @@ impl Engine {
             boot: None,
             generation: Generation(0),
         };
-        admit_new(tx, &tenant, &record)?;
+        if let Some(volume) = volume {
+            take(tx, volume, &mut record)?;
+        }
+        admit::check(tx, &tenant, None, &record, None)?;
         let key = record.instance.to_string();
         tx.claim(&format!("instance/{}", record.instance.instance), &key)?;
         tx.claim(&format!("address/{}/{}", record.network.net, record.offset.0), &key)?;
@@ -117,12 +134,27 @@ impl Engine {
     }
 }
 
-/// A new instance costs its data disk only.
-fn admit_new(tx: &mut dyn Transaction, tenant: &Tenant, record: &Instance) -> Result<(), Error> {
-    let before = admit::of_tenant(tx, tenant)?;
-    let mut after = before;
-    after.add(record);
-    tenant.quotas.admit(&after.growth(before))
+/// The kept volume becomes the instance's: nobody else can have it from here on.
+fn take(tx: &mut dyn Transaction, id: &VolumeId, record: &mut Instance) -> Result<(), Error> {
+    let mut volume = records::volume(tx, id)?;
+    free(&volume)?;
+    if volume.kind == VolumeKind::Luks && !record.keyed {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            format!(
+                "volume {id} is encrypted and tenant {} has no key for it",
+                record.instance.tenant
+            ),
+        )
+        .hint("give it to a tenant with a key"));
+    }
+    volume.stage = VolumeStage::Joining(record.instance.clone());
+    record.resources.data_disk_mib = volume.size;
+    record.volume.kind = volume.kind;
+    record.volume.is_told = true;
+    record.volume.is_growing = volume.is_growing;
+    record.volume.joining = Some(id.clone());
+    records::put(tx, &mut volume)
 }
 
 fn free_offset(tx: &mut dyn Transaction, tenant: &Tenant) -> Result<Offset, Error> {

@@ -268,7 +268,10 @@ fn subject(effect: &Effect) -> String {
         | Effect::RemoveTenantFiles(_)
         | Effect::EnsureRevision { .. }
         | Effect::RemovePoolFiles(_)
-        | Effect::EnsureVolume { .. }
+        | Effect::Volume(_)
+        | Effect::DrawNextKey(_)
+        | Effect::RekeyInstance { .. }
+        | Effect::PromoteNextKey(_)
         | Effect::RemoveInstanceFiles(_)
         | Effect::EnsureTap { .. }
         | Effect::EnsureCgroup { .. }

@@ -14,9 +14,10 @@ use mvm_core::{
     quota::Capacity,
     state::{Move, State},
     units::Generation,
+    volume::VolumeFate,
 };
 
-use super::living;
+use super::{living, volume::leave};
 use crate::{
     admit,
     converge::{FirewallAfter, Rest},
@@ -37,6 +38,18 @@ pub(crate) struct Wish {
     pub(crate) by: ParkedBy,
     pub(crate) precedence: Precedence,
     pub(crate) firewall: FirewallAfter,
+    /// What becomes of its volume when it is destroyed.
+    pub(crate) volumes: VolumeFate,
+}
+
+/// Whether an instance has a volume that can be kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HasVolume(bool);
+
+impl HasVolume {
+    pub(crate) fn seen(record: &Instance, seen: Option<&ObservedInstance>) -> Self {
+        Self(record.volume.joining.is_some() || seen.is_none_or(|seen| seen.volume.is_some()))
+    }
 }
 
 /// Whether a wish stands above an earlier command of a person (SPEC §3).
@@ -99,6 +112,19 @@ impl Engine {
         }
     }
 
+    pub(crate) fn instance_destroy(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        volumes: VolumeFate,
+    ) -> Result<Outcome, Error> {
+        let wish = self.wish(cx, instance, Move::Destroy, Drain::Ask)?;
+        match self.bring(cx, &Wish { volumes, ..wish })? {
+            Granted::Changed(change) => Ok(Outcome { changes: vec![change], ..Outcome::default() }),
+            Granted::Deferred(reason) => Err(Error::new(ErrorKind::Conflict, reason)),
+        }
+    }
+
     pub(crate) fn wish(
         &self,
         cx: &Context,
@@ -121,6 +147,7 @@ impl Engine {
             by: mover(&cx.actor),
             precedence: Precedence::of(&cx.actor),
             firewall: FirewallAfter::Each,
+            volumes: VolumeFate::Delete,
         })
     }
 
@@ -156,7 +183,7 @@ impl Engine {
             Underway::Resting(record, seen, events) => (*record, seen, events),
         };
         let origin = record.clone();
-        let record = self.record_wish(cx, record, wish)?;
+        let record = self.record_wish(cx, record, wish, seen.as_ref())?;
         match self.converge(cx, origin, record, seen, wish.firewall)? {
             Rest::There(record, more) => {
                 events.extend(more);
@@ -211,12 +238,19 @@ impl Engine {
         }
     }
 
-    fn record_wish(&self, cx: &Context, record: Instance, wish: &Wish) -> Result<Instance, Error> {
+    fn record_wish(
+        &self,
+        cx: &Context,
+        record: Instance,
+        wish: &Wish,
+        seen: Option<&ObservedInstance>,
+    ) -> Result<Instance, Error> {
         let capacity = self.capacity()?;
-        let admitted = self.within(|tx| self.admit_wish(tx, &record, wish, capacity));
-        if let Err(error) = &admitted
-            && error.kind == ErrorKind::Refused
-        {
+        let has_volume = HasVolume::seen(&record, seen);
+        let admitted = self.admit_disk(&record, seen, wish.want).and_then(|()| {
+            self.within(|tx| self.admit_wish(tx, &record, wish, capacity, has_volume))
+        });
+        if let Err(error) = &admitted {
             self.tell_refusal(cx, &wish.instance, error);
         }
         admitted
@@ -229,11 +263,17 @@ impl Engine {
         record: &Instance,
         wish: &Wish,
         capacity: Option<Capacity>,
+        has_volume: HasVolume,
     ) -> Result<Instance, Error> {
+        let stored = record;
         let mut record = record.clone();
+        if wish.want == Want::Destroyed {
+            leave(tx, &mut record, wish.volumes, has_volume.0, self.ports.clock.now())?;
+        }
         if !matches!(wish.want, Want::Stopped | Want::Destroyed) {
             let (tenant, pool) = living(tx, &wish.instance.pool_ref())?;
-            admit::check(tx, &tenant, &record, wish.want, capacity)?;
+            let wanted = Instance { want: wish.want, ..stored.clone() };
+            admit::check(tx, &tenant, Some(stored), &wanted, capacity)?;
             if matches!(record.state, State::Ready | State::Stopped) {
                 record.image = pool.current().cloned().or(record.image);
             }

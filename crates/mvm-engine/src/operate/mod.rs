@@ -6,8 +6,10 @@ pub(crate) mod gc;
 pub(crate) mod instance;
 pub(crate) mod pool;
 pub(crate) mod publish;
+pub(crate) mod rotate;
 pub(crate) mod scale;
 pub(crate) mod tenant;
+pub(crate) mod volume;
 
 use mvm_core::{
     error::{Error, ErrorKind},

@@ -14,6 +14,7 @@ use mvm_core::{
     state::State,
     tenant::Tenant,
     units::{Generation, Seconds},
+    volume::VolumeFate,
 };
 
 use super::{
@@ -160,10 +161,11 @@ impl Engine {
         cx: &Context,
         id: &PoolRef,
         force: bool,
+        volumes: VolumeFate,
     ) -> Result<Outcome, Error> {
         let tenant = self.within(|tx| may_go(tx, id, force))?;
         let mut outcome = Outcome::default();
-        self.remove_pool(cx, id, FirewallAfter::All, &mut outcome)?;
+        self.remove_pool(cx, id, (FirewallAfter::All, volumes), &mut outcome)?;
         self.sync_firewall(&tenant.network)?;
         if outcome.failures.is_empty() {
             outcome.made = Some(Made::Removed(id.to_string()));
@@ -176,7 +178,7 @@ impl Engine {
         &self,
         cx: &Context,
         id: &PoolRef,
-        firewall: FirewallAfter,
+        (firewall, volumes): (FirewallAfter, VolumeFate),
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
         let lock = self.lock(&Subject::Pool(id.clone()))?;
@@ -206,6 +208,7 @@ impl Engine {
                     by: mover(&cx.actor),
                     precedence: Precedence::of(&cx.actor),
                     firewall,
+                    volumes,
                 },
             )
         });

@@ -18,6 +18,7 @@ use mvm_core::{
     port::Transaction,
     quota::Usage,
     state::State,
+    volume::VolumeFate,
 };
 
 use super::{
@@ -174,6 +175,7 @@ impl Engine {
                 by: ParkedBy::Counts,
                 precedence: Precedence::of(&cx.actor),
                 firewall: FirewallAfter::Each,
+                volumes: VolumeFate::Delete,
             });
         }
         if let Some(record) = made
@@ -186,7 +188,7 @@ impl Engine {
 
     fn new_record(&self, cx: &Context, pool: &PoolRef) -> Result<Instance, Error> {
         cx.cancel.check()?;
-        self.within(|tx| self.instance_allocate(tx, cx, pool, &[]))
+        self.within(|tx| self.instance_allocate(tx, cx, pool, &[], None))
     }
 }
 

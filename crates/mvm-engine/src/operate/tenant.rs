@@ -19,15 +19,15 @@ use mvm_core::{
     quota::{Holdings, QuotaChange, Quotas},
     tenant::{Tenant, Tombstone},
     units::{Generation, Timestamp},
+    volume::VolumeFate,
 };
 
 use super::refuse_destroying;
 use crate::{
-    admit,
     converge::FirewallAfter,
     engine::{Context, Engine, Telling},
     outcome::{Made, Outcome},
-    store::records,
+    store::{records, tally},
 };
 
 /// What is asked of a new tenant.
@@ -91,6 +91,7 @@ impl Engine {
             network,
             quotas: ask.quotas,
             keyed: ask.keyed,
+            rotating: false,
             destroying: false,
             created_at: now,
             generation: Generation(0),
@@ -181,6 +182,7 @@ impl Engine {
         cx: &Context,
         id: &TenantId,
         force: bool,
+        volumes: VolumeFate,
     ) -> Result<Outcome, Error> {
         self.within(|tx| records::tenant(tx, id))?;
         let lock = self.lock(&Subject::Tenant(id.clone()))?;
@@ -196,7 +198,7 @@ impl Engine {
         let mut outcome = Outcome::default();
         for pool in &pools {
             cx.cancel.check()?;
-            self.remove_pool(cx, pool, FirewallAfter::All, &mut outcome)?;
+            self.remove_pool(cx, pool, (FirewallAfter::All, volumes), &mut outcome)?;
         }
         if !outcome.failures.is_empty() {
             return Ok(outcome);
@@ -247,7 +249,7 @@ fn holdings(tx: &mut dyn Transaction, tenant: &Tenant) -> Result<Holdings, Error
         largest = largest.max(records::list::<Instance>(tx, &pool.pool.to_string())?.len());
     }
     Ok(Holdings {
-        usage: admit::of_tenant(tx, tenant)?,
+        usage: tally::of_tenant(tx, &tenant.tenant_id)?,
         pools: pools.len() as u64,
         instances_of_a_pool: largest as u64,
     })

@@ -49,7 +49,7 @@ impl Touched {
     fn tenants(&self) -> BTreeSet<TenantId> {
         let of_records = self.records.iter().filter_map(|(table, key)| match table {
             Table::Tenants | Table::Pools | Table::Instances => key.split('/').next()?.parse().ok(),
-            Table::Tombstones | Table::Meta => None,
+            Table::Tombstones | Table::Volumes | Table::Meta => None,
         });
         of_records.chain(self.logs.iter().cloned()).collect()
     }
@@ -130,7 +130,7 @@ fn record_file(table: Table, key: &str) -> Option<PathBuf> {
         Table::Tenants => data::tenant(&key.parse().ok()?).join("tenant.json"),
         Table::Pools => data::pool(&key.parse::<PoolRef>().ok()?).join("pool.json"),
         Table::Instances => data::instance(&key.parse::<InstanceRef>().ok()?).join("instance.json"),
-        Table::Tombstones | Table::Meta => return None,
+        Table::Tombstones | Table::Volumes | Table::Meta => return None,
     })
 }
 

@@ -5,6 +5,7 @@
 //! a record means; [`records`] is the typed view of it.
 //!
 //! - [`chain`] — the hash chain of the audit log.
+//! - [`tally`] — what instances cost together, kept up with every record.
 //! - [`export`] — the documented files, written after each commit and never read back.
 
 pub mod chain;
@@ -12,6 +13,7 @@ pub mod export;
 pub mod memory;
 pub mod records;
 pub mod sqlite;
+pub mod tally;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +27,7 @@ const fn table_name(table: Table) -> &'static str {
         Table::Pools => "pools",
         Table::Instances => "instances",
         Table::Tombstones => "tombstones",
+        Table::Volumes => "volumes",
         Table::Meta => "meta",
     }
 }

@@ -5,15 +5,19 @@
 
 use mvm_core::{
     error::{Error, ErrorKind},
-    id::{InstanceRef, PoolRef, TenantId},
+    id::{InstanceRef, PoolRef, TenantId, VolumeId},
     instance::Instance,
     net::NetId,
     pool::Pool,
     port::{Store, Table, Transaction},
+    quota::Usage,
     tenant::{Tenant, Tombstone},
     units::Generation,
+    volume::Volume,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::tally;
 
 const NETWORK_GENERATION: &str = "network_generation";
 const NODE_ID: &str = "node_id";
@@ -26,6 +30,10 @@ pub trait Record: Serialize + DeserializeOwned {
     fn key(&self) -> String;
     /// Its count of changes.
     fn generation(&mut self) -> &mut Generation;
+    /// Whom it costs, and how much; none for what costs nothing.
+    fn cost(&self) -> Option<(TenantId, Usage)> {
+        None
+    }
 }
 
 impl Record for Tenant {
@@ -52,6 +60,19 @@ impl Record for Instance {
     const TABLE: Table = Table::Instances;
     fn key(&self) -> String {
         self.instance.to_string()
+    }
+    fn generation(&mut self) -> &mut Generation {
+        &mut self.generation
+    }
+    fn cost(&self) -> Option<(TenantId, Usage)> {
+        Some((self.instance.tenant.clone(), Usage::of([self])))
+    }
+}
+
+impl Record for Volume {
+    const TABLE: Table = Table::Volumes;
+    fn key(&self) -> String {
+        self.volume.to_string()
     }
     fn generation(&mut self) -> &mut Generation {
         &mut self.generation
@@ -146,8 +167,9 @@ pub fn put<R: Record>(tx: &mut dyn Transaction, record: &mut R) -> Result<(), Er
         generation: Generation,
     }
     let key = record.key();
-    let stored = match tx.get(R::TABLE, &key)? {
-        Some(value) => parse::<Stamp>(R::TABLE, &key, &value)?.generation,
+    let value = tx.get(R::TABLE, &key)?;
+    let stored = match &value {
+        Some(value) => parse::<Stamp>(R::TABLE, &key, value)?.generation,
         None => Generation(0),
     };
     let read = *record.generation();
@@ -158,10 +180,36 @@ pub fn put<R: Record>(tx: &mut dyn Transaction, record: &mut R) -> Result<(), Er
         )
         .hint("try again"));
     }
+    if let Some((tenant, after)) = record.cost() {
+        let old = value.as_deref().map(|value| parse::<R>(R::TABLE, &key, value)).transpose()?;
+        let before = old.and_then(|old| old.cost()).map(|(_, cost)| cost).unwrap_or_default();
+        tally::shift(tx, &tenant, before, after)?;
+    }
     *record.generation() = read.next();
     let value = serde_json::to_string(record)
         .map_err(|e| Error::new(ErrorKind::Failed, format!("cannot write {key}")).because(&e))?;
     tx.put(R::TABLE, &key, &value)
+}
+
+/// Removes a record with its claims.
+///
+/// # Errors
+/// As [`find`].
+pub fn remove<R: Record>(tx: &mut dyn Transaction, key: &str) -> Result<(), Error> {
+    if let Some(old) = find::<R>(tx, key)?
+        && let Some((tenant, cost)) = old.cost()
+    {
+        tally::shift(tx, &tenant, cost, Usage::default())?;
+    }
+    tx.delete(R::TABLE, key)
+}
+
+/// A kept volume that must be there.
+///
+/// # Errors
+/// `NotFound`; as [`find`].
+pub fn volume(tx: &mut dyn Transaction, id: &VolumeId) -> Result<Volume, Error> {
+    find(tx, id.as_str())?.ok_or_else(|| missing("kept volume", id, "mvm volume list"))
 }
 
 /// A tenant that must be there.

@@ -7,6 +7,7 @@ use mvm_core::{
     operation::Operation,
     quota::Quotas,
     state::{Move, State},
+    volume::VolumeFate,
 };
 
 use crate::fake::*;
@@ -63,7 +64,11 @@ fn a_tenant_is_whole_after_its_creation_died_anywhere() {
 
 #[test]
 fn a_tenant_is_gone_after_its_destruction_died_anywhere_and_was_repeated() {
-    let destroy = || Operation::TenantDestroy { tenant: "acme".parse().unwrap(), force: true };
+    let destroy = || Operation::TenantDestroy {
+        tenant: "acme".parse().unwrap(),
+        force: true,
+        volumes: VolumeFate::Delete,
+    };
     let points = at_each_death(
         || {
             let rig = Rig::with_pool(Quotas::default());

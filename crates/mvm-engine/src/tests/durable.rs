@@ -70,7 +70,10 @@ fn four_processes_over_one_database_never_give_out_the_same_twice() {
                 for _ in 0..6 {
                     let pool = pool("acme/web");
                     engine
-                        .operate(&rig.cx, &Operation::InstanceCreate { pool, publish: Vec::new() })
+                        .operate(
+                            &rig.cx,
+                            &Operation::InstanceCreate { pool, publish: Vec::new(), volume: None },
+                        )
                         .unwrap();
                 }
             });

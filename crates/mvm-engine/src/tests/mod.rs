@@ -13,6 +13,7 @@ mod network;
 mod overrides;
 mod races;
 mod tenants;
+mod volumes;
 
 use mvm_core::{
     error::ErrorKind,

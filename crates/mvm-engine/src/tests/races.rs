@@ -6,6 +6,7 @@ use mvm_core::{
     operation::Operation,
     quota::{Quotas, Usage},
     state::{Move, State},
+    volume::VolumeFate,
 };
 
 use crate::{fake::*, query::Filter};
@@ -81,7 +82,11 @@ fn eight_at_once_on_one_pool_leave_every_instance_at_rest_within_the_quota() {
 fn creation_and_destruction_of_a_tenant_at_once_leave_all_or_nothing() {
     for _ in 0..10 {
         let rig = Rig::with_pool(generous());
-        let destroy = Operation::TenantDestroy { tenant: "acme".parse().unwrap(), force: true };
+        let destroy = Operation::TenantDestroy {
+            tenant: "acme".parse().unwrap(),
+            force: true,
+            volumes: VolumeFate::Delete,
+        };
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -89,6 +94,7 @@ fn creation_and_destruction_of_a_tenant_at_once_leave_all_or_nothing() {
                     drop(rig.operate(&Operation::InstanceCreate {
                         pool: pool("acme/web"),
                         publish: Vec::new(),
+                        volume: None,
                     }));
                 });
             }

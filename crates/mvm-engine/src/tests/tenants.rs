@@ -9,6 +9,7 @@ use mvm_core::{
     quota::{QuotaChange, Quotas},
     state::{Move, State},
     units::Seconds,
+    volume::VolumeFate,
 };
 use std::sync::atomic::Ordering;
 
@@ -34,7 +35,9 @@ fn create(rig: &Rig, id: &str, net: Option<u16>, subnet: Option<&str>) -> Result
 
 fn destroy(rig: &Rig, id: &str, force: bool) -> Result<(), ErrorKind> {
     let tenant = id.parse().unwrap();
-    let outcome = rig.operate(&Operation::TenantDestroy { tenant, force }).map_err(|e| e.kind)?;
+    let outcome = rig
+        .operate(&Operation::TenantDestroy { tenant, force, volumes: VolumeFate::Delete })
+        .map_err(|e| e.kind)?;
     assert_eq!(outcome.failures, []);
     Ok(())
 }
@@ -139,12 +142,22 @@ fn nothing_is_made_in_a_tenant_whose_destruction_was_cut_off() {
     let id = rig.instance_in(State::Running);
     rig.world.fail("remove_tap", 9, ErrorKind::Permission);
     let tenant = || "acme".parse().unwrap();
-    let outcome = rig.operate(&Operation::TenantDestroy { tenant: tenant(), force: true }).unwrap();
+    let outcome = rig
+        .operate(&Operation::TenantDestroy {
+            tenant: tenant(),
+            force: true,
+            volumes: VolumeFate::Delete,
+        })
+        .unwrap();
     assert_eq!(outcome.failures.len(), 1);
     let conflict =
         |op: Operation| assert_eq!(rig.operate(&op).unwrap_err().kind, ErrorKind::Conflict);
     conflict(pool_create("acme/db"));
-    conflict(Operation::InstanceCreate { pool: pool("acme/web"), publish: Vec::new() });
+    conflict(Operation::InstanceCreate {
+        pool: pool("acme/web"),
+        publish: Vec::new(),
+        volume: None,
+    });
     conflict(scale(1, 0, 0));
     conflict(Operation::build(pool("acme/web")));
     conflict(tenant_create("acme", Quotas::default()));
@@ -167,6 +180,7 @@ fn the_audit_log_tells_the_whole_life_in_order() {
         PoolCreated,
         PoolBuilt,
         InstanceCreated,
+        VolumeCreated,
         InstanceStarted,
         InstanceWarmed,
         SnapshotPublished,

@@ -178,6 +178,65 @@ pub fn shred(path: &Path) -> Result<(), Error> {
     sync_parent(path)
 }
 
+/// Renames over a file whose bytes are overwritten then; durable when this returns.
+///
+/// # Errors
+/// When the rename fails; then both stay.
+pub fn rename_shredding(from: &Path, to: &Path) -> Result<(), Error> {
+    let old = match OpenOptions::new().write(true).open(to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        opened => Some(opened.act("open", to)?),
+    };
+    rename(from, to)?;
+    let Some(mut old) = old else { return Ok(()) };
+    let length = old.metadata().act("look at", to)?.len();
+    io::copy(&mut io::Read::take(io::repeat(0), length), &mut old)
+        .and_then(|_| old.sync_all())
+        .act("overwrite the one before", to)
+}
+
+/// As [`write()`], and the bytes of what was there are overwritten.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_shredding(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
+    let partial = partial(path);
+    fill(&partial, content, mode)?;
+    rename_shredding(&partial, path)
+}
+
+/// Overwrites the first `length` bytes of a file with zeros, durably, but for its holes.
+///
+/// # Errors
+/// When it cannot be opened or written.
+pub fn overwrite(path: &Path, length: u64) -> Result<(), Error> {
+    use rustix::fs::{SeekFrom, seek};
+    use std::os::unix::fs::FileExt;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
+        .open(path)
+        .act("open", path)?;
+    let end = file.metadata().act("look at", path)?.len().min(length);
+    let zeros = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < end {
+        at = match seek(&file, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            Err(rustix::io::Errno::NXIO) => break,
+            Err(error) => return Err(error).act("look for data in", path),
+        };
+        let hole = seek(&file, SeekFrom::Hole(at)).act("look for holes in", path)?.min(end);
+        while at < hole {
+            let step = usize::try_from(hole - at).unwrap_or(usize::MAX).min(zeros.len());
+            file.write_all_at(zeros.get(..step).unwrap_or_default(), at).act("overwrite", path)?;
+            at += step as u64;
+        }
+    }
+    file.sync_all().act("overwrite", path)
+}
+
 /// The names in a directory, sorted; none when it is absent. Names that are not UTF-8 are not ours
 /// and left out.
 ///

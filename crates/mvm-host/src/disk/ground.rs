@@ -10,6 +10,7 @@ pub(crate) fn roots(dir: &Path) -> Roots {
         data: dir.join("data"),
         run: dir.join("run"),
         cgroup: dir.join("cgroup"),
+        reserve_percent: crate::disk::space::RESERVE_PERCENT,
         shim: dir.join("mvm-shim"),
         resolv_conf: "/etc/resolv.conf".into(),
     }

@@ -27,12 +27,17 @@ use std::{
     path::Path,
 };
 
-use mvm_core::{id::TenantId, layout};
+use mvm_core::{
+    id::{TenantId, VolumeId},
+    layout,
+};
+use ring::hkdf;
 use zeroize::Zeroizing;
 
 use super::{
     durable,
     error::{Act, Error},
+    luks::Passphrase,
 };
 use crate::roots::Roots;
 
@@ -72,9 +77,45 @@ impl TenantKey {
         Ok(key)
     }
 
+    /// What opens the volume of this name: one that leaks tells nothing of the key or of another.
+    pub(super) fn passphrase(&self, volume: &str) -> Passphrase {
+        let mut out = Zeroizing::new([0; LENGTH]);
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, b"mvm volume 1").extract(self.0.as_slice());
+        // Neither fails: the length is that of the hash.
+        if let Ok(stream) = secret.expand(&[volume.as_bytes()], hkdf::HKDF_SHA256) {
+            let _ = stream.fill(out.as_mut_slice());
+        }
+        out
+    }
+
     /// The bytes, for the cipher.
     pub(crate) fn bytes(&self) -> &[u8; LENGTH] {
         &self.0
+    }
+}
+
+/// The keys that open what a tenant has sealed: one, or two while it gets another.
+pub struct KeyRing {
+    newest: TenantKey,
+    older: Option<TenantKey>,
+}
+
+impl KeyRing {
+    /// The one that seals.
+    #[must_use]
+    pub const fn newest(&self) -> &TenantKey {
+        &self.newest
+    }
+
+    /// The one that is on its way out.
+    #[must_use]
+    pub const fn older(&self) -> Option<&TenantKey> {
+        self.older.as_ref()
+    }
+
+    /// Both, the newest first.
+    pub fn all(&self) -> impl Iterator<Item = &TenantKey> {
+        std::iter::once(&self.newest).chain(&self.older)
     }
 }
 
@@ -106,23 +147,96 @@ impl KeySource for KeyFiles {
 /// `Integrity` or `Permission` when what is there cannot serve, else why it cannot be written.
 pub fn ensure(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
     let path = roots.data.join(layout::data::key(tenant));
-    if durable::exists(&path)? {
-        return load(roots, tenant).map(drop);
-    }
-    durable::create_dirs(&roots.data.join(layout::data::KEYS))?;
-    let key = TenantKey::draw().act("draw a key for", &path)?;
-    durable::write_unless_there(&path, key.0.as_slice(), 0o600)?;
-    Ok(())
+    Ok(ensure_at(&path, &owner(tenant)).map(drop)?)
 }
 
-/// Reads a tenant's key.
+/// Draws the key that shall take the place of a tenant's key, unless one is there.
+///
+/// # Errors
+/// As [`ensure`].
+pub(super) fn ensure_next(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
+    let path = roots.data.join(layout::data::next_key(tenant));
+    Ok(ensure_at(&path, &owner(tenant)).map(drop)?)
+}
+
+/// Puts the next key in the place of the present one and overwrites that.
+///
+/// # Errors
+/// When it cannot be moved; then both stay.
+pub(super) fn promote_next(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
+    let next = roots.data.join(layout::data::next_key(tenant));
+    if !durable::exists(&next)? {
+        return Ok(());
+    }
+    read(&next, &owner(tenant))?;
+    Ok(durable::rename_shredding(&next, &roots.data.join(layout::data::key(tenant)))?)
+}
+
+/// The key of a kept volume, drawn unless there is one.
+pub(super) fn ensure_of_volume(roots: &Roots, volume: &VolumeId) -> Result<TenantKey, Error> {
+    ensure_at(&roots.data.join(layout::data::volume_key(volume)), &format!("volume {volume}"))
+}
+
+/// The key of a kept volume, if it has one.
+pub(super) fn of_volume(roots: &Roots, volume: &VolumeId) -> Result<Option<TenantKey>, Error> {
+    let path = roots.data.join(layout::data::volume_key(volume));
+    if durable::exists(&path)? {
+        read(&path, &format!("volume {volume}")).map(Some)
+    } else {
+        Ok(None)
+    }
+}
+
+/// Overwrites and removes the key of a kept volume; absent is removed.
+pub(super) fn destroy_of_volume(roots: &Roots, volume: &VolumeId) -> Result<(), Error> {
+    let path = roots.data.join(layout::data::volume_key(volume));
+    durable::shred(&durable::partial(&path))?;
+    durable::shred(&path)
+}
+
+fn owner(tenant: &TenantId) -> String {
+    format!("tenant {tenant}")
+}
+
+fn ensure_at(path: &Path, of: &str) -> Result<TenantKey, Error> {
+    if durable::exists(path)? {
+        return read(path, of);
+    }
+    if let Some(dir) = path.parent() {
+        durable::create_dirs(dir)?;
+    }
+    let key = TenantKey::draw().act("draw a key for", path)?;
+    durable::write_unless_there(path, key.0.as_slice(), 0o600)?;
+    read(path, of)
+}
+
+/// Reads the key that seals for a tenant: the next one while there is one.
 ///
 /// # Errors
 /// `NotFound` when there is none, `Permission` when others may read it, `Integrity` when it is
 /// anything but 32 raw bytes or 64 hexadecimal digits.
 pub fn load(roots: &Roots, tenant: &TenantId) -> Result<TenantKey, mvm_core::Error> {
-    let path = roots.data.join(layout::data::key(tenant));
-    Ok(read(&path, tenant)?)
+    Ok(ring(roots, tenant)?.newest)
+}
+
+/// Reads the keys that open what a tenant has sealed.
+///
+/// # Errors
+/// As [`load`].
+pub fn ring(roots: &Roots, tenant: &TenantId) -> Result<KeyRing, mvm_core::Error> {
+    let path = |name| roots.data.join(name);
+    // The next one first: it may take the place of the present one between the two looks.
+    let next = path(layout::data::next_key(tenant));
+    let newest = match read(&next, &owner(tenant)) {
+        Err(Error::Missing { .. }) => None,
+        newest => Some(newest?),
+    };
+    let present = read(&path(layout::data::key(tenant)), &owner(tenant));
+    Ok(match (newest, present) {
+        (Some(newest), Ok(older)) => KeyRing { newest, older: Some(older) },
+        (Some(newest), Err(Error::Missing { .. })) => KeyRing { newest, older: None },
+        (_, present) => KeyRing { newest: present?, older: None },
+    })
 }
 
 /// Whether a tenant has a key, usable or not.
@@ -133,17 +247,28 @@ pub fn exists(roots: &Roots, tenant: &TenantId) -> Result<bool, mvm_core::Error>
     Ok(durable::exists(&roots.data.join(layout::data::key(tenant)))?)
 }
 
+/// Whether a key that shall take the place of a tenant's key is there.
+///
+/// # Errors
+/// When that cannot be found out.
+pub fn next_exists(roots: &Roots, tenant: &TenantId) -> Result<bool, mvm_core::Error> {
+    Ok(durable::exists(&roots.data.join(layout::data::next_key(tenant)))?)
+}
+
 /// Overwrites a tenant's key and removes it: what it sealed can never be opened again.
 ///
 /// # Errors
 /// When it is there and stays.
 pub fn destroy(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
-    let path = roots.data.join(layout::data::key(tenant));
-    durable::shred(&durable::partial(&path))?;
-    Ok(durable::shred(&path)?)
+    for path in [layout::data::next_key(tenant), layout::data::key(tenant)] {
+        let path = roots.data.join(path);
+        durable::shred(&durable::partial(&path))?;
+        durable::shred(&path)?;
+    }
+    Ok(())
 }
 
-fn read(path: &Path, tenant: &TenantId) -> Result<TenantKey, Error> {
+fn read(path: &Path, of: &str) -> Result<TenantKey, Error> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
@@ -151,7 +276,7 @@ fn read(path: &Path, tenant: &TenantId) -> Result<TenantKey, Error> {
     let file = match opened {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Error::Missing {
-                what: format!("the key of tenant {tenant}"),
+                what: format!("the key of {of}"),
                 hint: Some(format!("put the key back at {}", path.display())),
             });
         }
@@ -235,5 +360,39 @@ mod tests {
         assert_eq!(fs::read(other_name).unwrap(), [0; 32]);
         assert!(KeyFiles(roots.clone()).key(&tenant).unwrap().is_none());
         assert_eq!(load(&roots, &tenant).err().unwrap().kind, ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn the_next_key_seals_and_both_open_until_it_takes_the_place_of_the_present_one() {
+        let (dir, roots, tenant, path) = place();
+        ensure(&roots, &tenant).unwrap();
+        let first = *load(&roots, &tenant).unwrap().bytes();
+        promote_next(&roots, &tenant).unwrap();
+        assert_eq!(load(&roots, &tenant).unwrap().bytes(), &first);
+        ensure_next(&roots, &tenant).unwrap();
+        let both = ring(&roots, &tenant).unwrap();
+        assert_eq!(both.older().unwrap().bytes(), &first);
+        let second = *both.newest().bytes();
+        ensure_next(&roots, &tenant).unwrap();
+        assert_eq!(load(&roots, &tenant).unwrap().bytes(), &second);
+        let other_name = dir.path().join("same inode");
+        fs::hard_link(&path, &other_name).unwrap();
+        for _ in 0..2 {
+            promote_next(&roots, &tenant).unwrap();
+            let one = ring(&roots, &tenant).unwrap();
+            assert!(one.older().is_none() && one.newest().bytes() == &second);
+        }
+        assert_eq!(fs::read(other_name).unwrap(), [0; 32]);
+    }
+
+    #[test]
+    fn every_volume_has_a_passphrase_of_its_own() {
+        let key = TenantKey::parse(&[7; 32]).unwrap();
+        let other = TenantKey::parse(&[8; 32]).unwrap();
+        let one = key.passphrase("i-00000001");
+        assert_eq!(*one, *key.passphrase("i-00000001"));
+        assert_ne!(*one, *key.passphrase("i-00000002"));
+        assert_ne!(*one, *other.passphrase("i-00000001"));
+        assert!(*one != [0; 32] && *one != [7; 32]);
     }
 }

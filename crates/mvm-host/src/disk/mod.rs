@@ -2,11 +2,12 @@
 //! directories.
 //!
 //! - [`ext`] — tiny ext2 images for the config and secrets drives, made in memory.
-//! - [`volume`] — data volumes.
-//! - [`key`] — tenant keys.
+//! - [`volume`] — data volumes of instances, `luks` — how they are encrypted, [`shelf`] — those that
+//!   outlived their instance.
+//! - [`key`] — tenant keys; [`rekey`] — another one.
 //! - [`snapshot`] — guests on disk: written, published, retired, opened.
 //! - [`files`] — revisions of pools, and removal; [`listing`] — what is there.
-//! - [`space`] — room on a file system; [`durable`] — changes that survive a power cut.
+//! - [`space`] — room on a file system; [`usage`] — what takes it; [`durable`] — changes that survive a power cut.
 //!
 //! It does not know what a guest, a policy or a network is, and it never chooses a name: those come
 //! from `core::layout`.
@@ -19,9 +20,13 @@ pub mod files;
 mod ground;
 pub mod key;
 pub mod listing;
+mod luks;
+pub mod rekey;
+pub mod shelf;
 pub mod snapshot;
 pub mod space;
 pub mod stock;
+pub mod usage;
 pub mod volume;
 
 pub use error::Error;

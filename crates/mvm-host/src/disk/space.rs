@@ -4,33 +4,49 @@
 
 use std::path::Path;
 
-use mvm_core::units::Mib;
+use mvm_core::{disk::Room, units::Mib};
 
 use super::error::{Act, Error};
+use crate::roots::Roots;
 
-/// The share of the data file system that stays free, in percent: a full file system stops the
-/// store, the logs and every guest's disk at once.
-const RESERVE_PERCENT: u64 = 10;
+/// The share of the data file system that stays free unless configured otherwise, in percent: a
+/// full file system stops the store, the logs and every guest's disk at once.
+pub const RESERVE_PERCENT: u8 = 10;
 
-/// What may be taken from the file system of `path` in bytes, beside the reserve.
+/// The room on the data file system.
 ///
 /// # Errors
 /// When the file system cannot be asked.
-pub fn available(path: &Path) -> Result<u64, Error> {
+pub fn room(roots: &Roots) -> Result<Room, mvm_core::Error> {
+    room_of(&roots.data, roots.reserve_percent)
+}
+
+/// The room on the file system of `path`, of which so many percent stay free.
+///
+/// # Errors
+/// As [`room`].
+pub fn room_of(path: &Path, reserve_percent: u8) -> Result<Room, mvm_core::Error> {
     let stat = rustix::fs::statvfs(path).act("ask for the free space of", path)?;
-    Ok(beside_reserve(stat.f_blocks, stat.f_bavail).saturating_mul(stat.f_frsize))
+    let mib = |blocks: u64| blocks.saturating_mul(stat.f_frsize) >> 20;
+    Ok(Room {
+        total_mib: mib(stat.f_blocks),
+        free_mib: mib(stat.f_bavail),
+        reserve_mib: mib(reserve(stat.f_blocks, reserve_percent)),
+    })
 }
 
-fn beside_reserve(total: u64, free: u64) -> u64 {
-    free.saturating_sub(total.div_ceil(100).saturating_mul(RESERVE_PERCENT))
+fn reserve(total: u64, percent: u8) -> u64 {
+    total.div_ceil(100).saturating_mul(u64::from(percent))
 }
 
-/// Refuses what would eat into the reserve of the file system of `path`, an existing directory.
+/// Refuses what would eat into the reserve of the data file system; `path` is on it, and exists.
 ///
 /// # Errors
 /// [`Error::NoRoom`], or when the file system cannot be asked.
-pub fn admit(path: &Path, bytes: u64) -> Result<(), Error> {
-    compare(path, bytes, available(path)?)
+pub fn admit(roots: &Roots, path: &Path, bytes: u64) -> Result<(), Error> {
+    let stat = rustix::fs::statvfs(path).act("ask for the free space of", path)?;
+    let free = stat.f_bavail.saturating_sub(reserve(stat.f_blocks, roots.reserve_percent));
+    compare(path, bytes, free.saturating_mul(stat.f_frsize))
 }
 
 /// Refuses what does not fit into the tmpfs of `path`, which has no reserve: it holds nothing but
@@ -64,15 +80,16 @@ mod tests {
 
     #[test]
     fn a_tenth_of_the_whole_stays_free() {
-        assert_eq!(beside_reserve(1000, 1000), 900);
-        assert_eq!(beside_reserve(1000, 101), 1);
-        assert_eq!(beside_reserve(1000, 99), 0);
+        assert_eq!(reserve(1000, 10), 100);
+        assert_eq!(reserve(1001, 10), 110);
+        assert_eq!(reserve(1000, 0), 0);
     }
 
     #[test]
     fn what_is_larger_than_the_file_system_is_refused() {
         let dir = std::env::temp_dir();
-        assert!(matches!(admit(&dir, u64::MAX), Err(Error::NoRoom { .. })));
-        assert!(admit(&dir, 0).is_ok());
+        let roots = crate::disk::ground::roots(&dir);
+        assert!(matches!(admit(&roots, &dir, u64::MAX), Err(Error::NoRoom { .. })));
+        assert!(admit(&roots, &dir, 0).is_ok());
     }
 }

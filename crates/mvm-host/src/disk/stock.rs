@@ -166,7 +166,10 @@ fn concerned(roots: &Roots, effect: &Effect) -> Result<Vec<PathBuf>, Error> {
         | Effect::RemoveTenantFiles(_)
         | Effect::EnsureRevision { .. }
         | Effect::RemovePoolFiles(_)
-        | Effect::EnsureVolume { .. }
+        | Effect::Volume(_)
+        | Effect::DrawNextKey(_)
+        | Effect::RekeyInstance { .. }
+        | Effect::PromoteNextKey(_)
         | Effect::RemoveInstanceFiles(_)
         | Effect::EnsureTap { .. }
         | Effect::RemoveTap { .. }

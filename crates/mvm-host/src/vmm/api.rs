@@ -62,6 +62,47 @@ pub struct Drive<'a> {
     pub is_read_only: bool,
     /// `Unsafe` ignores the guest's flushes, `Writeback` honours them.
     pub cache_type: &'a str,
+    /// How much of it the guest may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_limiter: Option<RateLimiter>,
+}
+
+/// `rate_limiter` of a drive or a network interface.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RateLimiter {
+    /// In bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bucket>,
+    /// In operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ops: Option<Bucket>,
+}
+
+/// A bucket that fills within its time.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Bucket {
+    /// What it holds.
+    pub size: u64,
+    /// In milliseconds.
+    pub refill_time: u64,
+}
+
+impl Bucket {
+    /// As much as this in every second.
+    #[must_use]
+    pub const fn per_second(amount: u64) -> Self {
+        Self { size: amount, refill_time: 1000 }
+    }
+}
+
+impl RateLimiter {
+    /// At most so many MB and operations in every second; none without a limit.
+    #[must_use]
+    pub fn of(mbps: Option<u32>, iops: Option<u32>) -> Option<Self> {
+        let bandwidth = mbps.map(|mb| Bucket::per_second(u64::from(mb) * 1_000_000));
+        let ops = iops.map(|count| Bucket::per_second(u64::from(count)));
+        (bandwidth.is_some() || ops.is_some()).then_some(Self { bandwidth, ops })
+    }
 }
 
 /// `network-interfaces/{id}`.
@@ -73,6 +114,12 @@ pub struct NetworkInterface<'a> {
     pub host_dev_name: &'a str,
     /// The guest's MAC.
     pub guest_mac: &'a str,
+    /// How much it may receive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_rate_limiter: Option<RateLimiter>,
+    /// How much it may send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_rate_limiter: Option<RateLimiter>,
 }
 
 /// `vsock`.
@@ -197,6 +244,16 @@ impl Api {
     ) -> Result<(), Error> {
         let body = encode(body)?;
         self.call(Method::Put, &format!("/{path}"), &body, deadline).map(drop)
+    }
+
+    /// Opens a drive's file again, so that the guest sees its new size.
+    ///
+    /// # Errors
+    /// As [`Api::put`].
+    pub fn refresh_drive(&mut self, drive_id: &str, path_on_host: &str) -> Result<(), Error> {
+        let names = BTreeMap::from([("drive_id", drive_id), ("path_on_host", path_on_host)]);
+        let path = format!("/drives/{drive_id}");
+        self.call(Method::Patch, &path, &encode(&names)?, Deadline::after(CALL)).map(drop)
     }
 
     /// Starts the configured guest.

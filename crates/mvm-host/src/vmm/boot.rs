@@ -12,7 +12,9 @@ use mvm_proto::GUEST_CID;
 use mvm_shim::record::VSOCK_SOCKET;
 
 use super::{
-    api::{Api, BootSource, CALL, Drive, GuestState, Machine, NetworkInterface, Vsock},
+    api::{
+        Api, BootSource, CALL, Drive, GuestState, Machine, NetworkInterface, RateLimiter, Vsock,
+    },
     cgroup, image, jail,
     place::Place,
     records::Records,
@@ -22,6 +24,8 @@ use crate::roots::Roots;
 
 /// The guest's one network interface, in Firecracker's words.
 pub const INTERFACE: &str = "eth0";
+/// The data drive, in Firecracker's words.
+const DATA: &str = "data";
 
 /// What every kernel is told, before what its image adds. A serial line costs an exit for each
 /// byte, so a boot is quiet (a panic is still shown), and no time goes into looking for devices
@@ -84,6 +88,8 @@ fn configure(roots: &Roots, jail: &Jail, place: &Place, api: &mut Api) -> Result
         iface_id: INTERFACE,
         host_dev_name: &layout::tap(net, offset),
         guest_mac: &Mac::of(net, offset).to_string(),
+        rx_rate_limiter: RateLimiter::of(jail.resources.net_mbps, None),
+        tx_rate_limiter: RateLimiter::of(jail.resources.net_mbps, None),
     };
     api.put(&format!("network-interfaces/{INTERFACE}"), &interface)?;
     api.put("vsock", &Vsock { guest_cid: GUEST_CID, uds_path: VSOCK_SOCKET })?;
@@ -106,6 +112,7 @@ fn drives(place: &Place, jail: &Jail) -> Vec<Drive<'static>> {
         is_read_only,
         // What only the guest reads needs no flush; what it writes is flushed when it asks.
         cache_type: if is_read_only { "Unsafe" } else { "Writeback" },
+        rate_limiter: None,
     };
     let mut drives =
         vec![drive("rootfs", jail::ROOT_DRIVE, true), drive("config", jail::CONFIG_DRIVE, true)];
@@ -113,9 +120,27 @@ fn drives(place: &Place, jail: &Jail) -> Vec<Drive<'static>> {
         drives.push(drive("secrets", jail::SECRETS_DRIVE, true));
     }
     if jail.resources.data_disk_mib.0 > 0 {
-        drives.push(drive("data", jail::DATA_DRIVE, false));
+        let limits = RateLimiter::of(jail.resources.disk_mbps, jail.resources.disk_iops);
+        drives.push(Drive { rate_limiter: limits, ..drive(DATA, jail::DATA_DRIVE, false) });
     }
     drives
+}
+
+/// Lets a guest see the size that its data volume has by now; without a guest nothing happens.
+///
+/// # Errors
+/// `Failed` with Firecracker's reason.
+pub fn refresh_data(roots: &Roots, instance: &InstanceId) -> Result<(), Error> {
+    let place = Place::of(roots, instance);
+    if super::observe::require(&place).is_err() {
+        return Ok(());
+    }
+    let deadline = Deadline::after(CALL);
+    let mut api = Api::connect(&place, deadline)?;
+    if api.state(deadline)? == GuestState::NotStarted {
+        return Ok(());
+    }
+    api.refresh_drive(DATA, jail::DATA_DRIVE)
 }
 
 /// Pauses the vCPUs for a purpose.

@@ -249,6 +249,7 @@ mod tests {
             data: base.path().join("data"),
             run: base.path().join("run"),
             cgroup: base.path().to_path_buf(),
+            reserve_percent: 10,
             shim: base.path().join("shim"),
             resolv_conf: "/etc/resolv.conf".into(),
         };

@@ -4,7 +4,8 @@
 //!  <data>/jails/firecracker/<i>/image     which image was linked in
 //!                              /root/     the VMM's /, made the instance's by the jailer
 //!                                   /rootfs, vmlinux, initrd   hard links, 0444, root's
-//!                                   /data.img                  hard link to the volume
+//!                                   /data.img                  hard link to the volume, or a node of
+//!                                                              the device of an encrypted one
 //!                                   /ram   ◄── bind mount ──   <run>/ram/<i> (tmpfs)
 //!                                              config.ext2, secrets.ext2, mem, vmstate
 //!                                   /run   sockets and the log FIFO
@@ -24,11 +25,12 @@ use mvm_core::{
     id::{ImageHash, InstanceId},
     layout::{self, data},
     units::{Mib, Uid},
+    volume::VolumeKind,
 };
 use mvm_proto::config::CONFIG_LABEL;
 use mvm_shim::record::LOG_FIFO;
 use rustix::{
-    fs::{CWD, Mode, mkfifoat},
+    fs::{CWD, FileType, Mode, mkfifoat, mknodat},
     mount::mount_bind,
 };
 
@@ -40,7 +42,7 @@ use super::{
     ram,
 };
 use crate::{
-    disk::{durable, ext},
+    disk::{durable, ext, volume},
     roots::Roots,
 };
 
@@ -88,11 +90,14 @@ pub fn ensure(roots: &Roots, jail: &Jail) -> Result<(), Error> {
         Some(initrd) => link(initrd, &place.root.join(INITRD))?,
         None => remove_file(&place.root.join(INITRD))?,
     }
-    match jail.resources.data_disk_mib {
-        Mib(0) => remove_file(&place.root.join(DATA_DRIVE))?,
-        Mib(_) => {
-            let volume = roots.data.join(data::volume(&jail.instance));
-            link(&volume, &place.root.join(DATA_DRIVE))?;
+    let drive = place.root.join(DATA_DRIVE);
+    match (jail.resources.data_disk_mib, jail.volume) {
+        (Mib(0), _) => remove_file(&drive)?,
+        (Mib(_), VolumeKind::Plain) => {
+            link(&roots.data.join(data::volume(&jail.instance)), &drive)?;
+        }
+        (Mib(_), VolumeKind::Luks) => {
+            node(&volume::device(&jail.instance.instance), &drive, uid)?;
         }
     }
     config_drive(&place, jail)?;
@@ -201,6 +206,29 @@ fn config_drive(place: &Place, jail: &Jail) -> Result<(), Error> {
         .act(format_args!("write {}", path.display()))?;
     drive.write_to(&file)?;
     give(&path, jail.uid.0)
+}
+
+/// Makes `to` a node of the block device `from` that only this user opens.
+fn node(from: &Path, to: &Path, uid: u32) -> Result<(), Error> {
+    use std::os::unix::fs::FileTypeExt;
+    let what = format_args!("make {} a node of {}", to.display(), from.display());
+    let device = absent(fs::metadata(from)).act(what)?;
+    let Some(device) = device.filter(|found| found.file_type().is_block_device()) else {
+        let message = format!("{} is not there", from.display());
+        return Err(Error::new(ErrorKind::NotFound, message));
+    };
+    let is_same = |target: fs::Metadata| {
+        target.file_type().is_block_device()
+            && target.rdev() == device.rdev()
+            && target.uid() == uid
+    };
+    if absent(fs::symlink_metadata(to)).act(what)?.is_some_and(is_same) {
+        return Ok(());
+    }
+    remove_file(to)?;
+    let mode = Mode::from_raw_mode(0o600);
+    mknodat(CWD, to, FileType::BlockDevice, mode, device.rdev()).act(what)?;
+    give(to, uid)
 }
 
 /// Makes `to` the same file as `from`.

@@ -63,6 +63,7 @@ mod tests {
             data: base.path().to_path_buf(),
             run: base.path().join("run"),
             cgroup: base.path().join("cgroup"),
+            reserve_percent: 10,
             shim: base.path().join("shim"),
             resolv_conf: "/etc/resolv.conf".into(),
         };

@@ -202,6 +202,7 @@ mod tests {
             data: base.join("data"),
             run: base.join("run"),
             cgroup: base.join("cgroup"),
+            reserve_percent: 10,
             shim: base.join("shim"),
             resolv_conf: "/etc/resolv.conf".into(),
         };

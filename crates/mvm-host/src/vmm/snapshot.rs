@@ -31,7 +31,9 @@ use super::{
 };
 use crate::{
     disk::{
-        self, key, snapshot,
+        self,
+        key::{self, KeyRing},
+        snapshot,
         snapshot::{Header, Present},
     },
     roots::Roots,
@@ -75,7 +77,7 @@ pub fn write(
         Header { taken_on: present()?, image: jail::image_of(&place)?, memory, created_at: now() };
     remove_plain(&place)?;
     ram::admit(roots, memory)?;
-    disk::space::admit(&roots.data, memory.bytes() + STATE_MAX)?;
+    disk::space::admit(roots, &roots.data, memory.bytes() + STATE_MAX)?;
     raise_limit(&place, records, memory)?;
     let written = create(&place, memory)
         .and_then(|()| snapshot::store(roots, instance, epoch, &place.ram, key.as_ref(), header));
@@ -86,13 +88,17 @@ pub fn write(
 
 /// Memory and disk belong together: what the guest wrote is durable before its snapshot is.
 fn sync_volume(roots: &Roots, instance: &InstanceRef) -> Result<(), Error> {
-    let path = roots.data.join(layout::data::volume(instance));
-    let what = format_args!("sync {}", path.display());
-    match fs::File::open(&path) {
-        Ok(file) => file.sync_all().act(what),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error).act(what),
+    let file = roots.data.join(layout::data::volume(instance));
+    // First the device of an encrypted one: what it holds back is in the file only then.
+    for path in [disk::volume::device(&instance.instance), file] {
+        let what = format_args!("sync {}", path.display());
+        match fs::File::open(&path) {
+            Ok(file) => file.sync_all().act(what)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).act(what),
+        }
     }
+    Ok(())
 }
 
 fn create(place: &Place, memory: Mib) -> Result<(), Error> {
@@ -151,15 +157,25 @@ pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<
     let header = snapshot::header(roots, instance, epoch)?;
     check(&place, &header)?;
     remove_plain(&place)?;
-    let key = match key::exists(roots, &instance.tenant)? {
-        true => Some(key::load(roots, &instance.tenant)?),
+    let ring = match key::exists(roots, &instance.tenant)? {
+        true => Some(key::ring(roots, &instance.tenant)?),
         false => None,
     };
-    if key.is_some() {
+    if ring.is_some() {
         ram::admit(roots, header.memory)?;
     }
     let into = place.mount();
-    let opened = snapshot::open(roots, instance, epoch, key.as_ref(), &into, &place.root)?;
+    let open = |key| snapshot::open(roots, instance, epoch, key, &into, &place.root);
+    let opened = match open(ring.as_ref().map(KeyRing::newest)) {
+        // While the tenant gets another key, the one before it may be what sealed this.
+        Err(error) if error.kind == ErrorKind::Integrity => {
+            match ring.as_ref().and_then(KeyRing::older) {
+                Some(older) => open(Some(older))?,
+                None => return Err(error),
+            }
+        }
+        opened => opened?,
+    };
     records.set_paused_for(Some(PausedFor::Warm))?;
     records.set_origin(Origin::Snapshot(epoch))?;
     let request = api::LoadSnapshot {

@@ -6,7 +6,7 @@ use mvm_core::{
     Error, ErrorKind,
     alloc::FIRST_UID,
     effect::{Effect, Firewall, Identity, Jail, Limits, Port},
-    id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolRef},
+    id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolRef, VolumeId},
     instance::{Drain, Instance, Want},
     net::{NetId, Network, Offset, Subnet},
     observed::{
@@ -17,6 +17,7 @@ use mvm_core::{
     port::{GuestAct, GuestAnswer},
     state::State,
     units::{Generation, Mib, Seconds, Timestamp, Uid, Vcpus},
+    volume::{VolumeEffect, VolumeFate, VolumeKind, VolumePlan},
 };
 
 use super::{Subject, position};
@@ -55,11 +56,12 @@ fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
         instance,
         offset: Offset::FIRST_GUEST,
         uid: Uid(FIRST_UID + 60_000),
-        resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(128), data_disk_mib: Mib(16) },
+        resources: Resources::new(Vcpus(1), Mib(128), Mib(16)),
         role: Role::Worker,
         policy: RuntimePolicy::default(),
         image: Some(image),
         keyed: false,
+        volume: VolumePlan::default(),
         state: State::Ready,
         want: Want::Running,
         drain: Drain::Ask,
@@ -186,10 +188,13 @@ impl<'a> Bench<'a> {
             self.tap(),
             self.cgroup(),
             self.volume(),
-            self.jail(),
         ] {
             self.do_once(&effect)?;
         }
+        if self.record.volume.kind == VolumeKind::Luks {
+            self.do_once(&self.open())?;
+        }
+        self.do_once(&self.jail())?;
         Ok(())
     }
 
@@ -207,6 +212,7 @@ impl<'a> Bench<'a> {
             Effect::RemoveVmm(self.id()),
             Effect::RemoveTap { net: NET, offset: self.record.offset },
             Effect::RemoveJail(self.id()),
+            self.close(),
             Effect::RemoveCgroup(self.id()),
         ] {
             self.do_once(&effect)?;
@@ -219,6 +225,11 @@ impl<'a> Bench<'a> {
         self.clear()?;
         for effect in [
             Effect::RemoveInstanceFiles(self.record.instance.clone()),
+            Effect::Volume(VolumeEffect::Remove {
+                volume: self.kept_volume()?,
+                kind: VolumeKind::Plain,
+                fate: VolumeFate::Delete,
+            }),
             Effect::RemovePoolFiles(self.pool()),
             Effect::ReplaceFirewall(Firewall {
                 generation: self.next_firewall()?,
@@ -240,10 +251,11 @@ impl<'a> Bench<'a> {
         let in_node = node.bridges.contains(&NET)
             || node.routes.contains(&NET)
             || node.taps.iter().any(|(net, _)| *net == NET)
-            || [&node.cgroups, &node.jails, &node.runs, &node.processes]
+            || [&node.cgroups, &node.jails, &node.runs, &node.processes, &node.mappings]
                 .iter()
                 .any(|list| list.contains(&id))
-            || node.tenants.contains(&self.record.instance.tenant);
+            || node.tenants.contains(&self.record.instance.tenant)
+            || node.volumes.contains(&self.kept_volume()?);
         if in_node
             || seen.instance != nothing_of(&seen)
             || seen.tenant != ObservedTenant::default()
@@ -292,11 +304,25 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) fn volume(&self) -> Effect {
-        Effect::EnsureVolume {
+        Effect::Volume(VolumeEffect::Ensure {
             instance: self.record.instance.clone(),
             uid: self.record.uid,
             size: self.record.resources.data_disk_mib,
-        }
+            kind: self.record.volume.kind,
+        })
+    }
+
+    pub(super) fn open(&self) -> Effect {
+        Effect::Volume(VolumeEffect::Open(self.record.instance.clone()))
+    }
+
+    pub(super) fn close(&self) -> Effect {
+        Effect::Volume(VolumeEffect::Close(self.id()))
+    }
+
+    /// The name of the suite's kept volume.
+    pub(super) fn kept_volume(&self) -> Result<VolumeId, String> {
+        "conformance".parse().map_err(|error: InvalidId| error.to_string())
     }
 
     pub(super) fn jail_plan(&self) -> Box<Jail> {
@@ -305,6 +331,7 @@ impl<'a> Bench<'a> {
             uid: self.record.uid,
             image: self.subject.rig.image(),
             resources: self.record.resources,
+            volume: self.record.volume.kind,
             identity: Identity {
                 network: self.record.network.clone(),
                 offset: self.record.offset,

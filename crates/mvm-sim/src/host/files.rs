@@ -4,7 +4,7 @@ use mvm_core::{
     Error, ErrorKind,
     effect::Jail,
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId},
-    units::{Mib, Uid},
+    volume::VolumeKind,
 };
 
 use super::{conflict, missing};
@@ -34,6 +34,7 @@ impl World {
 
     pub(super) fn remove_tenant_files(&mut self, tenant: &TenantId) -> Result<(), Error> {
         let (key, directory) = (Path::Key(tenant.clone()), Path::Tenant(tenant.clone()));
+        self.remove_files(&Path::NextKey(tenant.clone()))?;
         if self.disk.has_any(&key) || self.disk.has_any(&directory) {
             let archive = Path::Archive(tenant.clone());
             self.disk.put(archive.clone(), Content::Bare);
@@ -89,22 +90,6 @@ impl World {
         self.disk.put(Path::Instance(instance.clone()), Content::Bare);
     }
 
-    pub(super) fn ensure_volume(
-        &mut self,
-        instance: &InstanceRef,
-        uid: Uid,
-        size: Mib,
-    ) -> Result<(), Error> {
-        let path = Path::Volume(instance.clone());
-        if self.disk.get(&path).is_some() {
-            return Ok(());
-        }
-        self.admit_write("a volume")?;
-        self.make_directories(instance);
-        self.disk.put(path, Content::Volume { uid, size, writes: 0 });
-        Ok(())
-    }
-
     pub(super) fn ensure_jail(&mut self, jail: &Jail) -> Result<(), Error> {
         let id = &jail.instance.instance;
         if !self.images.contains(&jail.image) {
@@ -118,6 +103,12 @@ impl World {
                 }
                 None => return Err(missing(format!("{id} has no volume to link into its jail"))),
             }
+        }
+        if jail.resources.data_disk_mib.0 > 0
+            && jail.volume == VolumeKind::Luks
+            && !self.mappings.contains(id)
+        {
+            return Err(missing(format!("the volume of {id} is not open")));
         }
         self.admit_write("a jail")?;
         self.disk.put(Path::Jail(id.clone()), Content::Bare);

@@ -59,6 +59,7 @@ impl World {
                 .map(|(epoch, snapshot)| (epoch, snapshot.phase))
                 .collect(),
             volume,
+            mapping: self.mappings.contains(id),
             files: self.disk.has_any(&path),
             firewall: self.firewall_generation(),
             boot: self.present_boot(),
@@ -86,6 +87,7 @@ impl World {
             bridge: self.bridges.get(&network.net) == Some(network),
             routes: self.routes.get(&network.net) == Some(network),
             key: self.disk.key(&network.tenant).is_some(),
+            next_key: self.disk.get(&Path::NextKey(network.tenant.clone())).is_some(),
             files: self.disk.has_any(&Path::Tenant(network.tenant.clone())),
             firewall: self.firewall_generation(),
             firewall_altered: self.firewall_altered,
@@ -130,7 +132,7 @@ impl World {
     #[must_use]
     pub fn observe_node(&self) -> ObservedNode {
         let mut jails: BTreeSet<InstanceId> = self.mounts.keys().cloned().collect();
-        let (mut tenants, mut pools) = (Vec::new(), Vec::new());
+        let (mut tenants, mut pools, mut volumes) = (Vec::new(), Vec::new(), Vec::new());
         for (path, _) in self.disk.iter() {
             match path {
                 Path::Jail(id) => {
@@ -138,7 +140,10 @@ impl World {
                 }
                 Path::Tenant(id) => tenants.push(id.clone()),
                 Path::Pool(pool) => pools.push((pool.tenant.clone(), pool.pool.clone())),
+                Path::Kept(volume) => volumes.push(volume.clone()),
                 Path::Key(_)
+                | Path::NextKey(_)
+                | Path::VolumeKey(_)
                 | Path::Revision(..)
                 | Path::Current(_)
                 | Path::Instance(_)
@@ -157,6 +162,8 @@ impl World {
             jails: jails.into_iter().collect(),
             runs: self.runs.keys().cloned().collect(),
             processes: processes.into_iter().collect(),
+            mappings: self.mappings.iter().cloned().collect(),
+            volumes,
             tenants,
             pools,
             firewall: self.firewall_generation(),

@@ -128,7 +128,9 @@ impl World {
             return Err(conflict(format!("snapshot {epoch} of {id} may not be resumed")));
         }
         let keyed = snapshot.sealed_with.is_some();
-        if !snapshot.complete || (keyed && snapshot.sealed_with != self.disk.key(&instance.tenant))
+        let ring = self.ring(&instance.tenant);
+        if !snapshot.complete
+            || (keyed && !snapshot.sealed_with.is_some_and(|key| ring.contains(&key)))
         {
             return Err(Error::new(
                 ErrorKind::Integrity,
@@ -196,7 +198,7 @@ impl World {
         {
             return Err(conflict(format!("{id} already has a snapshot {epoch}")));
         }
-        let sealed_with = match (keyed, self.disk.key(&instance.tenant)) {
+        let sealed_with = match (keyed, self.ring(&instance.tenant).first().copied()) {
             (false, _) => None,
             (true, Some(key)) => Some(key),
             (true, None) => {

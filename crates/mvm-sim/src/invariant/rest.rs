@@ -9,6 +9,7 @@ use mvm_core::{
     net::NetId,
     observed::{ObservedInstance, Phase, SnapshotPhase},
     state::State,
+    volume::VolumeKind,
 };
 
 use super::Monitor;
@@ -31,6 +32,7 @@ impl Monitor {
             self.check_guest(world, &record);
         }
         self.check_owners(world);
+        self.check_shelf(world);
         self.check_firewall(world);
     }
 
@@ -64,6 +66,7 @@ impl Monitor {
             ("a jail", &node.jails),
             ("a runtime directory", &node.runs),
             ("a process", &node.processes),
+            ("an open volume", &node.mappings),
         ];
         let mut orphans = Vec::new();
         for (what, list) in lists {
@@ -91,6 +94,8 @@ impl Monitor {
     fn owns(&self, path: &Path) -> bool {
         match path {
             Path::Archive(_) => true,
+            Path::NextKey(_) => false,
+            Path::Kept(volume) | Path::VolumeKey(volume) => self.volumes.contains_key(volume),
             Path::Key(tenant) | Path::Tenant(tenant) => self.tenants.contains_key(tenant),
             Path::Pool(pool) | Path::Revision(pool, _) | Path::Current(pool) => {
                 self.pools.iter().any(|one| one.pool == *pool)
@@ -146,7 +151,15 @@ fn rests(record: &Instance, seen: &ObservedInstance) -> Result<(), String> {
         return Err("something that was asked of it is not done".to_owned());
     }
     let parts = seen.shim && seen.tap && seen.cgroup && seen.jail && seen.bridge && seen.routes;
+    let is_open = record.volume_kind() == Some(VolumeKind::Luks);
+    if record.state.has_process() && seen.mapping != is_open {
+        return Err("its volume is not open, or open and plain".to_owned());
+    }
+    if record.state == State::Running && record.volume.is_growing {
+        return Err("its guest was not given its larger volume".to_owned());
+    }
     let is_empty = seen.vmm.is_none()
+        && !seen.mapping
         && !(seen.shim || seen.tap || seen.cgroup || seen.jail)
         && seen.exit.is_none();
     let phase = seen.vmm.map(|vmm| vmm.phase);

@@ -8,6 +8,7 @@ use std::{
 
 use mvm_core::{
     Error, ErrorKind,
+    disk::{DiskUse, Room},
     effect::{Effect, Firewall},
     event::{Event, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
@@ -43,7 +44,8 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
         | Effect::RemoveJail(instance)
         | Effect::RemoveVmm(instance)
         | Effect::ResumeVmm(instance) => Some(instance),
-        Effect::EnsureVolume { instance, .. }
+        Effect::Volume(effect) => effect.instance(),
+        Effect::RekeyInstance { instance, .. }
         | Effect::RemoveInstanceFiles(instance)
         | Effect::SpawnVmm { instance, .. }
         | Effect::EnsureShim { instance, .. }
@@ -59,6 +61,8 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
         | Effect::RemoveRoutes(_)
         | Effect::ReplaceFirewall(_)
         | Effect::EnsureTenantKey(_)
+        | Effect::DrawNextKey(_)
+        | Effect::PromoteNextKey(_)
         | Effect::RemoveTenantFiles(_)
         | Effect::EnsureRevision { .. }
         | Effect::RemoveRevision { .. }
@@ -122,6 +126,14 @@ impl Host for Process {
         self.through(&Call::of("observe node", None), || self.host.observe_node())
     }
 
+    fn room(&self) -> Result<Room, Error> {
+        self.through(&Call::of("room", None), || self.host.room())
+    }
+
+    fn disk_use(&self) -> Result<DiskUse, Error> {
+        self.through(&Call::of("disk use", None), || self.host.disk_use())
+    }
+
     fn verify_network(&self, intent: &Firewall) -> Result<Vec<Finding>, Error> {
         self.through(&Call::of("verify network", None), || self.host.verify_network(intent))
     }
@@ -157,6 +169,7 @@ impl Guest for Process {
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
             GuestAct::Thaw => "thaw",
+            GuestAct::Resize => "resize",
             GuestAct::Shutdown { .. } => "shutdown",
         };
         let call = Call::of(format!("ask {word}"), Some(&instance.instance));

@@ -11,6 +11,8 @@ use mvm_core::{
     instance::Drain,
     operation::Operation,
     state::{Move, State},
+    units::Mib,
+    volume::VolumeFate,
 };
 use mvm_sim::{
     fault::{Fault, Plan},
@@ -27,6 +29,8 @@ enum Stage {
     Instance(State),
     /// One that was asleep before.
     Woken,
+    /// One that was destroyed, and whose volume was kept.
+    Kept,
     Scaled,
 }
 
@@ -41,7 +45,7 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
         Stage::Tenant => 1,
         Stage::Pool => 2,
         Stage::Built | Stage::Scaled => 3,
-        Stage::Instance(_) | Stage::Woken => 4,
+        Stage::Instance(_) | Stage::Woken | Stage::Kept => 4,
     };
     if depth > 0 {
         run(&create_tenant("acme", quotas()));
@@ -56,14 +60,14 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
         run(&scale(workers.clone(), 2, 1, 1));
     }
     if depth > 3 {
-        run(&Operation::InstanceCreate { pool: workers, publish: Vec::new() });
+        run(&Operation::InstanceCreate { pool: workers, publish: Vec::new(), volume: None });
     }
     let id = instances(&*sim.store).first().map(|record| record.instance.clone());
     let moves: &[Move] = match stage {
         Stage::Instance(State::Running) => &[Move::Start],
         Stage::Instance(State::Warm) => &[Move::Start, Move::Warm],
         Stage::Instance(State::Sleeping) => &[Move::Start, Move::Sleep],
-        Stage::Instance(State::Stopped) => &[Move::Start, Move::Stop],
+        Stage::Instance(State::Stopped) | Stage::Kept => &[Move::Start, Move::Stop],
         Stage::Woken => &[Move::Start, Move::Sleep, Move::Wake],
         Stage::Instance(State::Created | State::Ready | State::Destroyed)
         | Stage::Empty
@@ -74,6 +78,10 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
     };
     for wish in moves {
         run(&step(id.as_ref().unwrap(), *wish));
+    }
+    if matches!(stage, Stage::Kept) {
+        let instance = id.clone().unwrap();
+        run(&Operation::InstanceDestroy { instance, volumes: VolumeFate::Keep });
     }
     id
 }
@@ -199,7 +207,11 @@ fn a_pool_is_built_whatever_happens() {
 fn an_instance_is_created_whatever_happens() {
     asks(
         Stage::Built,
-        Operation::InstanceCreate { pool: pool("acme", "workers"), publish: Vec::new() },
+        Operation::InstanceCreate {
+            pool: pool("acme", "workers"),
+            publish: Vec::new(),
+            volume: None,
+        },
     );
 }
 
@@ -270,5 +282,67 @@ fn a_pool_is_scaled_whatever_happens() {
 
 #[test]
 fn a_tenant_is_destroyed_whatever_happens() {
-    asks(Stage::Scaled, Operation::TenantDestroy { tenant: tenant("acme"), force: true });
+    asks(
+        Stage::Scaled,
+        Operation::TenantDestroy {
+            tenant: tenant("acme"),
+            force: true,
+            volumes: VolumeFate::Delete,
+        },
+    );
+}
+
+#[test]
+fn a_volume_is_kept_or_wiped_whatever_happens() {
+    for volumes in [VolumeFate::Keep, VolumeFate::Wipe] {
+        for state in [State::Ready, State::Running, State::Sleeping, State::Stopped] {
+            try_everything(&Scenario {
+                stage: Stage::Instance(state),
+                make: Box::new(move |id| Operation::InstanceDestroy {
+                    instance: id.unwrap().clone(),
+                    volumes,
+                }),
+                others: Vec::new(),
+            });
+        }
+    }
+}
+
+#[test]
+fn a_kept_volume_is_given_away_or_removed_whatever_happens() {
+    let name = |id: Option<&InstanceRef>| id.unwrap().instance.as_str().parse().unwrap();
+    try_everything(&Scenario {
+        stage: Stage::Kept,
+        make: Box::new(move |id| Operation::InstanceCreate {
+            pool: pool("acme", "workers"),
+            volume: Some(name(id)),
+        }),
+        others: Vec::new(),
+    });
+    for wipe in [false, true] {
+        try_everything(&Scenario {
+            stage: Stage::Kept,
+            make: Box::new(move |id| Operation::VolumeRemove { volume: name(id), wipe }),
+            others: Vec::new(),
+        });
+    }
+}
+
+#[test]
+fn a_volume_grows_whatever_happens() {
+    for state in [State::Running, State::Sleeping, State::Stopped] {
+        try_everything(&Scenario {
+            stage: Stage::Instance(state),
+            make: Box::new(|id| Operation::InstanceGrow {
+                instance: id.unwrap().clone(),
+                data_disk: Mib(128),
+            }),
+            others: vec![Move::Sleep, Move::Wake, Move::Stop, Move::Start],
+        });
+    }
+}
+
+#[test]
+fn a_key_is_rotated_whatever_happens() {
+    asks(Stage::Scaled, Operation::TenantKeyRotate { tenant: tenant("acme") });
 }

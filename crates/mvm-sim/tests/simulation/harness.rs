@@ -15,6 +15,7 @@ use mvm_core::{
     state::{Move, State},
     tenant::Tenant,
     units::{Generation, Gib, Mib, Vcpus},
+    volume::{Volume, VolumeFate, VolumeStage},
 };
 use mvm_engine::{
     Config, Context, Engine, Outcome, Ports, query::Filter, store::memory::MemoryStore,
@@ -77,7 +78,7 @@ pub(crate) fn create_tenant(name: &str, quotas: Quotas) -> Operation {
 
 pub(crate) fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
     let source = Source::Image("default".to_owned());
-    let size = Resources { vcpus: Vcpus(1), mem_mib: Mib(256), data_disk_mib: Mib(data_disk) };
+    let size = Resources::new(Vcpus(1), Mib(256), Mib(data_disk));
     Operation::PoolCreate(NewPool::of_workers(pool, source, size))
 }
 
@@ -105,6 +106,10 @@ pub(crate) fn instances(store: &dyn Store) -> Vec<Instance> {
 
 pub(crate) fn tenants(store: &dyn Store) -> Vec<Tenant> {
     list(store, Table::Tenants)
+}
+
+pub(crate) fn volumes(store: &dyn Store) -> Vec<Volume> {
+    list(store, Table::Volumes)
 }
 
 pub(crate) fn pools(store: &dyn Store) -> Vec<mvm_core::pool::Pool> {
@@ -158,7 +163,8 @@ pub(crate) fn settle(sim: &Arc<Simulation>) -> Result<(), String> {
     for record in tenants(store) {
         let id = record.tenant_id.clone();
         if record.destroying {
-            let operation = Operation::TenantDestroy { tenant: id, force: true };
+            let operation =
+                Operation::TenantDestroy { tenant: id, force: true, volumes: VolumeFate::Delete };
             mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
         } else {
             match mvm.operate(&create_tenant(id.as_str(), quotas())) {
@@ -167,8 +173,17 @@ pub(crate) fn settle(sim: &Arc<Simulation>) -> Result<(), String> {
             }
         }
     }
+    for record in tenants(store).into_iter().filter(|tenant| tenant.rotating) {
+        let operation = Operation::TenantKeyRotate { tenant: record.tenant_id };
+        mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
+    }
+    for record in volumes(store).into_iter().filter(|one| one.stage == VolumeStage::Removing) {
+        let operation = Operation::VolumeRemove { volume: record.volume, wipe: false };
+        mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
+    }
     for record in pools(store).into_iter().filter(|pool| pool.destroying) {
-        let operation = Operation::PoolDestroy { pool: record.pool, force: true };
+        let operation =
+            Operation::PoolDestroy { pool: record.pool, force: true, volumes: VolumeFate::Delete };
         mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
     }
     mvm.engine.instances(&Filter::All).map_err(|error| format!("listing: {error}"))?;
@@ -218,7 +233,15 @@ fn settle_one(sim: &Arc<Simulation>, mvm: &Mvm, first: Instance) -> Result<(), S
 pub(crate) fn destroy_all(sim: &Arc<Simulation>) -> Result<(), String> {
     let mvm = Mvm::start(sim);
     for record in tenants(&*sim.store) {
-        let operation = Operation::TenantDestroy { tenant: record.tenant_id, force: true };
+        let operation = Operation::TenantDestroy {
+            tenant: record.tenant_id,
+            force: true,
+            volumes: VolumeFate::Delete,
+        };
+        mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
+    }
+    for record in volumes(&*sim.store) {
+        let operation = Operation::VolumeRemove { volume: record.volume, wipe: true };
         mvm.operate(&operation).map_err(|error| format!("{operation:?}: {error}"))?;
     }
     sim.check_rest();

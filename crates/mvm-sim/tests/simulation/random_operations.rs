@@ -16,7 +16,7 @@ use std::{
 
 use crate::harness::{
     Mvm, create_pool, create_tenant, destroy_all, instances, pool, pools, quotas, scale, settle,
-    simulation, tenant, tenants,
+    simulation, tenant, tenants, volumes,
 };
 use mvm_core::{
     instance::Drain,
@@ -25,6 +25,7 @@ use mvm_core::{
     quota::Quotas,
     state::Move,
     units::{Mib, Vcpus},
+    volume::VolumeFate,
 };
 use mvm_sim::{
     chance::Chance,
@@ -51,21 +52,56 @@ fn tight() -> Quotas {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one arm for every kind of command")]
 fn choose(chance: &mut Chance, sim: &Simulation) -> Operation {
     let name = *chance.pick(&TENANTS).unwrap();
     let workers = pool(name, chance.pick(&POOLS).unwrap());
     let known = instances(&*sim.store);
     let drain = if chance.one_in(4) { Drain::Skip } else { Drain::Ask };
-    match chance.below(40) {
-        0 => Operation::TenantDestroy { tenant: tenant(name), force: !chance.one_in(3) },
-        1 => Operation::PoolDestroy { pool: workers, force: !chance.one_in(3) },
+    let shelf = volumes(&*sim.store);
+    let fate = *chance.pick(&[VolumeFate::Delete, VolumeFate::Keep, VolumeFate::Wipe]).unwrap();
+    match chance.below(47) {
+        40 => Operation::TenantKeyRotate { tenant: tenant(name) },
+        41 | 42 => match chance.pick(&known) {
+            Some(one) => Operation::InstanceGrow {
+                instance: one.instance.clone(),
+                data_disk: Mib(one.resources.data_disk_mib.0 + 32),
+            },
+            None => Operation::build(workers),
+        },
+        43 | 44 => match chance.pick(&known) {
+            Some(one) => {
+                Operation::InstanceDestroy { instance: one.instance.clone(), volumes: fate }
+            }
+            None => Operation::build(workers),
+        },
+        45 => Operation::InstanceCreate {
+            pool: workers,
+            volume: chance.pick(&shelf).map(|one| one.volume.clone()),
+        },
+        46 => match chance.pick(&shelf) {
+            Some(one) => {
+                Operation::VolumeRemove { volume: one.volume.clone(), wipe: chance.one_in(2) }
+            }
+            None => Operation::PoolDestroy { pool: workers, force: true, volumes: fate },
+        },
+        0 => Operation::TenantDestroy {
+            tenant: tenant(name),
+            force: !chance.one_in(3),
+            volumes: VolumeFate::Delete,
+        },
+        1 => Operation::PoolDestroy {
+            pool: workers,
+            force: !chance.one_in(3),
+            volumes: VolumeFate::Delete,
+        },
         2..=4 => create_tenant(name, tight()),
         5..=7 => {
             let disk = if chance.one_in(3) { 0 } else { 64 };
             create_pool(workers, disk)
         }
         8..=9 => Operation::build(workers),
-        10..=13 => Operation::InstanceCreate { pool: workers, publish: Vec::new() },
+        10..=13 => Operation::InstanceCreate { pool: workers, publish: Vec::new(), volume: None },
         14..=17 => {
             let mut count = || u32::try_from(chance.below(3)).unwrap();
             scale(workers, count(), count(), count())

@@ -26,7 +26,7 @@ fn running() -> (Arc<Simulation>, InstanceRef) {
         create_tenant("acme", quotas()),
         create_pool(workers.clone(), 64),
         Operation::build(workers.clone()),
-        Operation::InstanceCreate { pool: workers, publish: Vec::new() },
+        Operation::InstanceCreate { pool: workers, publish: Vec::new(), volume: None },
     ] {
         Mvm::start(&sim).operate(&operation).unwrap();
     }

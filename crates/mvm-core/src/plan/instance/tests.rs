@@ -7,6 +7,8 @@ use crate::{
         fixture::{instance, seen, vmm},
         truth,
     },
+    units::Mib,
+    volume::{VolumeFate, VolumeKind},
 };
 
 const FIREWALL: Generation = Generation(5);
@@ -215,4 +217,73 @@ fn a_warm_instance_whose_guest_was_resumed_is_paused_again_without_asking_the_gu
     let record = wanting(State::Warm, Want::Warm);
     let there = seen(vmm(Origin::Boot, Phase::Running));
     assert_eq!(names(&plan(&record, &there, FIREWALL)), ["pause_vmm"]);
+}
+
+fn sealed(mut record: Instance) -> Instance {
+    record.volume.kind = VolumeKind::Luks;
+    record
+}
+
+#[test]
+fn an_encrypted_volume_is_open_before_the_jail_and_closed_after_the_process() {
+    let nothing = ObservedInstance { firewall: Some(FIREWALL), ..Default::default() };
+    let steps = names(&plan(&sealed(wanting(State::Ready, Want::Running)), &nothing, FIREWALL));
+    before(&steps, "ensure_volume", "open_volume");
+    before(&steps, "open_volume", "ensure_jail");
+    let mut there = seen(vmm(Origin::Boot, Phase::Running));
+    there.mapping = true;
+    for want in [Want::Stopped, Want::Destroyed] {
+        let steps = names(&plan(&sealed(wanting(State::Running, want)), &there, FIREWALL));
+        before(&steps, "remove_vmm", "close_volume");
+    }
+    let plain = names(&plan(&wanting(State::Ready, Want::Running), &nothing, FIREWALL));
+    assert!(!plain.contains(&"open_volume".to_owned()));
+}
+
+#[test]
+fn an_open_volume_without_a_process_is_closed_at_rest() {
+    let there = ObservedInstance { mapping: true, files: true, ..Default::default() };
+    for state in [State::Created, State::Ready, State::Stopped] {
+        assert_eq!(names(&plan(&instance(1, state), &there, FIREWALL)), ["close_volume"]);
+    }
+}
+
+#[test]
+fn a_larger_volume_is_given_to_the_guest_when_it_runs_and_never_under_its_snapshot() {
+    let mut record = instance(1, State::Running);
+    record.volume.is_growing = true;
+    let running = seen(vmm(Origin::Boot, Phase::Running));
+    assert_eq!(
+        names(&plan(&record, &running, FIREWALL)),
+        ["grow_volume", "resize", "record Running"]
+    );
+    let mut record = wanting(State::Sleeping, Want::Running);
+    record.volume.is_growing = true;
+    let mut there = ObservedInstance { volume: Some(Mib(32)), ..Default::default() };
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    let steps = names(&plan(&record, &there, FIREWALL));
+    before(&steps, "load_snapshot", "grow_volume");
+    before(&steps, "record Running", "grow_volume");
+    record.state = State::Stopped;
+    there.snapshots.clear();
+    before(&names(&plan(&record, &there, FIREWALL)), "grow_volume", "ensure_jail");
+}
+
+#[test]
+fn a_kept_volume_joins_before_anything_else_and_leaves_before_the_files_go() {
+    let mut record = instance(1, State::Ready);
+    record.volume.joining = Some("old".parse().unwrap());
+    let nothing = ObservedInstance::default();
+    let joined = ["attach_volume", "record Ready"];
+    for want in [Want::Idle, Want::Running, Want::Destroyed] {
+        record.want = want;
+        assert_eq!(names(&plan(&record, &nothing, FIREWALL)), joined);
+    }
+    let mut record = wanting(State::Stopped, Want::Destroyed);
+    record.volume.kept_as = Some("kept".parse().unwrap());
+    let there = ObservedInstance { volume: Some(Mib(64)), files: true, ..Default::default() };
+    before(&names(&plan(&record, &there, FIREWALL)), "keep_volume", "remove_instance_files");
+    record.volume.kept_as = None;
+    record.volume.fate = VolumeFate::Wipe;
+    before(&names(&plan(&record, &there, FIREWALL)), "wipe_volume", "remove_instance_files");
 }

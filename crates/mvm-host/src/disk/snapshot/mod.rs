@@ -12,7 +12,7 @@
 //!
 //! - [`mod@header`] — what a snapshot says of itself, and whether it fits this host.
 //! - [`place`] — the directories and their three names.
-//! - [`store()`], [`open()`] — in and out.
+//! - [`store()`], [`open()`] — in and out; [`rekey()`] — to another key.
 //! - `seal` — keys, nonces, associated data; `stream` — whole files through it; `sparse` — what of
 //!   a file is worth reading.
 //!
@@ -22,6 +22,7 @@
 pub mod header;
 pub mod open;
 pub mod place;
+pub mod rekey;
 mod seal;
 mod sparse;
 pub mod store;
@@ -30,6 +31,7 @@ mod stream;
 pub use header::{Header, Mismatch, Present};
 pub use open::{Opened, header, open};
 pub use place::{phases, publish, remove, remove_all, retire};
+pub use rekey::rekey;
 pub use store::store;
 
 #[cfg(test)]

@@ -48,12 +48,13 @@ pub fn store(
     header: Header,
 ) -> Result<(), mvm_core::Error> {
     let mut random = OsRandom;
-    let mut writer = Writer { key, chunk: CHUNK, random: &mut random };
+    let mut writer = Writer { roots, key, chunk: CHUNK, random: &mut random };
     Ok(writer.store(&Place::of(roots, instance, epoch), instance, epoch, ram, header)?)
 }
 
 /// How a snapshot is written.
 pub(super) struct Writer<'a> {
+    pub(super) roots: &'a Roots,
     pub(super) key: Option<&'a TenantKey>,
     pub(super) chunk: u32,
     pub(super) random: &'a mut dyn Random,
@@ -91,7 +92,7 @@ impl Writer<'_> {
             return Err(Error::integrity(ram.join(mem.name.as_str()), reason));
         }
         let worst = sources.iter().map(|source| self.cut(source).worst()).sum();
-        space::admit(&place.parent, worst)?;
+        space::admit(self.roots, &place.parent, worst)?;
         let form = match self.key {
             Some(_) => Form::Sealed { chunk_bytes: self.chunk },
             None => Form::Raw { vmstate_sha256: hex::encode(vmstate.sha256(ram)?) },

@@ -86,7 +86,8 @@ impl Ground {
 
     fn store(&self, key: Option<&TenantKey>) -> Result<(), Error> {
         let place = Place::of(&self.roots, &self.instance, EPOCH);
-        let mut writer = Writer { key, chunk: SMALL_CHUNK, random: &mut OsRandom };
+        let roots = &self.roots;
+        let mut writer = Writer { roots, key, chunk: SMALL_CHUNK, random: &mut OsRandom };
         let header = Self::header(Mib(1));
         Ok(writer.store(&place, &self.instance, EPOCH, &self.ram, header)?)
     }

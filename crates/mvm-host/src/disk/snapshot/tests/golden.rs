@@ -30,7 +30,9 @@ fn the_bytes_of_format_1_stay() {
     ground.guest(&[(17, b"page seventeen".to_vec())], b"device state");
     let place = Place::of(&ground.roots, &ground.instance, EPOCH);
     let key = Ground::key();
-    let mut writer = Writer { key: Some(&key), chunk: SMALL_CHUNK, random: &mut Counting(0) };
+    let roots = &ground.roots;
+    let mut writer =
+        Writer { roots, key: Some(&key), chunk: SMALL_CHUNK, random: &mut Counting(0) };
     writer.store(&place, &ground.instance, EPOCH, &ground.ram, Ground::header(Mib(1))).unwrap();
     let read = |name| fs::read(place.partial.join(name)).unwrap();
     assert_eq!(String::from_utf8(read("header.json")).unwrap(), HEADER);
