@@ -11,6 +11,7 @@ use mvm_core::{
     quota::QuotaChange,
     state::Move,
     units::Mib,
+    volume::VolumeFate,
 };
 use mvm_engine::Context;
 use mvm_sim::process::Simulation;
@@ -20,7 +21,7 @@ use crate::harness::{
 };
 
 /// How many variants [`Operation`] has.
-const OPERATIONS: usize = 15;
+const OPERATIONS: usize = 19;
 
 /// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
 const fn position(operation: &Operation) -> usize {
@@ -40,13 +41,24 @@ const fn position(operation: &Operation) -> usize {
         Operation::TenantUpdate { .. } => 12,
         Operation::InstancePublish { .. } => 13,
         Operation::InstanceUnpublish { .. } => 14,
+        Operation::TenantKeyRotate { .. } => 15,
+        Operation::InstanceGrow { .. } => 16,
+        Operation::InstanceDestroy { .. } => 17,
+        Operation::VolumeRemove { .. } => 18,
     }
 }
 
 /// Everything stored, and everything that the machine shows.
 fn everything(sim: &Simulation) -> String {
     let mut rows = Vec::new();
-    let tables = [Table::Tenants, Table::Pools, Table::Instances, Table::Tombstones, Table::Meta];
+    let tables = [
+        Table::Tenants,
+        Table::Pools,
+        Table::Instances,
+        Table::Tombstones,
+        Table::Volumes,
+        Table::Meta,
+    ];
     sim.store
         .transact(&mut |tx| {
             for table in tables {
@@ -90,7 +102,7 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     });
     go(Operation::PoolRollback { pool: web(), revision: RevisionName::Ordinal(1) });
     go(scale(web(), 1, 1, 1));
-    go(Operation::InstanceCreate { pool: web(), publish: Vec::new() });
+    go(Operation::InstanceCreate { pool: web(), publish: Vec::new(), volume: None });
     let published = instances(&*sim.store).remove(0).instance;
     let ports = || vec!["8080:80".parse().unwrap()];
     go(Operation::InstancePublish { instance: published.clone(), publish: ports() });
@@ -107,8 +119,16 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     go(Operation::NodeGc { keep: Some(1) });
     let last = instances(&*sim.store).remove(0);
     go(step(&last.instance, Move::Destroy));
-    go(Operation::PoolDestroy { pool: web(), force: true });
-    go(Operation::TenantDestroy { tenant: tenant("acme"), force: true });
+    go(Operation::TenantKeyRotate { tenant: tenant("acme") });
+    let (volumes, next) = (VolumeFate::Keep, instances(&*sim.store).remove(0));
+    let instance = next.instance;
+    go(Operation::InstanceGrow { instance: instance.clone(), data_disk: Mib(128) });
+    go(Operation::InstanceDestroy { instance: instance.clone(), volumes });
+    let volume = instance.instance.as_str().parse().unwrap();
+    go(Operation::VolumeRemove { volume, wipe: true });
+    let volumes = VolumeFate::Delete;
+    go(Operation::PoolDestroy { pool: web(), force: true, volumes });
+    go(Operation::TenantDestroy { tenant: tenant("acme"), force: true, volumes });
     tried
 }
 
