@@ -49,7 +49,7 @@ pub use mvm_core::{
     state::{Move, State},
     tenant::Tenant,
     units,
-    volume::{Volume, VolumeFate, VolumeKind, VolumeStage},
+    volume::{Volume, VolumeFate, VolumeKind, VolumePlan, VolumeStage},
 };
 pub use mvm_engine::{
     Cancel, Change, Context, Deferral, Failed, Made, Outcome, Preview, Removal,

@@ -5,7 +5,8 @@ use mvm::{
     EventKind, Failed, Failure, Finding, GroupStats, GuestMetrics, ImageHash, Instance, InstanceId,
     InstanceRef, LoggedEvent, Logs, Made, NetId, Network, NodeFacts, Offset, Outcome, ParkedBy,
     Pool, PoolId, PoolRef, Preview, Quotas, Removal, Resources, Revision, Role, RuntimePolicy,
-    Scope, Source, State, Step, Subnet, Tenant, TenantId, Usage, Want, WorkerState,
+    Scope, Source, State, Step, Subnet, Tenant, TenantId, Usage, VolumeFate, VolumeId, VolumeKind,
+    VolumePlan, Want, WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use super::{Definitions, Described, Fields, describe, leaf, named, words};
 leaf! {
     TenantId => { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" };
     PoolId => { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" };
+    VolumeId => { "type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$" };
     InstanceId => { "type": "string", "pattern": "^i-[0-9a-f]{8}$" };
     PoolRef => { "type": "string", "pattern": "^[a-z0-9-]+/[a-z0-9-]+$" };
     InstanceRef => { "type": "string", "pattern": "^[a-z0-9-]+/[a-z0-9-]+/i-[0-9a-f]{8}$" };
@@ -117,6 +119,7 @@ impl Described for Made {
             | Self::Pool(_)
             | Self::Image(_)
             | Self::Instance(_)
+            | Self::Key(_)
             | Self::Removed(_) => {}
         };
         let kinds = [
@@ -124,6 +127,7 @@ impl Described for Made {
             single("pool", Pool::schema(definitions)),
             single("image", ImageHash::schema(definitions)),
             single("instance", Instance::schema(definitions)),
+            single("key", TenantId::schema(definitions)),
             single("removed", String::schema(definitions)),
         ];
         named(
@@ -148,6 +152,27 @@ describe!(Resources, "Resources", "The size of one instance.", {
     vcpus: "Virtual CPUs.",
     mem_mib: "Memory in MiB.",
     data_disk_mib: "Data disk in MiB; 0 for none.",
+} or absent {
+    disk_iops: "Most operations per second of the data disk.",
+    disk_mbps: "Most MB per second of the data disk.",
+    net_mbps: "Most MB per second of the network, each way.",
+});
+
+words!(VolumeKind, "VolumeKind", "How a data volume lies on the host's disk.", [Plain, Luks]);
+words!(
+    VolumeFate,
+    "VolumeFate",
+    "What becomes of a destroyed instance's volume.",
+    [Delete, Keep, Wipe]
+);
+
+describe!(VolumePlan, "VolumePlan", "What is recorded of an instance's data volume.", {
+    kind: "How it lies on disk.",
+    is_told: "Whether the audit log says that it was made.",
+    is_growing: "Whether it has a new size that its guest was not given yet.",
+    fate: "What becomes of it when the instance is destroyed.",
+    kept_as: "The name under which it is being kept.",
+    joining: "The kept volume that it shall be made from.",
 });
 
 describe!(Counts, "Counts", "How many instances there shall be.", {
@@ -198,6 +223,7 @@ describe!(Tenant, "TenantRecord", "What is recorded of a tenant.", {
     network: "Its network.",
     quotas: "Its limits.",
     keyed: "Whether it has a key; without one its snapshots are plain.",
+    rotating: "Whether its key is being replaced.",
     destroying: "Whether it is being destroyed.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
     generation: "Counts the changes of the record.",
@@ -243,6 +269,7 @@ describe!(Instance, "InstanceRecord", "What is recorded of an instance.", {
     policy: "Its waiting times.",
     image: "The image that it boots; null while Created.",
     keyed: "Whether its snapshots are sealed.",
+    volume: "What is recorded of its data volume.",
     state: "Its state.",
     want: "What is asked of it.",
     drain: "Whether the guest is asked before it sleeps.",

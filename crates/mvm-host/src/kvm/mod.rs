@@ -275,6 +275,7 @@ mod tests {
             cgroup: path("cgroup"),
             shim: path("shim"),
             resolv_conf: path("resolv.conf"),
+            reserve_percent: 10,
         }
     }
 
