@@ -88,7 +88,7 @@ fn a_kept_volume_is_given_to_one_instance_and_no_other() {
     assert_eq!(rig.engine.volume(&volume).unwrap().stage, VolumeStage::Kept);
     assert!(rig.kinds().contains(&EventKind::VolumeKept));
     let made = rig.operate(&with(&volume)).unwrap().made;
-    let Some(Made::Instance(record)) = made else { panic!("{made:?}") };
+    let Some(Made::Instance(record)) = made else { unreachable!("{made:?}") };
     assert!(record.volume.joining.is_none() && record.volume.kind == VolumeKind::Luks);
     assert!(rig.world.look().volumes.contains_key(&record.instance.instance));
     assert_eq!(rig.operate(&with(&volume)).unwrap_err().kind, ErrorKind::NotFound);
@@ -147,7 +147,7 @@ fn what_does_not_fit_on_the_disk_is_refused_before_anything_is_touched() {
     let create = Operation::InstanceCreate { pool: pool("acme/web"), volume: None };
     assert_eq!(kind(rig.operate(&create)), ErrorKind::Refused);
     assert_eq!(rig.world.look().done.len(), before);
-    assert!(!rig.world.look().asked.iter().any(|act| *act == mvm_core::port::GuestAct::Quiesce));
+    assert!(!rig.world.look().asked.contains(&mvm_core::port::GuestAct::Quiesce));
     assert_eq!(rig.record(&id).state, State::Running);
     assert!(rig.kinds().contains(&EventKind::QuotaExceeded));
 }

@@ -95,7 +95,11 @@ fn class(below: &Path) -> DiskClass {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests stop at the first surprise"
+)]
 mod tests {
     use super::*;
     use crate::disk::ground;
