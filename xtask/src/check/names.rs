@@ -13,7 +13,7 @@ const SHARED: &[(&str, &str)] = &[
     ("instance_warm", "instance_move"),
     ("instance_sleep", "instance_move"),
     ("instance_wake", "instance_move"),
-    ("instance_destroy", "instance_move"),
+    ("instance_update", "instance_grow"),
     ("instance_ssh", "instance_exec"),
     ("instance_cp", "instance_copy_in"),
 ];

@@ -139,7 +139,7 @@ impl Described for Made {
 }
 
 /// An object with one field.
-fn single(name: &str, schema: Value) -> Value {
+pub(super) fn single(name: &str, schema: Value) -> Value {
     json!({
         "type": "object",
         "properties": { name: schema },

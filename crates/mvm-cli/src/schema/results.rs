@@ -1,14 +1,14 @@
 //! What commands print, and which command prints what.
 
-use mvm::{CopyReport, Error, LoggedEvent, Logs, NetReport, Outcome, Preview};
+use mvm::{CopyReport, Error, LoggedEvent, Logs, NetReport, Outcome, Preview, Volume};
 use serde_json::{Value, json};
 
 use super::{Definitions, Described, Fields, Shape, describe, named};
 use crate::{
     commands::guest::Would,
     show::{
-        DiskFigures, Fleet, HealthFigures, Instance, MemoryFigures, NetworkFigures, Node, Pool,
-        Stats, Tenant,
+        Disk, DiskFigures, Fleet, HealthFigures, Instance, MemoryFigures, NetworkFigures, Node,
+        Pool, Stats, Tenant,
     },
 };
 
@@ -45,6 +45,9 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "events" => question(Vec::<LoggedEvent>::schema),
         "node-info" => question(Node::schema),
         "node-stats" => question(Fleet::schema),
+        "node-disk" => question(Disk::schema),
+        "volume-list" => question(Vec::<Volume>::schema),
+        "volume-info" => question(Volume::schema),
         "net-verify" => question(NetReport::schema),
         "instance-cp" => Some(Shape { result: CopyReport::schema, plan: Some(Would::schema) }),
         "instance-exec" | "instance-ssh" | "instance-console" => question(Would::schema),
@@ -52,7 +55,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "pool-build" | "pool-rollback" | "pool-scale" | "pool-gc" | "pool-destroy"
         | "node-gc" | "instance-create" | "instance-start" | "instance-stop" | "instance-warm"
         | "instance-sleep" | "instance-wake" | "instance-destroy" | "instance-publish"
-        | "instance-unpublish" => {
+        | "instance-unpublish" | "instance-update" | "tenant-key-rotate" | "volume-remove" => {
             Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) })
         }
         _ => None,

@@ -11,10 +11,10 @@ use crate::render::table::{facts, table};
 #[derive(Debug, Serialize)]
 pub(crate) struct Disk {
     #[serde(flatten)]
-    room: Room,
-    available_mib: u64,
-    used_bytes: BTreeMap<DiskClass, u64>,
-    tenants: BTreeMap<TenantId, BTreeMap<DiskClass, u64>>,
+    pub(crate) room: Room,
+    pub(crate) available_mib: u64,
+    pub(crate) used_bytes: BTreeMap<DiskClass, u64>,
+    pub(crate) tenants: BTreeMap<TenantId, BTreeMap<DiskClass, u64>>,
 }
 
 impl Disk {

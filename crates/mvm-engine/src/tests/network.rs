@@ -23,7 +23,8 @@ fn ports(all: &[&str]) -> Vec<Publish> {
 }
 
 fn create(rig: &Rig, publish: &[&str]) -> Result<InstanceRef, ErrorKind> {
-    let operation = Operation::InstanceCreate { pool: pool("acme/web"), publish: ports(publish) };
+    let operation =
+        Operation::InstanceCreate { pool: pool("acme/web"), publish: ports(publish), volume: None };
     match rig.operate(&operation).map_err(|error| error.kind)?.made {
         Some(Made::Instance(record)) => Ok(record.instance),
         _ => unreachable!("no instance was made"),
@@ -37,7 +38,8 @@ fn two_tenants() -> (Rig, [InstanceRef; 3]) {
     rig.operate(&pool_create("beta/web")).unwrap();
     rig.operate(&Operation::build(pool("beta/web"))).unwrap();
     let made = |name: &str| {
-        let operation = Operation::InstanceCreate { pool: pool(name), publish: Vec::new() };
+        let operation =
+            Operation::InstanceCreate { pool: pool(name), publish: Vec::new(), volume: None };
         let Some(Made::Instance(record)) = rig.operate(&operation).unwrap().made else {
             unreachable!("no instance was made")
         };

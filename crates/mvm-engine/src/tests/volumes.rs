@@ -28,7 +28,11 @@ fn destroy(id: &InstanceRef, volumes: VolumeFate) -> Operation {
 }
 
 fn with(volume: &VolumeId) -> Operation {
-    Operation::InstanceCreate { pool: pool("acme/web"), volume: Some(volume.clone()) }
+    Operation::InstanceCreate {
+        pool: pool("acme/web"),
+        publish: Vec::new(),
+        volume: Some(volume.clone()),
+    }
 }
 
 /// A rig with one kept volume, and its name.
@@ -119,7 +123,11 @@ fn a_kept_volume_counts_against_the_quota_of_who_gets_it() {
     let size = mvm_core::pool::Resources::new(Vcpus(1), Mib(256), Mib(0));
     rig.operate(&Operation::PoolCreate(NewPool::of_workers(pool("bolt/web"), source, size)))
         .unwrap();
-    let create = Operation::InstanceCreate { pool: pool("bolt/web"), volume: Some(volume.clone()) };
+    let create = Operation::InstanceCreate {
+        pool: pool("bolt/web"),
+        publish: Vec::new(),
+        volume: Some(volume.clone()),
+    };
     assert_eq!(rig.operate(&create).unwrap_err().kind, ErrorKind::Refused);
     assert_eq!(rig.engine.volume(&volume).unwrap().stage, VolumeStage::Kept);
 }
@@ -144,7 +152,8 @@ fn what_does_not_fit_on_the_disk_is_refused_before_anything_is_touched() {
     assert_eq!(kind(rig.go(&id, Move::Sleep)), ErrorKind::Refused);
     assert_eq!(kind(rig.operate(&grow(&id, 512))), ErrorKind::Refused);
     rig.world.look().room = Some(Room { total_mib: 10_000, free_mib: 1_010, reserve_mib: 1_000 });
-    let create = Operation::InstanceCreate { pool: pool("acme/web"), volume: None };
+    let create =
+        Operation::InstanceCreate { pool: pool("acme/web"), publish: Vec::new(), volume: None };
     assert_eq!(kind(rig.operate(&create)), ErrorKind::Refused);
     assert_eq!(rig.world.look().done.len(), before);
     assert!(!rig.world.look().asked.contains(&mvm_core::port::GuestAct::Quiesce));

@@ -315,6 +315,7 @@ fn a_kept_volume_is_given_away_or_removed_whatever_happens() {
         stage: Stage::Kept,
         make: Box::new(move |id| Operation::InstanceCreate {
             pool: pool("acme", "workers"),
+            publish: Vec::new(),
             volume: Some(name(id)),
         }),
         others: Vec::new(),

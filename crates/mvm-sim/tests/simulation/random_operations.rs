@@ -77,6 +77,7 @@ fn choose(chance: &mut Chance, sim: &Simulation) -> Operation {
         },
         45 => Operation::InstanceCreate {
             pool: workers,
+            publish: Vec::new(),
             volume: chance.pick(&shelf).map(|one| one.volume.clone()),
         },
         46 => match chance.pick(&shelf) {
