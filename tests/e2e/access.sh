@@ -1,4 +1,4 @@
-# tier: ci
+# tier: full
 # minutes: 3
 # What a person does inside one instance and with its builds: ssh, cp, console, stats, rollback, gc.
 source /usr/local/lib/mvm-e2e/prelude.sh
@@ -35,7 +35,7 @@ mvm --quiet instance cp "$id:/tmp/other" /tmp/new/
 equal 'a slash makes the directory' "$(cat /tmp/new/other)" one
 tar -C /tmp -c tree | mvm --quiet instance cp - "$id:/data/stream"
 equal 'a tar stream goes in and comes out' \
-    "$(mvm instance cp "$id:/data/stream/tree" - | tar -t | sort | tr '\n' ' ')" 'tree/ tree/bytes tree/link tree/sub/ tree/sub/file '
+    "$(mvm instance cp "$id:/data/stream/tree" - | tar -t | sort | tr '\n' ' ')" 'tree tree/bytes tree/link tree/sub tree/sub/file '
 refused 3 mvm instance cp "$id:/data/absent" /tmp/absent
 refused 3 mvm instance cp /tmp/absent "$id:/data/absent"
 refused 6 mvm instance cp /tmp/tree "$id:relative"

@@ -64,8 +64,8 @@ fn phases(tier: Tier) -> Report {
     report.phase("check", |_| check::run());
     report.phase("tests", |_| native_tests());
     report.phase("walls", |_| walls());
-    report.phase("provider", |_| provider::run(tier));
     if tier == Tier::Full {
+        report.phase("provider", |_| provider::run(tier));
         report.phase("simulation", simulation);
         report.phase("planner", planner);
     }
