@@ -43,7 +43,7 @@ impl Ground {
             data: "/var/lib/mvm".into(),
             run: "/run/mvm".into(),
             cgroup: "/sys/fs/cgroup".into(),
-            reserve_percent: 10,
+            reserve_percent: 0,
             shim: "/usr/local/bin/mvm-shim".into(),
             resolv_conf: "/etc/resolv.conf".into(),
         };

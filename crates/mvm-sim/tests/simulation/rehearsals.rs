@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use mvm_core::{
     event::Actor,
-    instance::Drain,
+    instance::{Drain, Instance},
     operation::Operation,
     pool::{PoolChange, RevisionName},
     port::Table,
     quota::QuotaChange,
     state::Move,
-    units::Mib,
+    units::{Generation, Mib},
     volume::VolumeFate,
 };
 use mvm_engine::Context;
@@ -120,8 +120,10 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     let last = instances(&*sim.store).remove(0);
     go(step(&last.instance, Move::Destroy));
     go(Operation::TenantKeyRotate { tenant: tenant("acme") });
-    let (volumes, next) = (VolumeFate::Keep, instances(&*sim.store).remove(0));
-    let instance = next.instance;
+    // One that ran has a volume to keep.
+    let ran = |one: &Instance| one.epoch > Generation(0);
+    let next = instances(&*sim.store).into_iter().find(ran).unwrap();
+    let (volumes, instance) = (VolumeFate::Keep, next.instance);
     go(Operation::InstanceGrow { instance: instance.clone(), data_disk: Mib(128) });
     go(Operation::InstanceDestroy { instance: instance.clone(), volumes });
     let volume = instance.instance.as_str().parse().unwrap();
