@@ -13,7 +13,7 @@ pub(crate) enum InstanceCommand {
     Create {
         /// The pool, as `<tenant>/<pool>`
         pool: PoolRef,
-        /// Let a port of this host lead to one of the instance, as [ADDRESS:]HOST:GUEST[/tcp|udp]
+        /// Let a port of this host lead to one of the instance, as `[ADDRESS:]HOST:GUEST[/tcp|udp]`
         #[arg(long, value_name = "PORTS")]
         publish: Vec<Publish>,
         /// Give it this kept volume as its data disk
@@ -114,7 +114,7 @@ pub(crate) struct InstanceArg {
 pub(crate) struct PortsArgs {
     /// The instance, as `<tenant>/<pool>/<instance>`
     pub(crate) instance: InstanceRef,
-    /// The ports, as [ADDRESS:]HOST:GUEST[/tcp|udp]
+    /// The ports, as `[ADDRESS:]HOST:GUEST[/tcp|udp]`
     #[arg(required = true, value_name = "PORTS")]
     pub(crate) ports: Vec<Publish>,
 }

@@ -4,7 +4,7 @@
 //! nothing. No helper process runs but `nft`, and that only when the intent changed.
 //!
 //! - [`ensure_bridge`] … [`remove_tap`] act by netlink; the tap is the one on the wake path.
-//! - [`replace_firewall`] and [`firewall_generation`] replace the tables and tell whether they
+//! - [`replace_firewall`] and [`firewall()`] replace the tables and tell whether they
 //!   still stand.
 //! - [`list`] and [`verify()`] show what bears our names, and what is wrong with it.
 //!
