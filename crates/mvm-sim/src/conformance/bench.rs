@@ -256,9 +256,11 @@ impl<'a> Bench<'a> {
                 .any(|list| list.contains(&id))
             || node.tenants.contains(&self.record.instance.tenant)
             || node.volumes.contains(&self.kept_volume()?);
+        // The host's resolvers are its own, with or without a tenant.
+        let resolvers = seen.tenant.resolvers.clone();
         if in_node
             || seen.instance != nothing_of(&seen)
-            || seen.tenant != ObservedTenant::default()
+            || seen.tenant != (ObservedTenant { resolvers, ..ObservedTenant::default() })
             || seen.pool != ObservedPool::default()
         {
             return Err(format!("something is left after everything was removed: {seen:?}"));
