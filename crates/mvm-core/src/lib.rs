@@ -34,11 +34,13 @@
 //! | warm | a guest in memory with its vCPUs paused |
 
 pub mod alloc;
+pub mod document;
 pub mod effect;
 pub mod error;
 pub mod event;
 pub mod id;
 pub mod instance;
+pub mod integration;
 pub mod layout;
 pub mod meter;
 pub mod net;
@@ -49,6 +51,7 @@ pub mod pool;
 pub mod port;
 pub mod publish;
 pub mod quota;
+pub mod route;
 pub mod secrets;
 pub mod state;
 pub mod tenant;
