@@ -10,6 +10,7 @@ use crate::{
     observed::BootId,
     pool::{Resources, Role, RuntimePolicy},
     publish::Publish,
+    secrets::Grant,
     state::State,
     units::{Generation, Timestamp, Uid},
 };
@@ -114,6 +115,9 @@ pub struct Instance {
     pub image: Option<ImageHash>,
     /// Whether its tenant has a key, so that snapshots are sealed.
     pub keyed: bool,
+    /// What it gets of its tenant's secrets.
+    #[serde(default)]
+    pub secrets: Grant,
     /// The last known state.
     pub state: State,
     /// What is asked of it.

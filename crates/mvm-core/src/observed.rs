@@ -147,6 +147,8 @@ pub struct ObservedInstance {
     pub jail: bool,
     /// Snapshots by epoch.
     pub snapshots: BTreeMap<Generation, SnapshotPhase>,
+    /// Of which epoch the drive with its secrets is; none without such a drive.
+    pub secrets: Option<Generation>,
     /// The size of its data volume.
     pub volume: Option<Mib>,
     /// Whether its directory is there.
@@ -167,6 +169,10 @@ pub struct ObservedTenant {
     pub routes: bool,
     /// Whether its key is there.
     pub key: bool,
+    /// The epoch of its secrets in force; none without secrets.
+    pub secrets: Option<Generation>,
+    /// Whether secrets are staged that are not in force.
+    pub secrets_staged: bool,
     /// Whether its directory is there.
     pub files: bool,
     /// Which generation of the firewall is in force; none when it is absent or was altered.

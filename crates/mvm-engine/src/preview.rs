@@ -47,6 +47,7 @@ pub struct Preview {
 }
 
 impl Engine {
+    #[expect(clippy::too_many_lines, reason = "one arm for every operation")]
     pub(crate) fn preview(&self, cx: &Context, operation: &Operation) -> Result<Preview, Error> {
         match operation.clone() {
             Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
@@ -55,6 +56,12 @@ impl Engine {
             Operation::TenantUpdate { tenant, quotas } => {
                 let made = self.rehearse(|tx| self.tenant_requota(tx, cx, &tenant, &quotas))?;
                 Ok(Preview { made: Some(Made::Tenant(made)), ..Preview::default() })
+            }
+            Operation::TenantSecretsSet { tenant, source } => {
+                self.preview_secrets(cx, &tenant, Some(&source), false)
+            }
+            Operation::TenantSecretsRotate { tenant, source, live } => {
+                self.preview_secrets(cx, &tenant, source.as_ref(), live)
             }
             Operation::TenantDestroy { tenant, force } => {
                 self.rehearse(|tx| tenant::begin(tx, &tenant, force))?;

@@ -69,6 +69,7 @@ impl Ground {
             policy: RuntimePolicy::default(),
             image: Some(image),
             keyed,
+            secrets: mvm_core::secrets::Grant::default(),
             state: State::Ready,
             want: Want::Idle,
             drain: Drain::Ask,
@@ -365,6 +366,7 @@ fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
             role: record.role.clone(),
             policy: record.policy,
         },
+        secrets: mvm_core::effect::DriveSecrets::default(),
     };
     let limits = Limits { memory, ..Limits::of(record.resources) };
     let (net, offset, uid) = (record.network.net, record.offset, record.uid);

@@ -43,7 +43,7 @@ pub use mvm_core::{
     },
     publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},
-    secrets::{Scope, SecretsSource, TenantSecrets},
+    secrets::{Grant, Scope, SecretsSource, TenantSecrets},
     state::{Move, State},
     tenant::Tenant,
     units,
@@ -53,6 +53,6 @@ pub use mvm_engine::{
     figures::{GroupStats, InstanceStats, NodeStats},
     is_cancelled,
     netcheck::{CrossTenant, Depth, Expected, NetReport, Probe, TapOwner, TenantNet},
-    query::{Filter, InstanceView, NodeView, PoolView, TenantView},
+    query::{Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
 };
 pub use wiring::Mvm;

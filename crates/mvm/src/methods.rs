@@ -11,13 +11,14 @@ use mvm_core::{
     port::{Console, ExecRequest, ExecStatus, ExecStreams, Logs},
     publish::Publish,
     quota::{QuotaChange, Quotas},
+    secrets::SecretsSource,
     state::{Move, State},
 };
 use mvm_engine::{
     Context, Outcome, Preview,
     figures::{InstanceStats, NodeStats},
     netcheck::{Depth, NetReport},
-    query::{Filter, InstanceView, NodeView, PoolView, TenantView},
+    query::{Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
 };
 
 use mvm_host::kvm;
@@ -31,6 +32,8 @@ const fn starts_guests(operation: &Operation) -> bool {
         Operation::PoolScale { no_wait, .. } => !*no_wait,
         Operation::TenantCreate { .. }
         | Operation::TenantUpdate { .. }
+        | Operation::TenantSecretsSet { .. }
+        | Operation::TenantSecretsRotate { .. }
         | Operation::TenantDestroy { .. }
         | Operation::PoolCreate(_)
         | Operation::PoolBuild { .. }
@@ -100,6 +103,28 @@ impl Mvm {
         quotas: QuotaChange,
     ) -> Result<Outcome, Error> {
         self.operate(cx, &Operation::TenantUpdate { tenant: tenant.clone(), quotas })
+    }
+
+    /// Gives a tenant other secrets.
+    pub fn tenant_secrets_set(
+        &self,
+        cx: &Context,
+        tenant: &TenantId,
+        source: SecretsSource,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::TenantSecretsSet { tenant: tenant.clone(), source })
+    }
+
+    /// Reads a tenant's secrets again and seals them under a fresh key; with `live` running guests
+    /// get them at once.
+    pub fn tenant_secrets_rotate(
+        &self,
+        cx: &Context,
+        tenant: &TenantId,
+        source: Option<SecretsSource>,
+        live: bool,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::TenantSecretsRotate { tenant: tenant.clone(), source, live })
     }
 
     /// Removes a tenant with all it has.
@@ -239,6 +264,11 @@ impl Mvm {
     /// One tenant.
     pub fn tenant_info(&self, tenant: &TenantId) -> Result<TenantView, Error> {
         self.engine.tenant(tenant)
+    }
+
+    /// A tenant's secrets: keys, epoch, source and time, no value.
+    pub fn tenant_secrets_list(&self, tenant: &TenantId) -> Result<SecretsView, Error> {
+        self.engine.secrets(tenant)
     }
 
     /// A tenant's pools.

@@ -19,7 +19,7 @@ pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;
 pub(crate) use pool::{PoolCommand, PoolCreateArgs};
-pub(crate) use tenant::{TenantCommand, TenantCreateArgs};
+pub(crate) use tenant::{SecretsCommand, TenantCommand, TenantCreateArgs};
 
 /// Run fleets of Firecracker microVMs: many tenants, each behind its own walls
 #[derive(Debug, Parser)]

@@ -210,7 +210,7 @@ pub(crate) fn of_command(name: &str) -> Option<Value> {
     let mut shapes = vec![result(&mut definitions)];
     shapes.extend(plan.map(|plan| plan(&mut definitions)));
     shapes.push(results::Failure::schema(&mut definitions));
-    let command = name.replacen('-', " ", 1);
+    let command = name.replace('-', " ");
     Some(json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": format!("mvm --json {command}"),

@@ -21,7 +21,7 @@ pub(crate) use pool::{Pool, pool, pools};
 pub(crate) use stats::{
     DiskFigures, Fleet, HealthFigures, MemoryFigures, NetworkFigures, Stats, fleet, stats,
 };
-pub(crate) use tenant::{Tenant, tenant, tenants};
+pub(crate) use tenant::{Secrets, Tenant, secrets, tenant, tenants};
 
 /// An amount of disk or memory for people, in the largest unit that leaves a whole number.
 pub(crate) fn size(bytes: u64) -> String {

@@ -8,6 +8,7 @@ use crate::{
     net::{NetId, Network, Offset},
     observed::{BootId, ObservedInstance, ObservedVmm, Origin, Phase},
     pool::{Resources, Role, RuntimePolicy},
+    secrets::Grant,
     state::State,
     units::{Generation, Mib, Timestamp, Uid, Vcpus},
 };
@@ -29,6 +30,7 @@ pub(super) fn instance(n: u32, state: State) -> Instance {
         policy: RuntimePolicy::default(),
         image: Some("a".repeat(64).parse().unwrap()),
         keyed: true,
+        secrets: Grant::default(),
         state,
         want: Want::rest(state),
         drain: Drain::Ask,
@@ -60,6 +62,7 @@ pub(super) fn seen(vmm: Option<ObservedVmm>) -> ObservedInstance {
         tap: true,
         cgroup: true,
         jail: true,
+        secrets: vmm.map(|_| Generation(0)),
         snapshots: BTreeMap::new(),
         volume: Some(Mib(64)),
         files: true,

@@ -16,7 +16,10 @@ use mvm_core::{
     units::Generation,
 };
 
-use super::living;
+use super::{
+    living,
+    secrets::{grant, takes_newest},
+};
 use crate::{
     admit,
     converge::{FirewallAfter, Rest},
@@ -197,6 +200,11 @@ impl Engine {
         if is_clean && !record.in_flight() {
             return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
         }
+        let record = if takes_newest(record.state, record.want) {
+            self.within(|tx| grant(tx, &record))?
+        } else {
+            record
+        };
         let was_same = record.want == wish.want;
         match self.converge(cx, record.clone(), record, Some(seen), wish.firewall)? {
             Rest::There(record, events) if was_same => Ok(Underway::Done(record, events)),
@@ -236,6 +244,10 @@ impl Engine {
             admit::check(tx, &tenant, &record, wish.want, capacity)?;
             if matches!(record.state, State::Ready | State::Stopped) {
                 record.image = pool.current().cloned().or(record.image);
+                record.secrets.scopes.clone_from(&pool.secret_scopes);
+            }
+            if takes_newest(record.state, wish.want) {
+                record.secrets.epoch = tenant.secrets_epoch();
             }
         }
         record.want = wish.want;

@@ -7,6 +7,7 @@ pub(crate) mod instance;
 pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod scale;
+pub(crate) mod secrets;
 pub(crate) mod tenant;
 
 use mvm_core::{

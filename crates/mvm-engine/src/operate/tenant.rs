@@ -91,6 +91,7 @@ impl Engine {
             network,
             quotas: ask.quotas,
             keyed: ask.keyed,
+            secrets: None,
             destroying: false,
             created_at: now,
             generation: Generation(0),
@@ -159,6 +160,12 @@ impl Engine {
         let mut effects = Vec::new();
         if tenant.keyed && !seen.key {
             effects.push(Effect::EnsureTenantKey(tenant.tenant_id.clone()));
+        }
+        if seen.secrets_staged {
+            effects.push(Effect::PublishSecrets {
+                tenant: tenant.tenant_id.clone(),
+                epoch: tenant.secrets_epoch(),
+            });
         }
         if !seen.bridge {
             effects.push(Effect::EnsureBridge(tenant.network.clone()));

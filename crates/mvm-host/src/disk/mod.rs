@@ -4,6 +4,7 @@
 //! - [`ext`] — tiny ext2 images for the config and secrets drives, made in memory.
 //! - [`volume`] — data volumes.
 //! - [`key`] — tenant keys.
+//! - [`secrets`] — tenants' sealed secrets.
 //! - [`snapshot`] — guests on disk: written, published, retired, opened.
 //! - [`files`] — revisions of pools, and removal; [`listing`] — what is there.
 //! - [`space`] — room on a file system; [`durable`] — changes that survive a power cut.
@@ -16,9 +17,10 @@ pub mod error;
 pub mod ext;
 pub mod files;
 #[cfg(test)]
-mod ground;
+pub(crate) mod ground;
 pub mod key;
 pub mod listing;
+pub mod secrets;
 pub mod snapshot;
 pub mod space;
 pub mod stock;

@@ -64,6 +64,15 @@ pub struct Drive<'a> {
     pub cache_type: &'a str,
 }
 
+/// `PATCH drives/{id}`: the file is opened again.
+#[derive(Debug, Serialize)]
+pub struct PatchDrive<'a> {
+    /// Its id, also in the path.
+    pub drive_id: &'a str,
+    /// A raw image.
+    pub path_on_host: &'a str,
+}
+
 /// `network-interfaces/{id}`.
 #[derive(Debug, Serialize)]
 pub struct NetworkInterface<'a> {
@@ -197,6 +206,15 @@ impl Api {
     ) -> Result<(), Error> {
         let body = encode(body)?;
         self.call(Method::Put, &format!("/{path}"), &body, deadline).map(drop)
+    }
+
+    /// Changes one part of a guest that was started: `drives/x`.
+    ///
+    /// # Errors
+    /// As [`Api::put`].
+    pub fn patch(&mut self, path: &str, body: &impl Serialize) -> Result<(), Error> {
+        let body = encode(body)?;
+        self.call(Method::Patch, &format!("/{path}"), &body, Deadline::after(CALL)).map(drop)
     }
 
     /// Starts the configured guest.

@@ -36,7 +36,13 @@ impl World {
         let (net, path) = (instance.network.net, Path::Instance(instance.instance.clone()));
         let volume = match self.disk.get(&Path::Volume(instance.instance.clone())) {
             Some(Content::Volume { size, .. }) => Some(*size),
-            Some(Content::Bare | Content::Key(_) | Content::Current(_) | Content::Snapshot(_))
+            Some(
+                Content::Bare
+                | Content::Key(_)
+                | Content::Secrets(_)
+                | Content::Current(_)
+                | Content::Snapshot(_),
+            )
             | None => None,
         };
         ObservedInstance {
@@ -58,6 +64,7 @@ impl World {
                 .snapshots(&instance.instance)
                 .map(|(epoch, snapshot)| (epoch, snapshot.phase))
                 .collect(),
+            secrets: self.mounts.get(id).map(|mount| mount.secrets.epoch),
             volume,
             files: self.disk.has_any(&path),
             firewall: self.firewall_generation(),
@@ -86,6 +93,8 @@ impl World {
             bridge: self.bridges.get(&network.net) == Some(network),
             routes: self.routes.get(&network.net) == Some(network),
             key: self.disk.key(&network.tenant).is_some(),
+            secrets: self.published_secrets(&network.tenant),
+            secrets_staged: !self.staged_secrets(&network.tenant).is_empty(),
             files: self.disk.has_any(&Path::Tenant(network.tenant.clone())),
             firewall: self.firewall_generation(),
             firewall_altered: self.firewall_altered,
@@ -139,6 +148,8 @@ impl World {
                 Path::Tenant(id) => tenants.push(id.clone()),
                 Path::Pool(pool) => pools.push((pool.tenant.clone(), pool.pool.clone())),
                 Path::Key(_)
+                | Path::Secrets(_)
+                | Path::StagedSecrets(..)
                 | Path::Revision(..)
                 | Path::Current(_)
                 | Path::Instance(_)

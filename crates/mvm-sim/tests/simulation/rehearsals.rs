@@ -9,6 +9,7 @@ use mvm_core::{
     pool::{PoolChange, RevisionName},
     port::Table,
     quota::QuotaChange,
+    secrets::SecretsSource,
     state::Move,
     units::Mib,
 };
@@ -20,7 +21,7 @@ use crate::harness::{
 };
 
 /// How many variants [`Operation`] has.
-const OPERATIONS: usize = 15;
+const OPERATIONS: usize = 17;
 
 /// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
 const fn position(operation: &Operation) -> usize {
@@ -40,6 +41,8 @@ const fn position(operation: &Operation) -> usize {
         Operation::TenantUpdate { .. } => 12,
         Operation::InstancePublish { .. } => 13,
         Operation::InstanceUnpublish { .. } => 14,
+        Operation::TenantSecretsSet { .. } => 15,
+        Operation::TenantSecretsRotate { .. } => 16,
     }
 }
 
@@ -102,6 +105,9 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
             instances(&*sim.store).into_iter().find(|one| one.state.next(wish).is_ok()).unwrap();
         go(Operation::InstanceMove { instance: one.instance, wish, drain });
     }
+    let source = SecretsSource::File("/etc/acme.json".into());
+    go(Operation::TenantSecretsSet { tenant: tenant("acme"), source });
+    go(Operation::TenantSecretsRotate { tenant: tenant("acme"), source: None, live: true });
     sim.machine.world().has_downloads = true;
     go(Operation::PoolGc { pool: web(), keep: Some(1) });
     go(Operation::NodeGc { keep: Some(1) });
