@@ -34,6 +34,10 @@ pub enum EventKind {
     PoolDestroyed,
     /// An instance exists.
     InstanceCreated,
+    /// A build of a pool failed; what was current stays so.
+    PoolBuildFailed,
+    /// An instance has an image to boot.
+    InstanceReady,
     /// An instance cold-booted and its agent answers.
     InstanceStarted,
     /// An instance's vCPUs are paused.
@@ -54,18 +58,36 @@ pub enum EventKind {
     InstanceUnpublished,
     /// A snapshot was published.
     SnapshotPublished,
+    /// A snapshot was resumed from, and never can be again.
+    SnapshotRetired,
     /// A snapshot was discarded unresumed.
     SnapshotDiscarded,
     /// A guest did not answer the drain in time and was put to sleep all the same.
     DrainForced,
     /// A quota refused something.
     QuotaExceeded,
+    /// Counts or policy left an instance alone that they would have moved.
+    TransitionDeferred,
+    /// A person's command came before a minimum time was over.
+    MinRuntimeOverridden,
+    /// A tenant got a key.
+    KeyCreated,
+    /// A certificate was issued.
+    CertificateIssued,
+    /// A certificate was replaced before its end.
+    CertificateRotated,
+    /// A desired state was accepted.
+    DesiredStateAccepted,
+    /// A desired state was rejected; the reason says why.
+    DesiredStateRejected,
+    /// Something could pass, or passed, from one tenant to another.
+    IsolationViolation,
+    /// The store was lost and made anew from exported files and what the machine showed.
+    StoreRebuilt,
     /// A shim was found dead while its VMM lives.
     ShimLost,
     /// The firewall was found altered and put back.
     FirewallRepaired,
-    /// A guest reached what a wall should have kept from it; the detail says which and what.
-    IsolationViolation,
 }
 
 impl fmt::Display for EventKind {
@@ -84,6 +106,8 @@ pub enum Actor {
     Engine,
     /// The sleep policy or the counts.
     Policy,
+    /// Whoever holds the certificate with this subject.
+    Certificate(String),
 }
 
 impl fmt::Display for Actor {
@@ -92,6 +116,7 @@ impl fmt::Display for Actor {
             Self::Uid(uid) => write!(f, "uid {uid}"),
             Self::Engine => f.write_str("mvm"),
             Self::Policy => f.write_str("policy"),
+            Self::Certificate(subject) => f.write_str(subject),
         }
     }
 }

@@ -22,6 +22,9 @@ pub enum InvalidId {
     /// Image hashes are SHA-256.
     #[error("{0:?} is not an image hash: it is 64 hexadecimal digits")]
     Image(String),
+    /// Operation ids are generated.
+    #[error("{0:?} is not an operation id: it is 8 hexadecimal digits")]
+    Operation(String),
     /// Addresses have up to three parts.
     #[error("{given:?} is not the address of {what}: write {form}")]
     Address {
@@ -111,6 +114,12 @@ text_id!(
     |text: &str| is_lower_hex(text, 64),
     InvalidId::Image
 );
+text_id!(
+    /// The id of something that was asked, 8 hexadecimal digits: one from the command to the guest.
+    OperationId,
+    |text: &str| is_lower_hex(text, 8),
+    InvalidId::Operation
+);
 
 impl TenantId {
     /// The built-in tenant of named VMs and dev mode.
@@ -134,6 +143,14 @@ impl InstanceId {
     #[must_use]
     pub fn from_random(draw: u32) -> Self {
         Self(format!("i-{draw:08x}"))
+    }
+}
+
+impl OperationId {
+    /// The id with the 32 random bits `draw`.
+    #[must_use]
+    pub fn from_random(draw: u32) -> Self {
+        Self(format!("{draw:08x}"))
     }
 }
 

@@ -34,6 +34,7 @@
 //! | warm | a guest in memory with its vCPUs paused |
 
 pub mod alloc;
+pub mod audit;
 pub mod effect;
 pub mod error;
 pub mod event;
@@ -41,6 +42,7 @@ pub mod id;
 pub mod instance;
 pub mod layout;
 pub mod meter;
+pub mod moment;
 pub mod net;
 pub mod observed;
 pub mod operation;

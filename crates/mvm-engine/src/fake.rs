@@ -479,6 +479,18 @@ impl Store for Dying {
     fn events(&self, id: &TenantId, after: u64, limit: usize) -> Result<Vec<LoggedEvent>, Error> {
         self.0.events(id, after, limit)
     }
+    fn audit(&self, id: &TenantId) -> Result<mvm_core::audit::AuditReport, Error> {
+        self.0.audit(id)
+    }
+    fn audit_archives(
+        &self,
+        id: Option<&TenantId>,
+    ) -> Result<Vec<mvm_core::audit::AuditReport>, Error> {
+        self.0.audit_archives(id)
+    }
+    fn archived_events(&self, id: &TenantId) -> Result<Vec<LoggedEvent>, Error> {
+        self.0.archived_events(id)
+    }
 }
 
 /// An engine over a world; cloning the parts makes a second engine over the same world.

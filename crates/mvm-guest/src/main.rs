@@ -29,6 +29,7 @@ mod probe;
 mod process;
 mod quiesce;
 mod serve;
+mod story;
 mod users;
 mod wake;
 mod workload;

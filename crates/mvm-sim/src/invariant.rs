@@ -137,6 +137,17 @@ impl Monitor {
             | EventKind::DrainForced
             | EventKind::QuotaExceeded
             | EventKind::ShimLost
+            | EventKind::PoolBuildFailed
+            | EventKind::InstanceReady
+            | EventKind::SnapshotRetired
+            | EventKind::TransitionDeferred
+            | EventKind::MinRuntimeOverridden
+            | EventKind::KeyCreated
+            | EventKind::CertificateIssued
+            | EventKind::CertificateRotated
+            | EventKind::DesiredStateAccepted
+            | EventKind::DesiredStateRejected
+            | EventKind::StoreRebuilt
             | EventKind::FirewallRepaired => {}
         }
     }

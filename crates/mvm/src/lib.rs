@@ -21,15 +21,19 @@ pub mod doctor;
 pub mod forward;
 mod methods;
 pub mod provider;
+mod rebuild;
 mod wiring;
 
-pub use config::{Config, Overrides};
+pub use config::{Config, LogFormat, Origin, Overrides, Setting};
 pub use mvm_core::{
-    Error, ErrorKind, error,
+    Error, ErrorKind,
+    audit::{AuditFile, AuditReport},
+    error,
     event::{Actor, Event, EventKind, LoggedEvent},
-    id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId},
+    id::{ImageHash, InstanceId, InstanceRef, InvalidId, OperationId, PoolId, PoolRef, TenantId},
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
+    moment::Since,
     net::{NetId, Network, Offset, Subnet},
     observed::{BootId, Dns, NodeFacts},
     operation::{NewPool, Operation, Rebuild},
@@ -38,8 +42,8 @@ pub use mvm_core::{
         Counts, Pool, PoolChange, Resources, Revision, RevisionName, Role, RuntimePolicy, Source,
     },
     port::{
-        Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, ProbeOutcome,
-        ProbeTarget, Progress, ProgressStep, TerminalSize,
+        Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, LogSource, Logs,
+        ProbeOutcome, ProbeTarget, Progress, ProgressStep, TerminalSize,
     },
     publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},
@@ -49,10 +53,13 @@ pub use mvm_core::{
     units,
 };
 pub use mvm_engine::{
-    Cancel, Change, Context, Deferral, Failed, Made, Outcome, Preview, Removal,
+    Cancel, Change, Context, Deferral, EventFilter, Failed, Follow, Made, Outcome, Preview,
+    Removal, SPAN,
     figures::{GroupStats, InstanceStats, NodeStats},
     is_cancelled,
     netcheck::{CrossTenant, Depth, Expected, NetReport, Probe, TapOwner, TenantNet},
     query::{Filter, InstanceView, NodeView, PoolView, TenantView},
+    rebuild::{Rebuilt, Recovered},
 };
-pub use wiring::Mvm;
+pub use rebuild::RebuildWhen;
+pub use wiring::{Mvm, new_operation};

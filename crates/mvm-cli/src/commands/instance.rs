@@ -7,7 +7,7 @@ use mvm::{
     units::Seconds,
 };
 
-use super::{confirm, guest};
+use super::{confirm, guest, logs};
 use crate::{
     args::{self, InstanceCommand, PortsArgs},
     run::Session,
@@ -48,11 +48,7 @@ pub(crate) fn run(session: &Session, command: InstanceCommand) -> Result<ExitCod
             confirm(force, &format!("destroy the instance {} with its data", instance.instance))?;
             act(instance.instance, Move::Destroy)
         }
-        InstanceCommand::Logs { instance, last } => {
-            let logs = session.mvm.instance_logs(&instance.instance, last)?;
-            session.print(&logs, show::logs)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        InstanceCommand::Logs(args) => logs::run(session, &args),
         InstanceCommand::Exec(args) => Ok(guest::exec(session, args)),
         InstanceCommand::Ssh(args) => Ok(guest::ssh(session, args)),
         InstanceCommand::Cp(args) => guest::cp(session, &args),

@@ -73,6 +73,9 @@ impl Engine {
                 let discarded = event(EventKind::SnapshotDiscarded);
                 events.push(discarded.with("epoch", record.epoch.0));
             }
+            (State::Sleeping, EventKind::InstanceWoken) => {
+                events.push(event(EventKind::SnapshotRetired).with("epoch", record.epoch.0));
+            }
             (_, _) => {}
         }
         let told = event(to.event).because(to.reason.clone()).with("from", record.state);

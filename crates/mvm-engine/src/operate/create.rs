@@ -85,10 +85,7 @@ impl Engine {
             generation: Generation(0),
         };
         admit_new(tx, &tenant, &record)?;
-        let key = record.instance.to_string();
-        tx.claim(&format!("instance/{}", record.instance.instance), &key)?;
-        tx.claim(&format!("address/{}/{}", record.network.net, record.offset.0), &key)?;
-        tx.claim(&format!("uid/{}", record.uid.0), &key)?;
+        claim(tx, &record)?;
         publish::claim(tx, &mut record, ports)?;
         records::put(tx, &mut record)?;
         records::raise_network_generation(tx)?;
@@ -115,6 +112,15 @@ impl Engine {
         }
         Err(Error::new(ErrorKind::Failed, format!("no free instance id in {DRAWS} draws")))
     }
+}
+
+/// Claims what only one instance can have.
+pub(crate) fn claim(tx: &mut dyn Transaction, record: &Instance) -> Result<(), Error> {
+    let key = record.instance.to_string();
+    tx.claim(&format!("instance/{}", record.instance.instance), &key)?;
+    tx.claim(&format!("address/{}/{}", record.network.net, record.offset.0), &key)?;
+    tx.claim(&format!("uid/{}", record.uid.0), &key)?;
+    record.publish.iter().try_for_each(|port| tx.claim(&port.claim(), &key))
 }
 
 /// A new instance costs its data disk only.

@@ -210,6 +210,17 @@ pub fn network_generation(tx: &mut dyn Transaction) -> Result<Generation, Error>
     value.map_or(Ok(Generation(0)), |v| parse(Table::Meta, NETWORK_GENERATION, &v))
 }
 
+/// Sets the count of changes of the intended network, in a store that has none.
+///
+/// # Errors
+/// Why the store failed.
+pub fn set_network_generation(
+    tx: &mut dyn Transaction,
+    generation: Generation,
+) -> Result<(), Error> {
+    tx.put(Table::Meta, NETWORK_GENERATION, &generation.0.to_string())
+}
+
 /// Says that the intended network changed.
 ///
 /// # Errors
