@@ -34,11 +34,13 @@
 //! | warm | a guest in memory with its vCPUs paused |
 
 pub mod alloc;
+pub mod document;
 pub mod effect;
 pub mod error;
 pub mod event;
 pub mod id;
 pub mod instance;
+pub mod integration;
 pub mod layout;
 pub mod net;
 pub mod observed;
@@ -47,6 +49,7 @@ pub mod plan;
 pub mod pool;
 pub mod port;
 pub mod quota;
+pub mod route;
 pub mod secrets;
 pub mod state;
 pub mod tenant;

@@ -8,9 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{InstanceRef, PoolRef, TenantId},
     instance::Drain,
+    integration::Integration,
     net::{NetId, Subnet},
     pool::{PoolChange, Resources, RevisionName, Role, RuntimePolicy, Source},
     quota::{QuotaChange, Quotas},
+    route::RoutingTable,
     secrets::Scope,
     state::Move,
     units::Seconds,
@@ -181,6 +183,12 @@ pub struct NewPool {
     /// What its instances see of the tenant's secrets; everything when empty.
     #[serde(default)]
     pub secret_scopes: Vec<Scope>,
+    /// What of the workload keeps state of its own.
+    #[serde(default)]
+    pub integrations: Vec<Integration>,
+    /// Where its gateways lead to; for the role `gateway` only.
+    #[serde(default)]
+    pub routing_table: Option<RoutingTable>,
 }
 
 impl NewPool {
@@ -195,6 +203,8 @@ impl NewPool {
             resources,
             runtime_policy: RuntimePolicy::default(),
             secret_scopes: Vec::new(),
+            integrations: Vec::new(),
+            routing_table: None,
         }
     }
 }

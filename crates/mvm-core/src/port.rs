@@ -17,10 +17,12 @@ use crate::{
     event::{Event, LoggedEvent},
     id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
     instance::Instance,
+    integration::Integration,
     net::{Network, Offset},
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     operation::Rebuild,
     pool::{Role, Source},
+    route::Routes,
     units::{Seconds, Timestamp},
 };
 
@@ -116,6 +118,22 @@ pub enum GuestAct {
         /// How long it may take.
         timeout: Seconds,
     },
+    /// Saves the integrations.
+    Checkpoint {
+        /// Which.
+        integrations: Vec<Integration>,
+        /// How long all of them together may take.
+        timeout: Seconds,
+    },
+    /// Restores the integrations.
+    Restore {
+        /// Which.
+        integrations: Vec<Integration>,
+        /// How long all of them together may take.
+        timeout: Seconds,
+    },
+    /// Tells a gateway where it leads to from now on.
+    Routes(Box<Routes>),
     /// Syncs, and freezes the workload.
     Quiesce,
     /// Tells the guest the time, fresh entropy and its network identity, and then lets its workload
@@ -147,6 +165,46 @@ pub enum GuestAnswer {
     Silent,
     /// It will not, and says why.
     Refused(String),
+    /// It did what it could: these integrations are left.
+    Partly(Vec<IntegrationFailure>),
+}
+
+/// An integration that could not be saved or restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntegrationFailure {
+    /// Its name.
+    pub name: String,
+    /// Why, for people.
+    pub detail: String,
+}
+
+/// What a workload does, by its hooks `/run/mvm/worker-{ready,idle,busy}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// No hook was touched yet.
+    Starting,
+    /// It serves; whether it is busy is not known.
+    Ready,
+    /// It has nothing to do.
+    Idle,
+    /// It works.
+    Busy,
+    /// A newer guest's word for something else.
+    Unknown,
+}
+
+/// What a guest says about its workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStatus {
+    /// What its hooks say.
+    pub worker: WorkerState,
+    /// Whether any hook was ever touched.
+    pub has_hooks: bool,
+    /// When it was last busy, by the guest's clock.
+    pub last_busy_at: Option<Timestamp>,
+    /// Whether it is frozen.
+    pub is_frozen: bool,
 }
 
 /// A command to run in a guest.
@@ -223,6 +281,12 @@ pub trait Guest: Send + Sync {
     /// When the guest cannot be reached for a reason other than silence.
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error>;
 
+    /// What its workload does.
+    ///
+    /// # Errors
+    /// `Unavailable` when the agent does not answer.
+    fn status(&self, instance: &InstanceRef) -> Result<GuestStatus, Error>;
+
     /// Runs a command to its end.
     ///
     /// # Errors
@@ -247,7 +311,7 @@ pub enum Table {
     Instances,
     /// Tombstones by `net/<net-id>`, which is the key of no record with claims.
     Tombstones,
-    /// Single values: `node_id`, `network_generation`.
+    /// Single values: `node_id`, `network_generation`, `routes_generation`.
     Meta,
 }
 

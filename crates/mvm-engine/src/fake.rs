@@ -330,6 +330,15 @@ impl Guest for World {
         answer
     }
 
+    fn status(&self, _: &InstanceRef) -> Result<GuestStatus, Error> {
+        Ok(GuestStatus {
+            worker: WorkerState::Ready,
+            has_hooks: true,
+            last_busy_at: None,
+            is_frozen: false,
+        })
+    }
+
     fn exec(&self, _: &InstanceRef, _: &ExecRequest, _: ExecStreams) -> Result<ExecStatus, Error> {
         Ok(ExecStatus::Code(0))
     }
@@ -342,6 +351,9 @@ impl World {
         let name = match act {
             GuestAct::Await { .. } => "await",
             GuestAct::Drain { .. } => "drain",
+            GuestAct::Checkpoint { .. } => "checkpoint",
+            GuestAct::Restore { .. } => "restore",
+            GuestAct::Routes(_) => "routes",
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
             GuestAct::Thaw => "thaw",

@@ -23,6 +23,7 @@ mod operate;
 pub mod outcome;
 mod preview;
 pub mod query;
+mod routes;
 mod run;
 pub mod store;
 

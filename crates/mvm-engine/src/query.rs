@@ -11,8 +11,9 @@ use mvm_core::{
     observed::{ObservedInstance, ObservedNode},
     plan,
     pool::Pool,
-    port::{ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
+    port::{ExecRequest, ExecStatus, ExecStreams, Finding, GuestStatus, Logs},
     quota::Usage,
+    route::Surroundings,
     state::State,
     tenant::Tenant,
 };
@@ -20,7 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Context, Engine},
-    firewall, run,
+    firewall,
+    operate::pool::surroundings,
+    run,
     store::records,
 };
 
@@ -143,6 +146,18 @@ impl Engine {
         Ok(PoolView { record, states })
     }
 
+    /// What a routing table of this pool is checked against, whether the pool is there or not.
+    ///
+    /// # Errors
+    /// `NotFound` of the tenant; why the store failed.
+    pub fn surroundings(&self, pool: &PoolRef) -> Result<Surroundings, Error> {
+        self.within(|tx| {
+            let tenant = records::tenant(tx, &pool.tenant)?;
+            let pools = records::list::<Pool>(tx, pool.tenant.as_str())?;
+            Ok(surroundings(&tenant, &pools, &pool.pool))
+        })
+    }
+
     /// Instances as they are: each is looked at, with a bound.
     ///
     /// # Errors
@@ -240,6 +255,25 @@ impl Engine {
         self.ports.host.logs(id, lines)
     }
 
+    /// What the workload of a running guest does, by its hooks.
+    ///
+    /// # Errors
+    /// As [`Engine::exec`].
+    pub fn guest_status(&self, id: &InstanceRef) -> Result<GuestStatus, Error> {
+        self.running(id)?;
+        self.ports.guest.status(id)
+    }
+
+    /// The instance, if it runs.
+    fn running(&self, id: &InstanceRef) -> Result<Instance, Error> {
+        let record = self.within(|tx| records::instance(tx, id))?;
+        match self.view(&record)? {
+            None => Err(Error::new(ErrorKind::NotFound, format!("{id} is gone"))),
+            Some(view) if view.record.state == State::Running => Ok(view.record),
+            Some(view) => Err(not_running(&view.record)),
+        }
+    }
+
     /// Runs a command in a running guest, to its end.
     ///
     /// # Errors
@@ -252,13 +286,7 @@ impl Engine {
         streams: ExecStreams,
     ) -> Result<ExecStatus, Error> {
         cx.cancel.check()?;
-        let record = self.within(|tx| records::instance(tx, id))?;
-        let Some(view) = self.view(&record)? else {
-            return Err(Error::new(ErrorKind::NotFound, format!("{id} is gone")));
-        };
-        if view.record.state != State::Running {
-            return Err(not_running(&view.record));
-        }
+        self.running(id)?;
         tracing::info!(instance = %id, actor = %cx.actor, program = ?request.argv.first(), "exec");
         self.ports.guest.exec(id, request, streams)
     }

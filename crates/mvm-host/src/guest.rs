@@ -15,8 +15,11 @@ use mvm_core::{
     Error, ErrorKind,
     id::InstanceRef,
     net::{Network, Offset},
-    port::{ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer},
-    units::Seconds,
+    port::{
+        ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer, GuestStatus,
+        IntegrationFailure, WorkerState,
+    },
+    units::{Seconds, Timestamp},
 };
 use mvm_proto::{Entropy, Event, Failure, FailureKind, Reply, Request, StreamId, message::Wake};
 
@@ -30,6 +33,9 @@ use crate::{
 const FREEZE: Duration = Duration::from_secs(5);
 /// How long a request may take that needs no waiting inside the guest.
 const PROMPT: Duration = Duration::from_secs(15);
+/// How long a gateway may take to hear of a change, and a guest to say what it does: whoever waits
+/// for it works on something else.
+const ASIDE: Duration = Duration::from_secs(2);
 /// What the guest's own bound is exceeded by before it counts as silent.
 const MARGIN: Duration = Duration::from_secs(3);
 
@@ -58,7 +64,9 @@ impl VsockGuest {
             for request in requests {
                 match ask(&mut link, request)? {
                     GuestAnswer::Done => tracing::debug!(%instance, "the guest did it"),
-                    other @ (GuestAnswer::Refused(_) | GuestAnswer::Silent) => return Ok(other),
+                    other @ (GuestAnswer::Refused(_)
+                    | GuestAnswer::Silent
+                    | GuestAnswer::Partly(_)) => return Ok(other),
                 }
             }
             Ok(GuestAnswer::Done)
@@ -79,6 +87,20 @@ impl Guest for VsockGuest {
                 let request = Request::SleepPrep { drain_timeout_secs: timeout.0 };
                 self.request(instance, [request], timeout.duration() + MARGIN)
             }
+            GuestAct::Checkpoint { integrations, timeout } => {
+                let integrations = config::integrations(integrations);
+                let request = Request::Checkpoint { integrations, timeout_secs: timeout.0 };
+                self.request(instance, [request], timeout.duration() + MARGIN)
+            }
+            GuestAct::Restore { integrations, timeout } => {
+                let integrations = config::integrations(integrations);
+                let request = Request::Restore { integrations, timeout_secs: timeout.0 };
+                self.request(instance, [request], timeout.duration() + MARGIN)
+            }
+            GuestAct::Routes(routes) => {
+                let request = Request::Routes(Box::new(config::routes(routes)));
+                self.request(instance, [request], ASIDE)
+            }
             GuestAct::Quiesce => {
                 let timeout_ms = u32::try_from(FREEZE.as_millis()).unwrap_or(u32::MAX);
                 let request = Request::Quiesce { workload: true, filesystems: true, timeout_ms };
@@ -90,6 +112,25 @@ impl Guest for VsockGuest {
             }
             GuestAct::Thaw => self.request(instance, [Request::Thaw {}], PROMPT),
             GuestAct::Shutdown { grace } => self.shut_down(instance, *grace),
+        }
+    }
+
+    fn status(&self, instance: &InstanceRef) -> Result<GuestStatus, Error> {
+        let place = Place::of(&self.roots, &instance.instance);
+        let lost = |lost: Lost| lost.error(&instance.to_string(), "no agent answers in it");
+        let mut link = Link::open(&place, Deadline::after(ASIDE)).map_err(lost)?;
+        let stream = link.begin(Request::Status {}).map_err(lost)?;
+        loop {
+            let event = link.next_event().map_err(lost)?;
+            if let Event::Reply { stream: of, reply: Reply::Status(status) } = &event
+                && *of == stream
+            {
+                return Ok(status_of(status));
+            }
+            if answer(event, stream).is_some() {
+                let message = format!("the agent of {instance} does not say what it does");
+                return Err(Error::new(ErrorKind::Failed, message));
+            }
         }
     }
 
@@ -145,10 +186,13 @@ fn answer(event: Event, stream: StreamId) -> Option<GuestAnswer> {
     match event {
         Event::Reply { stream: of, reply } if of == stream => match reply {
             Reply::Ack { success: false, detail } => Some(GuestAnswer::Refused(detail)),
+            Reply::Integrations { success: false, failed } => {
+                Some(GuestAnswer::Partly(failed.into_iter().map(failure_of).collect()))
+            }
             Reply::Ack { .. }
             | Reply::Pong {}
             | Reply::Status(_)
-            | Reply::Integrations { .. }
+            | Reply::Integrations { success: true, .. }
             | Reply::IntegrationStatus { .. }
             | Reply::Started { .. }
             | Reply::Exit(_)
@@ -169,6 +213,25 @@ fn answer(event: Event, stream: StreamId) -> Option<GuestAnswer> {
         | Event::Ended { .. }
         | Event::Data { .. }
         | Event::Credit { .. } => None,
+    }
+}
+
+fn failure_of(failure: mvm_proto::message::IntegrationFailure) -> IntegrationFailure {
+    IntegrationFailure { name: failure.name, detail: failure.detail }
+}
+
+fn status_of(status: &mvm_proto::message::Status) -> GuestStatus {
+    GuestStatus {
+        worker: match status.worker {
+            mvm_proto::WorkerState::Starting => WorkerState::Starting,
+            mvm_proto::WorkerState::Ready => WorkerState::Ready,
+            mvm_proto::WorkerState::Idle => WorkerState::Idle,
+            mvm_proto::WorkerState::Busy => WorkerState::Busy,
+            mvm_proto::WorkerState::Unknown => WorkerState::Unknown,
+        },
+        has_hooks: status.has_hooks,
+        last_busy_at: status.last_busy_at.map(Timestamp),
+        is_frozen: status.is_frozen,
     }
 }
 

@@ -66,6 +66,8 @@ impl Ground {
             resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(96), data_disk_mib: Mib(16) },
             role: Role::Worker,
             policy: RuntimePolicy::default(),
+            integrations: Vec::new(),
+            routing_table: None,
             image: Some(image),
             keyed,
             state: State::Ready,
@@ -364,6 +366,8 @@ fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
             offset: record.offset,
             role: record.role.clone(),
             policy: record.policy,
+            integrations: Vec::new(),
+            routing_table: None,
         },
     };
     let limits = Limits { memory, ..Limits::of(record.resources) };

@@ -16,6 +16,7 @@
 
 mod builder;
 pub mod config;
+mod manifest;
 mod methods;
 mod wiring;
 
@@ -25,6 +26,7 @@ pub use mvm_core::{
     event::{Actor, Event, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId},
     instance::{Drain, Failure, Instance, ParkedBy, Want},
+    integration::Integration,
     net::{NetId, Network, Subnet},
     observed::NodeFacts,
     operation::{NewPool, Operation, Rebuild},
@@ -33,10 +35,11 @@ pub use mvm_core::{
         Counts, Pool, PoolChange, Resources, Revision, RevisionName, Role, RuntimePolicy, Source,
     },
     port::{
-        ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, Progress, ProgressStep,
-        TerminalSize,
+        ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, GuestStatus, Logs, Progress,
+        ProgressStep, TerminalSize, WorkerState,
     },
     quota::{QuotaChange, Quotas, Usage},
+    route::{Route, RoutingTable},
     secrets::{Scope, SecretsSource, TenantSecrets},
     state::{Move, State},
     tenant::Tenant,

@@ -8,7 +8,7 @@ use mvm_core::{
     net::{NetId, Subnet},
     operation::{NewPool, Operation},
     pool::{PoolChange, RevisionName},
-    port::{ExecRequest, ExecStatus, ExecStreams, Finding, Logs},
+    port::{ExecRequest, ExecStatus, ExecStreams, Finding, GuestStatus, Logs},
     quota::{QuotaChange, Quotas},
     state::Move,
 };
@@ -188,6 +188,11 @@ impl Mvm {
     /// The logs of an instance, the last `lines` of each.
     pub fn instance_logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {
         self.engine.logs(instance, lines)
+    }
+
+    /// What the workload of an instance does, by its hooks `/run/mvm/worker-{ready,idle,busy}`.
+    pub fn instance_status(&self, instance: &InstanceRef) -> Result<GuestStatus, Error> {
+        self.engine.guest_status(instance)
     }
 
     /// Runs a command in an instance.

@@ -27,6 +27,8 @@ pub(super) fn instance(n: u32, state: State) -> Instance {
         resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(128), data_disk_mib: Mib(64) },
         role: Role::Worker,
         policy: RuntimePolicy::default(),
+        integrations: Vec::new(),
+        routing_table: None,
         image: Some("a".repeat(64).parse().unwrap()),
         keyed: true,
         state,

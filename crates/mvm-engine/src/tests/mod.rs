@@ -9,7 +9,9 @@ mod bench;
 mod crashes;
 mod durable;
 mod faults;
+mod integrations;
 mod races;
+mod routes;
 mod tenants;
 
 use mvm_core::{

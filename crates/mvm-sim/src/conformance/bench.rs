@@ -58,6 +58,8 @@ fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
         resources: Resources { vcpus: Vcpus(1), mem_mib: Mib(128), data_disk_mib: Mib(16) },
         role: Role::Worker,
         policy: RuntimePolicy::default(),
+        integrations: Vec::new(),
+        routing_table: None,
         image: Some(image),
         keyed: false,
         state: State::Ready,
@@ -308,6 +310,8 @@ impl<'a> Bench<'a> {
                 offset: self.record.offset,
                 role: self.record.role.clone(),
                 policy: self.record.policy,
+                integrations: self.record.integrations.clone(),
+                routing_table: self.record.routing_table.clone(),
             },
         })
     }

@@ -12,7 +12,7 @@ use mvm_core::{
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
         BuildOrder, Builder, Clock, ExecRequest, ExecStatus, ExecStreams, Finding, Guest, GuestAct,
-        GuestAnswer, Host, Lock, Locks, Logs, Progress, Store, Table, Transaction,
+        GuestAnswer, GuestStatus, Host, Lock, Locks, Logs, Progress, Store, Table, Transaction,
     },
     units::Timestamp,
 };
@@ -130,6 +130,9 @@ impl Guest for Process {
         let word = match act {
             GuestAct::Await { .. } => "await",
             GuestAct::Drain { .. } => "drain",
+            GuestAct::Checkpoint { .. } => "checkpoint",
+            GuestAct::Restore { .. } => "restore",
+            GuestAct::Routes(_) => "routes",
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
             GuestAct::Thaw => "thaw",
@@ -137,6 +140,11 @@ impl Guest for Process {
         };
         let call = Call::of(format!("ask {word}"), Some(&instance.instance));
         self.through(&call, || self.guest.ask(instance, act))
+    }
+
+    fn status(&self, instance: &InstanceRef) -> Result<GuestStatus, Error> {
+        let call = Call::of("status", Some(&instance.instance));
+        self.through(&call, || self.guest.status(instance))
     }
 
     fn exec(
