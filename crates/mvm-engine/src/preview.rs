@@ -15,9 +15,9 @@ use crate::{
     engine::{Context, Engine},
     operate::{
         change,
-        instance::legal,
+        instance::{Precedence, legal},
         living, pool,
-        scale::Scale,
+        scale::{Scale, in_reach},
         tenant::{self, NewTenant},
     },
     outcome::{Made, Removal},
@@ -130,6 +130,7 @@ impl Engine {
         let assignments = if no_wait {
             Vec::new()
         } else {
+            let instances = in_reach(instances, Precedence::of(&cx.actor));
             plan::pool::assign(&instances, pool.desired_counts, self.ports.clock.now())
         };
         Ok(Preview { made: Some(Made::Pool(pool)), assignments, ..Preview::default() })

@@ -35,7 +35,26 @@ pub(crate) struct Wish {
     pub(crate) by_move: Option<Move>,
     pub(crate) drain: Drain,
     pub(crate) by: ParkedBy,
+    pub(crate) precedence: Precedence,
     pub(crate) firewall: FirewallAfter,
+}
+
+/// Whether a wish stands above an earlier command of a person (SPEC §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precedence {
+    /// A person asks, who may change their mind at any time.
+    Person,
+    /// Policy or counts ask by themselves, and wait for the override to end.
+    Background,
+}
+
+impl Precedence {
+    pub(crate) const fn of(actor: &Actor) -> Self {
+        match actor {
+            Actor::Uid(_) => Self::Person,
+            Actor::Engine | Actor::Policy => Self::Background,
+        }
+    }
 }
 
 /// What came of a wish.
@@ -100,6 +119,7 @@ impl Engine {
             by_move: Some(wish),
             drain,
             by: mover(&cx.actor),
+            precedence: Precedence::of(&cx.actor),
             firewall: FirewallAfter::Each,
         })
     }
@@ -125,7 +145,7 @@ impl Engine {
         };
         legal(&record, wish)?;
         if let Some(until) = record.manual_override_until
-            && wish.by != ParkedBy::Person
+            && wish.precedence == Precedence::Background
             && wish.want != Want::Destroyed
             && until > self.ports.clock.now()
         {
@@ -258,10 +278,14 @@ impl Engine {
         if matches!(wish.want, Want::Warm | Want::Sleeping) {
             record.parked_by = Some(wish.by);
         }
-        if wish.by == ParkedBy::Person {
-            let now = self.ports.clock.now();
-            record.manual_override_until = Some(now.plus(self.config.manual_override));
-        }
+        record.manual_override_until = match (wish.by, wish.precedence) {
+            (ParkedBy::Person, _) => Some(self.ports.clock.now().plus(self.config.manual_override)),
+            // A person set the counts: from now on those decide.
+            (ParkedBy::Counts | ParkedBy::Policy, Precedence::Person) => None,
+            (ParkedBy::Counts | ParkedBy::Policy, Precedence::Background) => {
+                record.manual_override_until
+            }
+        };
         records::put(tx, &mut record)?;
         Ok(record)
     }

@@ -20,7 +20,7 @@ use mvm_core::{
 };
 
 use super::{
-    instance::{Granted, Wish, mover},
+    instance::{Granted, Precedence, Wish, mover},
     living, refuse_destroying,
 };
 use crate::{
@@ -211,6 +211,7 @@ impl Engine {
                     by_move: None,
                     drain: Drain::Skip,
                     by: mover(&cx.actor),
+                    precedence: Precedence::of(&cx.actor),
                     firewall,
                 },
             )

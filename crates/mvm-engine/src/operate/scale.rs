@@ -3,6 +3,10 @@
 //! The counts are checked and recorded first. Then, under the pool's lock: look at every instance,
 //! let [`plan::pool::assign`] choose, make the new records, bring the firewall into force once, and
 //! move all of them with a bound. One that fails does not stop the others.
+//!
+//! Counts that are brought about in the background leave an instance alone while a person's command on
+//! it is recent. Counts that a person sets are that person's latest word: they hold at once, also for
+//! what was started, stopped or put to sleep by hand before.
 
 use mvm_core::{
     error::{Error, ErrorKind},
@@ -17,7 +21,7 @@ use mvm_core::{
 };
 
 use super::{
-    instance::{Granted, Wish},
+    instance::{Granted, Precedence, Wish},
     living,
 };
 use crate::{
@@ -55,7 +59,7 @@ impl Engine {
         if no_wait {
             return Ok(Outcome { made: Some(Made::Pool(pool)), ..Outcome::default() });
         }
-        let instances = self.look(&ask.pool)?;
+        let instances = in_reach(self.look(&ask.pool)?, Precedence::of(&cx.actor));
         let mut outcome = Outcome { deferrals: self.overridden(&instances), ..Outcome::default() };
         let assignments =
             plan::pool::assign(&instances, pool.desired_counts, self.ports.clock.now());
@@ -168,6 +172,7 @@ impl Engine {
                 by_move: None,
                 drain: Drain::Ask,
                 by: ParkedBy::Counts,
+                precedence: Precedence::of(&cx.actor),
                 firewall: FirewallAfter::Each,
             });
         }
@@ -183,6 +188,14 @@ impl Engine {
         cx.cancel.check()?;
         self.within(|tx| self.instance_allocate(tx, cx, pool))
     }
+}
+
+/// The instances as the counts see them: for a person's counts no earlier override stands.
+pub(crate) fn in_reach(mut instances: Vec<Instance>, precedence: Precedence) -> Vec<Instance> {
+    if precedence == Precedence::Person {
+        instances.iter_mut().for_each(|one| one.manual_override_until = None);
+    }
+    instances
 }
 
 fn settle(outcome: &mut Outcome, instance: &InstanceRef, result: Result<Granted, Error>) {
