@@ -36,6 +36,7 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Tenant(command) => commands::tenant::run(session, command),
         Command::Pool(command) => commands::pool::run(session, command),
         Command::Instance(command) => commands::instance::run(session, command),
+        Command::Agent(command) => commands::agent::run(session, command),
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),
@@ -87,6 +88,11 @@ impl Session {
             Some(error) => Err(error),
             None => Ok(ExitCode::SUCCESS),
         }
+    }
+
+    /// Whether nothing may be changed.
+    pub(crate) const fn is_rehearsal(&self) -> bool {
+        self.dry_run
     }
 
     /// Prints a result in the form that was asked for.

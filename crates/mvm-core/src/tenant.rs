@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+mod policy;
+
+pub use policy::{Destination, Egress, EgressPolicy, TenantPolicy};
+
 use crate::{
     id::TenantId,
     net::Network,
@@ -21,6 +25,9 @@ pub struct Tenant {
     pub quotas: Quotas,
     /// Whether it has a key; without one its snapshots are plain (development only).
     pub keyed: bool,
+    /// What is decided for it without being asked.
+    #[serde(default)]
+    pub policy: TenantPolicy,
     /// Whether it is being destroyed: nothing new may be made in it.
     pub destroying: bool,
     /// When it was created.

@@ -17,6 +17,7 @@
 
 mod admit;
 mod converge;
+mod desired;
 pub mod engine;
 mod firewall;
 mod operate;

@@ -22,7 +22,9 @@ mod wiring;
 
 pub use config::{Config, Overrides};
 pub use mvm_core::{
-    Error, ErrorKind, error,
+    Error, ErrorKind,
+    desired::DesiredState,
+    error,
     event::{Actor, Event, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId},
     instance::{Drain, Failure, Instance, ParkedBy, Want},

@@ -24,6 +24,7 @@ const PROGRAMS: &str = "/usr/local/bin";
 /// `mvm` on this machine. Opening it starts nothing; any number may be open at once.
 pub struct Mvm {
     pub(crate) engine: Engine,
+    pub(crate) production: bool,
 }
 
 impl Mvm {
@@ -66,7 +67,7 @@ impl Mvm {
             lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()
         };
-        Ok(Self { engine: Engine::new(ports, settings) })
+        Ok(Self { engine: Engine::new(ports, settings), production: config.production })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod agent;
 mod events;
 mod instance;
 mod net;
@@ -11,6 +12,7 @@ mod node;
 mod pool;
 mod tenant;
 
+pub(crate) use agent::{AgentCommand, DesiredArgs};
 pub(crate) use events::EventsArgs;
 pub(crate) use instance::{ExecArgs, InstanceCommand, drain};
 pub(crate) use net::NetCommand;
@@ -83,6 +85,9 @@ pub(crate) enum Command {
     /// Manage single instances
     #[command(subcommand)]
     Instance(InstanceCommand),
+    /// Work with the state that this node shall have
+    #[command(subcommand)]
+    Agent(AgentCommand),
     /// Show what happened to a tenant
     Events(EventsArgs),
     /// Look at this node

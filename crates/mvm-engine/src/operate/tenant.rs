@@ -17,7 +17,7 @@ use mvm_core::{
     pool::Pool,
     port::{Table, Transaction},
     quota::{Holdings, QuotaChange, Quotas},
-    tenant::{Tenant, Tombstone},
+    tenant::{Tenant, TenantPolicy, Tombstone},
     units::{Generation, Timestamp},
 };
 
@@ -91,6 +91,7 @@ impl Engine {
             network,
             quotas: ask.quotas,
             keyed: ask.keyed,
+            policy: TenantPolicy::default(),
             destroying: false,
             created_at: now,
             generation: Generation(0),
