@@ -65,7 +65,7 @@ def type_line(number, want, word, line):
     first = said.splitlines()[0] if said else ""
     if not first.startswith("mvm: error: "): problems.append("the first line is not the documented form")
     for other in said.splitlines()[1:]:
-        if not re.match(r"  (because|try): ", other): problems.append(f"a line of no form: {other!r}")
+        if not re.match(r"  (because|try): |    ", other): problems.append(f"a line of no form: {other!r}")
     if word.lower() not in said.lower(): problems.append(f"{word!r} is not in the message")
     if "panicked" in said: problems.append("a panic")
     problems += differ(before, state())
@@ -121,7 +121,7 @@ for number, line in enumerate(lines, 1):
             if differ(before, after): failed.append(f"section {section}: " + "; ".join(differ(before, after))); before = after
         if line.startswith("# =="): section = line[5:]
         continue
-    code, word, command = (part.strip() for part in line.split("|", 2))
+    code, word, command = (part.strip() for part in line.split(" | ", 2))
     type_line(number, int(code), word, command)
 if differ(before, kernel()): failed.append(f"section {section}: " + "; ".join(differ(before, kernel())))
 os.killpg(held.pid, 9); held.wait()

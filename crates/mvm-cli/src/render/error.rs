@@ -9,9 +9,14 @@ use crate::args::Format;
 /// The lines of an error.
 pub(crate) fn text(error: &Error) -> String {
     let mut lines = vec![format!("mvm: error: {}", error.message)];
-    lines.extend(error.causes.iter().map(|cause| format!("  because: {cause}")));
-    lines.extend(error.hints.iter().map(|hint| format!("  try: {hint}")));
+    lines.extend(error.causes.iter().map(|cause| format!("  because: {}", inside(cause))));
+    lines.extend(error.hints.iter().map(|hint| format!("  try: {}", inside(hint))));
     lines.join("\n")
+}
+
+/// A text of several lines, with all but the first further in than what begins a cause or a hint.
+fn inside(text: &str) -> String {
+    text.trim_end().replace('\n', "\n    ")
 }
 
 /// Says an error; with JSON or YAML the error document follows on standard output.
@@ -29,6 +34,16 @@ mod tests {
     use mvm::ErrorKind;
 
     use super::*;
+
+    #[test]
+    fn a_cause_of_several_lines_stays_one_cause() {
+        let error = Error::new(ErrorKind::Invalid, "x.toml makes no sense");
+        let error = Error { causes: vec!["at line 1\n1 | = x\n".to_owned()], ..error };
+        assert_eq!(
+            text(&error),
+            "mvm: error: x.toml makes no sense\n  because: at line 1\n    1 | = x"
+        );
+    }
 
     #[test]
     fn an_error_shows_act_causes_and_hints_one_a_line() {

@@ -189,9 +189,14 @@ fn failure(error: &rusqlite::Error) -> Error {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Unavailable,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Integrity,
         Some(ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => ErrorKind::Permission,
+        Some(ErrorCode::DiskFull) => ErrorKind::Refused,
         _ => ErrorKind::Failed,
     };
-    Error::new(kind, "the store failed").because(error)
+    let failed = Error::new(kind, "the store failed").because(error);
+    if kind == ErrorKind::Refused {
+        return failed.hint("free some disk, for example: mvm node gc");
+    }
+    failed
 }
 
 fn get(connection: &Connection, table: Table, key: &str) -> Result<Option<String>, Error> {

@@ -10,6 +10,7 @@ mod crashes;
 mod durable;
 mod faults;
 mod integrations;
+mod overrides;
 mod races;
 mod routes;
 mod tenants;
