@@ -6,10 +6,12 @@ use crate::harness::{
     Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, settle, simulation, step,
 };
 use mvm_core::{
+    event::EventKind,
     id::InstanceRef,
     instance::Drain,
     observed::Ending,
     operation::Operation,
+    port::Store,
     state::{Move, State},
 };
 use mvm_sim::{
@@ -93,5 +95,48 @@ fn a_guest_whose_sleep_and_wake_both_failed_can_sleep_again() {
     ask(Move::Sleep).unwrap();
     ask(Move::Wake).unwrap();
     settle(&sim).unwrap();
+    destroy_all(&sim).unwrap();
+}
+
+#[test]
+fn after_a_reboot_what_ran_is_stopped_because_of_it_and_starts_as_the_first_command() {
+    let (sim, id) = running();
+    sim.machine.world().reboot();
+    Mvm::start(&sim).operate(&step(&id, Move::Start)).unwrap();
+    let log = sim.store.events(&id.tenant, 0, usize::MAX).unwrap();
+    let failed: Vec<_> =
+        log.iter().filter(|one| one.event.event == EventKind::InstanceFailed).collect();
+    let [one] = failed.as_slice() else { panic!("{failed:?}") };
+    assert_eq!(one.event.reason, "the host rebooted");
+    assert_eq!(one.event.detail.get("boot").map(String::as_str), Some("boot-0"));
+    destroy_all(&sim).unwrap();
+}
+
+#[test]
+fn after_a_reboot_a_sleeper_sleeps_on_and_wakes_as_the_first_command() {
+    let (sim, id) = running();
+    Mvm::start(&sim).operate(&step(&id, Move::Sleep)).unwrap();
+    sim.machine.world().power_cut(None);
+    Mvm::start(&sim).operate(&step(&id, Move::Wake)).unwrap();
+    assert_eq!(instances(&*sim.store).first().unwrap().state, State::Running);
+    assert_eq!(sim.violations(), [""; 0]);
+    destroy_all(&sim).unwrap();
+}
+
+#[test]
+fn a_network_of_which_nothing_is_there_after_a_reboot_is_no_finding() {
+    let (sim, id) = running();
+    let other = pool("beta", "workers");
+    for operation in [create_tenant("beta", quotas()), create_pool(other, 64)] {
+        Mvm::start(&sim).operate(&operation).unwrap();
+    }
+    sim.machine.world().reboot();
+    let findings = || Mvm::start(&sim).engine.net_verify().unwrap();
+    assert_eq!(findings(), []);
+    Mvm::start(&sim).operate(&step(&id, Move::Start)).unwrap();
+    assert_eq!(findings(), [], "beta is not there, and nobody needs it");
+    let net = instances(&*sim.store).first().unwrap().network.net;
+    sim.machine.world().routes.remove(&net);
+    assert_eq!(findings().len(), 1, "a part that is missing of what is there is one");
     destroy_all(&sim).unwrap();
 }
