@@ -73,7 +73,21 @@ impl Lock for Held {
     fn retire(self: Box<Self>) {
         // Whoever waits for this file finds that it has no name any more, and makes the next.
         let _ = fs::remove_file(&self.path);
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if let (true, Some(directory)) = (name.starts_with("tenant."), self.path.parent()) {
+            sweep(directory);
+        }
         drop(self.file);
+    }
+}
+
+/// Removes the files of locks that nobody holds: a command that was killed between the end of its
+/// subject and the end of its lock leaves one, and nobody asks for that subject again.
+fn sweep(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if let Ok(Some(free)) = take(&entry.path()) {
+            let _ = fs::remove_file(&free.path);
+        }
     }
 }
 
@@ -193,5 +207,21 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(locks.lock(&subject(), Duration::from_secs(10)).is_ok());
+    }
+
+    #[test]
+    fn the_end_of_a_tenant_takes_along_locks_that_nobody_holds_and_no_other() {
+        let base = tempfile::tempdir().unwrap();
+        let locks = FileLocks::new(base.path());
+        let tenant = Subject::Tenant("acme".parse().unwrap());
+        let lock = locks.lock(&tenant, Duration::ZERO).unwrap();
+        let held = locks.lock(&Subject::Firewall, Duration::ZERO).unwrap();
+        let directory = base.path().join(run::LOCKS);
+        fs::write(directory.join("instance.i-00000001"), "").unwrap();
+        lock.retire();
+        let left: Vec<_> =
+            fs::read_dir(&directory).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["firewall"]);
+        drop(held);
     }
 }
