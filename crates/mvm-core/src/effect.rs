@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId},
+    integration::Integration,
     net::{Mac, NetId, Network, Offset},
     observed::PausedFor,
     pool::{Resources, Role, RuntimePolicy},
     publish::Publish,
+    route::RoutingTable,
     units::{Generation, Mib, Uid},
     volume::{VolumeEffect, VolumeKind},
 };
@@ -71,6 +73,12 @@ pub struct Identity {
     pub role: Role,
     /// Its waiting times, for workloads that plan by them.
     pub policy: RuntimePolicy,
+    /// What the guest itself runs around a sleep. The host writes it down and reads nothing in it.
+    #[serde(default)]
+    pub integrations: Vec<Integration>,
+    /// Where the guest leads to, if it is a gateway.
+    #[serde(default)]
+    pub routing_table: Option<RoutingTable>,
 }
 
 /// What is needed to lay out a jail.

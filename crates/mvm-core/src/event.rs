@@ -58,6 +58,12 @@ pub enum EventKind {
     SnapshotDiscarded,
     /// A guest did not answer the drain in time and was put to sleep all the same.
     DrainForced,
+    /// An integration was saved before a sleep.
+    IntegrationCheckpointed,
+    /// An integration was restored after a wake.
+    IntegrationRestored,
+    /// An integration could not be saved or restored; the reason says why.
+    IntegrationFailed,
     /// A quota refused something.
     QuotaExceeded,
     /// A shim was found dead while its VMM lives.

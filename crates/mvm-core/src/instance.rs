@@ -6,10 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{ImageHash, InstanceRef},
+    integration::Integration,
     net::{Mac, Network, Offset},
     observed::BootId,
     pool::{Resources, Role, RuntimePolicy},
     publish::Publish,
+    route::RoutingTable,
     state::State,
     units::{Generation, Timestamp, Uid},
     volume::{VolumeKind, VolumePlan},
@@ -111,6 +113,12 @@ pub struct Instance {
     pub role: Role,
     /// Waiting times, copied from its pool.
     pub policy: RuntimePolicy,
+    /// What of its workload keeps state of its own, copied from its pool with every wish.
+    #[serde(default)]
+    pub integrations: Vec<Integration>,
+    /// Where it leads to, copied from its pool with every wish; gateways only.
+    #[serde(default)]
+    pub routing_table: Option<RoutingTable>,
     /// The image it boots; none while Created.
     pub image: Option<ImageHash>,
     /// Whether its tenant has a key, so that snapshots are sealed.
@@ -164,6 +172,12 @@ impl Instance {
     #[must_use]
     pub const fn mac(&self) -> Mac {
         Mac::of(self.network.net, self.offset)
+    }
+
+    /// Whether it takes traffic: it runs, and nothing else is asked of it.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.state == State::Running && self.want == Want::Running
     }
 
     /// Whether something asked of it is not done yet.

@@ -35,11 +35,13 @@
 
 pub mod alloc;
 pub mod disk;
+pub mod document;
 pub mod effect;
 pub mod error;
 pub mod event;
 pub mod id;
 pub mod instance;
+pub mod integration;
 pub mod layout;
 pub mod meter;
 pub mod net;
@@ -50,6 +52,7 @@ pub mod pool;
 pub mod port;
 pub mod publish;
 pub mod quota;
+pub mod route;
 pub mod secrets;
 pub mod state;
 pub mod tenant;

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     id::{InstanceRef, PoolRef, TenantId, VolumeId},
     instance::Drain,
+    integration::Integration,
     net::{NetId, Subnet},
     pool::{PoolChange, Resources, RevisionName, Role, RuntimePolicy, Source},
     publish::Publish,
     quota::{QuotaChange, Quotas},
+    route::RoutingTable,
     secrets::Scope,
     state::Move,
     units::{Mib, Seconds},
@@ -239,6 +241,12 @@ pub struct NewPool {
     /// What its instances see of the tenant's secrets; everything when empty.
     #[serde(default)]
     pub secret_scopes: Vec<Scope>,
+    /// What of the workload keeps state of its own.
+    #[serde(default)]
+    pub integrations: Vec<Integration>,
+    /// Where its gateways lead to; for the role `gateway` only.
+    #[serde(default)]
+    pub routing_table: Option<RoutingTable>,
 }
 
 impl NewPool {
@@ -253,6 +261,8 @@ impl NewPool {
             resources,
             runtime_policy: RuntimePolicy::default(),
             secret_scopes: Vec::new(),
+            integrations: Vec::new(),
+            routing_table: None,
         }
     }
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{Error, ErrorKind},
     id::{ImageHash, PoolRef},
+    integration::Integration,
+    route::RoutingTable,
     secrets::Scope,
     units::{Generation, Mib, Seconds, Timestamp, Vcpus},
 };
@@ -368,6 +370,12 @@ pub struct PoolChange {
     /// What instances see of the tenant's secrets from their next start on.
     #[serde(default)]
     pub secret_scopes: Option<Vec<Scope>>,
+    /// What of the workload keeps state of its own; of all instances from their next move on.
+    #[serde(default)]
+    pub integrations: Option<Vec<Integration>>,
+    /// Where its gateways lead to; those that run are told at once.
+    #[serde(default)]
+    pub routing_table: Option<RoutingTable>,
 }
 
 /// What was asked of a pool.
@@ -391,6 +399,12 @@ pub struct Pool {
     /// What its instances see of the tenant's secrets; everything when empty.
     #[serde(default)]
     pub secret_scopes: Vec<Scope>,
+    /// What of its workload keeps state of its own.
+    #[serde(default)]
+    pub integrations: Vec<Integration>,
+    /// Where its gateways lead to; gateways only.
+    #[serde(default)]
+    pub routing_table: Option<RoutingTable>,
     /// Its builds, newest first.
     pub revisions: Vec<Revision>,
     /// The build that a rollback made current; the newest is while this is absent.
@@ -484,6 +498,8 @@ mod tests {
             desired_counts: Counts::default(),
             runtime_policy: RuntimePolicy::default(),
             secret_scopes: Vec::new(),
+            integrations: Vec::new(),
+            routing_table: None,
             revisions: vec![revision("abcd1111"), revision("abcd2222"), revision("abcd1111")],
             rolled_back_to: None,
             destroying: false,

@@ -20,12 +20,14 @@ use crate::{
     event::{Event, LoggedEvent},
     id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
     instance::Instance,
+    integration::Integration,
     meter::{CopyReport, GuestMetrics, Meter},
     net::{Network, Offset},
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     operation::Rebuild,
     pool::{Role, Source},
     publish::Protocol,
+    route::Routes,
     units::{Seconds, Timestamp},
 };
 
@@ -154,6 +156,22 @@ pub enum GuestAct {
         /// How long it may take.
         timeout: Seconds,
     },
+    /// Saves the integrations.
+    Checkpoint {
+        /// Which.
+        integrations: Vec<Integration>,
+        /// How long all of them together may take.
+        timeout: Seconds,
+    },
+    /// Restores the integrations.
+    Restore {
+        /// Which.
+        integrations: Vec<Integration>,
+        /// How long all of them together may take.
+        timeout: Seconds,
+    },
+    /// Tells a gateway where it leads to from now on.
+    Routes(Box<Routes>),
     /// Syncs, and freezes the workload.
     Quiesce,
     /// Tells the guest the time, fresh entropy and its network identity, and then lets its workload
@@ -187,6 +205,17 @@ pub enum GuestAnswer {
     Silent,
     /// It will not, and says why.
     Refused(String),
+    /// It did what it could: these integrations are left.
+    Partly(Vec<IntegrationFailure>),
+}
+
+/// An integration that could not be saved or restored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntegrationFailure {
+    /// Its name.
+    pub name: String,
+    /// Why, for people.
+    pub detail: String,
 }
 
 /// A command to run in a guest.
@@ -378,7 +407,7 @@ pub enum Table {
     Tombstones,
     /// Kept volumes by name.
     Volumes,
-    /// Single values: `node_id`, `network_generation`; what a tenant's instances cost by
+    /// Single values: `node_id`, `network_generation`, `routes_generation`; what a tenant's instances cost by
     /// `usage/<tenant>`, and those of all by `usage`.
     Meta,
 }

@@ -445,6 +445,9 @@ impl World {
         let name = match act {
             GuestAct::Await { .. } => "await",
             GuestAct::Drain { .. } => "drain",
+            GuestAct::Checkpoint { .. } => "checkpoint",
+            GuestAct::Restore { .. } => "restore",
+            GuestAct::Routes(_) => "routes",
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
             GuestAct::Thaw => "thaw",

@@ -26,6 +26,7 @@ mod operate;
 pub mod outcome;
 mod preview;
 pub mod query;
+mod routes;
 mod run;
 pub mod store;
 

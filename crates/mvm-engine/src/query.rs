@@ -14,6 +14,7 @@ use mvm_core::{
     pool::Pool,
     port::{ExecRequest, ExecStatus, ExecStreams, Logs},
     quota::Usage,
+    route::Surroundings,
     state::State,
     tenant::Tenant,
     volume::Volume,
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Context, Engine},
+    operate::pool::surroundings,
     run,
     store::{records, tally},
 };
@@ -153,6 +155,18 @@ impl Engine {
             *states.entry(instance.state).or_default() += 1;
         }
         Ok(PoolView { record, states })
+    }
+
+    /// What a routing table of this pool is checked against, whether the pool is there or not.
+    ///
+    /// # Errors
+    /// `NotFound` of the tenant; why the store failed.
+    pub fn surroundings(&self, pool: &PoolRef) -> Result<Surroundings, Error> {
+        self.within(|tx| {
+            let tenant = records::tenant(tx, &pool.tenant)?;
+            let pools = records::list::<Pool>(tx, pool.tenant.as_str())?;
+            Ok(surroundings(&tenant, &pools, &pool.pool))
+        })
     }
 
     /// Instances as they are: each is looked at, with a bound.

@@ -74,6 +74,7 @@ pub(crate) struct Agent {
     is_data_frozen: AtomicBool,
     generation: AtomicU64,
     secrets_epoch: AtomicU64,
+    routes: AtomicU64,
 }
 
 impl Agent {
@@ -93,6 +94,7 @@ impl Agent {
             is_data_frozen: AtomicBool::new(false),
             generation: AtomicU64::new(0),
             secrets_epoch: AtomicU64::new(0),
+            routes: AtomicU64::new(0),
         }
     }
 
@@ -170,6 +172,11 @@ impl Agent {
     /// Raises the generation to at least `generation` and gives the result.
     pub(crate) fn raise_generation(&self, generation: u64) -> u64 {
         self.generation.fetch_max(generation, Ordering::SeqCst).max(generation)
+    }
+
+    /// Notes the number of new routes; false when there are newer ones.
+    pub(crate) fn raise_routes(&self, generation: u64) -> bool {
+        self.routes.fetch_max(generation, Ordering::SeqCst) <= generation
     }
 
     pub(crate) fn secrets_epoch(&self) -> u64 {

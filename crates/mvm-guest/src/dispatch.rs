@@ -10,7 +10,7 @@ use mvm_proto::{Failure, FailureKind, Reply, Request, StreamId};
 use crate::agent::{Agent, Service};
 use crate::failure::Outcome;
 use crate::link::Link;
-use crate::{drives, health, identity, integrations, probe, quiesce, wake, workload};
+use crate::{drives, health, identity, integrations, probe, quiesce, routes, wake, workload};
 
 /// Whether a request is answered at once by the thread that reads, rather than by its own.
 pub(crate) fn is_quick(request: &Request) -> bool {
@@ -69,6 +69,7 @@ fn reply_to(agent: &Arc<Agent>, request: Request) -> Outcome<Reply> {
         Request::SecretsRefresh { epoch } => {
             drives::refresh_secrets(agent, epoch).map(|()| done("secrets replaced"))
         }
+        Request::Routes(routes) => routes::take(agent, &routes).map(done),
         Request::Quiesce { workload, filesystems, timeout_ms } => {
             quiesce::quiesce(agent, workload, filesystems, timeout_ms).map(|()| done("quiet"))
         }

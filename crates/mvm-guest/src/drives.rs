@@ -15,7 +15,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 use crate::agent::Agent;
 use crate::failure::{Context, Outcome, failure};
-use crate::kernel;
+use crate::{kernel, routes};
 
 /// Where the ext superblock starts on its device, in bytes (ext4 documentation, "Super Block").
 const SUPERBLOCK_AT: u64 = 0x400;
@@ -202,8 +202,8 @@ pub(crate) fn read_config(agent: &Agent) -> Outcome<GuestConfig> {
         let json = read_small(&drive.join("config.json"))?;
         let config = parse_config(&json)?;
         write_public(&target.join("config.json"), &json)?;
-        if let Ok(routes) = read_small(&drive.join("routes.json")) {
-            write_public(&target.join("routes.json"), &routes)?;
+        if let Ok(routes) = read_small(&drive.join(routes::FILE)) {
+            write_public(&target.join(routes::FILE), &routes)?;
         }
         Ok(config)
     })

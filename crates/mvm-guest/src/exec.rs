@@ -350,16 +350,23 @@ impl Pump {
 /// While the workload is frozen it is refused: the child would freeze before it runs, and with
 /// it the thread that starts it.
 pub(crate) fn hook_command(agent: &Agent, program: &str) -> Outcome<Command> {
+    command_of(agent, program, "0")
+}
+
+/// As [`hook_command`], for a user by name or number.
+pub(crate) fn command_of(agent: &Agent, program: &str, user: &str) -> Outcome<Command> {
     if agent.is_frozen() {
         return failure(FailureKind::Busy, "the workload is frozen");
     }
-    let root = users::find("0")?;
+    let user = users::find(user)?;
     let mut command = Command::new(program);
-    command.env_clear().env("PATH", DEFAULT_PATH).env("HOME", &root.home).env("USER", "root");
+    command.env_clear().env("PATH", DEFAULT_PATH);
+    command.env("HOME", &user.home).env("USER", &user.name);
     command.stdin(Stdio::null()).stdout(console_stdio()).stderr(console_stdio());
-    command.current_dir(root.existing_home());
+    command.current_dir(user.existing_home());
     let cgroup = agent.workload_cgroup();
-    set_launch(&mut command, Launch { cgroup, takes_terminal: false, user: None });
+    let become_user = (user.uid != 0).then_some((user.uid, user.gid, user.groups));
+    set_launch(&mut command, Launch { cgroup, takes_terminal: false, user: become_user });
     Ok(command)
 }
 

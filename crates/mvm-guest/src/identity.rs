@@ -14,7 +14,7 @@ use mvm_proto::{FailureKind, GuestConfig};
 use crate::agent::Agent;
 use crate::console::say;
 use crate::failure::{Context, Outcome, failure};
-use crate::{drives, net, workload};
+use crate::{drives, integrations, net, workload};
 
 /// At boot: reads the config drive, mounts the others, starts the workload. Without a config
 /// drive the guest waits for [`configure`].
@@ -41,6 +41,7 @@ pub(crate) fn boot(agent: &Arc<Agent>) {
             Ok(_) | Err(_) => {}
         }
     }
+    integrations::prepare(agent);
     drop(change);
     workload::start(agent);
 }
@@ -52,7 +53,7 @@ pub(crate) fn configure(agent: &Arc<Agent>, configure: &Configure) -> Outcome<()
     let json = serde_json::to_vec_pretty(config).because("cannot write the configuration")?;
     drives::write_public(&agent.places.config.join("config.json"), &json)?;
     if let Some(routes) = &configure.routes {
-        drives::write_public(&agent.places.config.join("routes.json"), routes.as_bytes())?;
+        drives::write_public(&agent.places.config.join(crate::routes::FILE), routes.as_bytes())?;
     }
     if let Some(id) = &configure.machine_id {
         set_machine_id(id)?;
@@ -61,6 +62,7 @@ pub(crate) fn configure(agent: &Arc<Agent>, configure: &Configure) -> Outcome<()
     for drive in &configure.drives {
         drives::attach_alone(agent, drive)?;
     }
+    integrations::prepare(agent);
     drop(change);
     workload::start(agent);
     Ok(())

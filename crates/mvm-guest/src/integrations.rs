@@ -11,16 +11,28 @@ use mvm_proto::message::{IntegrationFailure, IntegrationState};
 use mvm_proto::{FailureKind, Integration, Reply};
 
 use crate::agent::Agent;
-use crate::exec;
+use crate::console::say;
 use crate::failure::{Context, Outcome, failure};
+use crate::{exec, quiesce};
 
 /// The file in an integration's directory that says when it was saved.
 const CHECKPOINT: &str = "checkpoint";
+
+/// Makes the places of the integrations that the guest was told of.
+pub(crate) fn prepare(agent: &Agent) {
+    let all = agent.config().map(|config| config.integrations).unwrap_or_default();
+    for integration in all {
+        if let Err(error) = directory(agent, &integration.name) {
+            say(&error.message);
+        }
+    }
+}
 
 /// Runs the checkpoint commands, one after the other.
 pub(crate) fn checkpoint(agent: &Agent, all: &[Integration], timeout_secs: u32) -> Reply {
     let deadline = exec::seconds_from_here(timeout_secs);
     each(all, |integration| {
+        quiesce::unfreeze(agent)?;
         let directory = directory(agent, &integration.name)?;
         run(agent, integration, integration.checkpoint_cmd.as_deref(), &directory, deadline)?;
         let stamp = format!("{}\n", crate::hooks::now_ms());

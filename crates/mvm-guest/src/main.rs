@@ -3,6 +3,7 @@
 //! ```text
 //!  (initramfs ──►) init ──► serve (vsock 5252) ──► dispatch ──► exec files health wake quiesce …
 //!                     └──► identity (config drive) ──► workload   hooks ──► notify the host
+//!                                                        └──► gateway, a program of its own
 //! ```
 //!
 //! It knows this guest and the protocol, and refuses to know hosts, tenants' rights and policy.
@@ -15,6 +16,7 @@ mod drives;
 mod exec;
 mod failure;
 mod files;
+mod gateway;
 mod health;
 mod hooks;
 mod identity;
@@ -28,6 +30,7 @@ mod netlink;
 mod probe;
 mod process;
 mod quiesce;
+mod routes;
 mod serve;
 mod users;
 mod wake;
@@ -48,6 +51,13 @@ use crate::serve::spawn;
 fn main() -> ExitCode {
     let is_init = std::process::id() == 1;
     init::set_last_resort(is_init);
+    if !is_init && std::env::args().nth(1).as_deref() == Some(gateway::COMMAND) {
+        let Err(error) = gateway::run(&Places::of_a_guest().config) else {
+            return ExitCode::SUCCESS;
+        };
+        say(&format!("gateway: {error}"));
+        return ExitCode::FAILURE;
+    }
     if is_init && initramfs::is_here() {
         let Err(error) = initramfs::enter_root();
         console::alarm(&error.message);

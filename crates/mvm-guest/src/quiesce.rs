@@ -52,6 +52,13 @@ pub(crate) fn thaw(agent: &Agent) -> Outcome<()> {
     Ok(())
 }
 
+/// Undoes the freeze of a sleep that was not finished, so that another one may begin; the workload
+/// is not told that it may go on.
+pub(crate) fn unfreeze(agent: &Agent) -> Outcome<()> {
+    let _one_at_a_time = agent.change();
+    thaw_alone(agent)
+}
+
 /// As [`thaw`], for who holds the agent's change lock: file systems first, then the workload.
 pub(crate) fn thaw_alone(agent: &Agent) -> Outcome<()> {
     if agent.is_data_frozen() {

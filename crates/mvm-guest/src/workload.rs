@@ -16,13 +16,22 @@ use crate::agent::{Agent, Service};
 use crate::console::say;
 use crate::failure::{Context, Outcome, failure};
 use crate::serve::spawn;
-use crate::{exec, process, quiesce};
+use crate::{exec, gateway, process, quiesce};
 
 /// How long the last answer may take to leave the guest.
 pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// The SSH server that is started where the image brings it.
 const DROPBEAR: &str = "/usr/sbin/dropbear";
+
+/// The role of instances that lead traffic.
+const GATEWAY: &str = "gateway";
+
+/// The user that owns nothing.
+const NOBODY: &str = "65534";
+
+/// How long after its end the gateway is started again.
+const GATEWAY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long killed processes may take to be gone.
 const AFTER_KILL: Duration = Duration::from_secs(2);
@@ -35,6 +44,9 @@ pub(crate) fn start(agent: &Arc<Agent>) {
     let program = agent.places.image.join("start");
     if is_executable(&program) {
         start_service(agent, &program.display().to_string());
+    } else if agent.config().is_some_and(|config| config.role == GATEWAY) {
+        let agent = Arc::clone(agent);
+        spawn("gateway", move || keep_gateway(&agent));
     }
     if is_executable(Path::new(DROPBEAR)) && agent.places.image.join("ssh_authorized_keys").exists()
     {
@@ -70,6 +82,29 @@ fn start_service(agent: &Arc<Agent>, program: &str) {
             });
         }
         Err(error) => say(&error.message),
+    }
+}
+
+/// Keeps the built-in gateway running, as a user without rights; any port may be its.
+fn keep_gateway(agent: &Arc<Agent>) {
+    let ports = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    let mut user = NOBODY;
+    if let Err(error) = ports {
+        say(&format!("the gateway runs as root, for it could have no port below 1024: {error}"));
+        user = "0";
+    }
+    let own = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+    loop {
+        let started =
+            exec::command_of(agent, &own.display().to_string(), user).and_then(|mut command| {
+                command.arg(gateway::COMMAND);
+                process::start(&mut command).because("cannot start the gateway")
+            });
+        match started {
+            Ok(started) => report_end("the gateway", started.pid),
+            Err(error) => say(&error.message),
+        }
+        std::thread::sleep(GATEWAY_PAUSE);
     }
 }
 
@@ -114,6 +149,7 @@ pub(crate) fn drain(agent: &Agent, timeout_secs: u32) -> Outcome<()> {
 }
 
 fn drain_until(agent: &Agent, deadline: Instant) -> Outcome<()> {
+    quiesce::unfreeze(agent)?;
     let flag = agent.places.run.join("drain");
     let _ = fs::remove_file(&flag);
     File::options()

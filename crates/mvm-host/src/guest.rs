@@ -23,8 +23,8 @@ use mvm_core::{
     meter::{CopyReport, GuestMetrics},
     net::{Network, Offset},
     port::{
-        ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer, ProbeOutcome,
-        ProbeTarget,
+        ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer, IntegrationFailure,
+        ProbeOutcome, ProbeTarget,
     },
     units::Seconds,
 };
@@ -41,6 +41,9 @@ use crate::{
 const FREEZE: Duration = Duration::from_secs(5);
 /// How long a request may take that needs no waiting inside the guest.
 const PROMPT: Duration = Duration::from_secs(15);
+/// How long a gateway may take to hear of a change, and a guest to say what it does: whoever waits
+/// for it works on something else.
+const ASIDE: Duration = Duration::from_secs(2);
 /// What the guest's own bound is exceeded by before it counts as silent.
 const MARGIN: Duration = Duration::from_secs(3);
 
@@ -69,7 +72,9 @@ impl VsockGuest {
             for request in requests {
                 match ask(&mut link, request)? {
                     GuestAnswer::Done => tracing::debug!(%instance, "the guest did it"),
-                    other @ (GuestAnswer::Refused(_) | GuestAnswer::Silent) => return Ok(other),
+                    other @ (GuestAnswer::Refused(_)
+                    | GuestAnswer::Silent
+                    | GuestAnswer::Partly(_)) => return Ok(other),
                 }
             }
             Ok(GuestAnswer::Done)
@@ -98,6 +103,20 @@ impl Guest for VsockGuest {
             GuestAct::Drain { timeout } => {
                 let request = Request::SleepPrep { drain_timeout_secs: timeout.0 };
                 self.request(instance, [request], timeout.duration() + MARGIN)
+            }
+            GuestAct::Checkpoint { integrations, timeout } => {
+                let integrations = config::integrations(integrations);
+                let request = Request::Checkpoint { integrations, timeout_secs: timeout.0 };
+                self.request(instance, [request], timeout.duration() + MARGIN)
+            }
+            GuestAct::Restore { integrations, timeout } => {
+                let integrations = config::integrations(integrations);
+                let request = Request::Restore { integrations, timeout_secs: timeout.0 };
+                self.request(instance, [request], timeout.duration() + MARGIN)
+            }
+            GuestAct::Routes(routes) => {
+                let request = Request::Routes(Box::new(config::routes(routes)));
+                self.request(instance, [request], ASIDE)
             }
             GuestAct::Quiesce => {
                 let timeout_ms = u32::try_from(FREEZE.as_millis()).unwrap_or(u32::MAX);
@@ -199,10 +218,13 @@ fn answer(event: Event, stream: StreamId) -> Option<GuestAnswer> {
     match event {
         Event::Reply { stream: of, reply } if of == stream => match reply {
             Reply::Ack { success: false, detail } => Some(GuestAnswer::Refused(detail)),
+            Reply::Integrations { success: false, failed } => {
+                Some(GuestAnswer::Partly(failed.into_iter().map(failure_of).collect()))
+            }
             Reply::Ack { .. }
             | Reply::Pong {}
             | Reply::Status(_)
-            | Reply::Integrations { .. }
+            | Reply::Integrations { success: true, .. }
             | Reply::IntegrationStatus { .. }
             | Reply::Started { .. }
             | Reply::Exit(_)
@@ -224,6 +246,10 @@ fn answer(event: Event, stream: StreamId) -> Option<GuestAnswer> {
         | Event::Data { .. }
         | Event::Credit { .. } => None,
     }
+}
+
+fn failure_of(failure: mvm_proto::message::IntegrationFailure) -> IntegrationFailure {
+    IntegrationFailure { name: failure.name, detail: failure.detail }
 }
 
 /// A guest whose own bound was too short has not answered; any other failure is a refusal.

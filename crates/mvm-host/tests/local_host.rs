@@ -69,6 +69,8 @@ impl Ground {
             resources: Resources::new(Vcpus(1), Mib(96), Mib(16)),
             role: Role::Worker,
             policy: RuntimePolicy::default(),
+            integrations: Vec::new(),
+            routing_table: None,
             image: Some(image),
             keyed,
             volume: VolumePlan::default(),
@@ -368,6 +370,8 @@ fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
             offset: record.offset,
             role: record.role.clone(),
             policy: record.policy,
+            integrations: Vec::new(),
+            routing_table: None,
         },
     };
     let limits = Limits { memory, ..Limits::of(record.resources) };

@@ -23,6 +23,7 @@ mod event;
 pub mod frame;
 pub mod generation;
 pub mod message;
+pub mod routes;
 pub mod session;
 
 pub use config::{GuestConfig, Integration, MacAddress, MinRuntimePolicy, NetworkIdentity};
@@ -31,6 +32,9 @@ pub use generation::{GenerationError, Generations};
 pub use message::{
     Channel, Entropy, Exec, Exit, Failure, FailureKind, Hello, Input, Message, Reply, Request,
     WorkerState,
+};
+pub use routes::{
+    Backend, DEFAULT_ROUTE_PORT, InstanceSelector, MatchRule, Route, RouteTarget, Routes,
 };
 pub use session::{Event, ProtocolError, SendError, Session, StreamId};
 

@@ -12,8 +12,9 @@ use mvm_proto::message::{
     ProbeProtocol, ProbeResult, ProbeTarget, Pty, Status, Wake,
 };
 use mvm_proto::{
-    Entropy, Exec, Exit, Failure, FailureKind, Generations, GuestConfig, Hello, Input, Integration,
-    MacAddress, Message, MinRuntimePolicy, NetworkIdentity, Reply, Request, WorkerState,
+    Backend, Entropy, Exec, Exit, Failure, FailureKind, Generations, GuestConfig, Hello, Input,
+    InstanceSelector, Integration, MacAddress, MatchRule, Message, MinRuntimePolicy,
+    NetworkIdentity, Reply, Request, Route, RouteTarget, Routes, WorkerState,
 };
 use serde_json::Value;
 
@@ -60,6 +61,33 @@ fn config() -> GuestConfig {
     }
 }
 
+fn routes() -> Routes {
+    let route = |name: &str, instance_selector| Route {
+        name: name.to_owned(),
+        match_rule: MatchRule {
+            port: Some(80),
+            path_prefix: Some("/api".to_owned()),
+            source_cidr: Some("10.240.1.0/24".to_owned()),
+        },
+        target: RouteTarget {
+            pool_id: "web".to_owned(),
+            instance_selector,
+            target_port: Some(8080),
+        },
+    };
+    let backend =
+        Backend { instance_id: "i-00000001".to_owned(), ip: "10.240.1.3".parse().unwrap() };
+    Routes {
+        generation: 9,
+        routes: vec![
+            route("any", InstanceSelector::Any),
+            route("one", InstanceSelector::ByIp("10.240.1.3".parse().unwrap())),
+            route("least", InstanceSelector::LeastConnections),
+        ],
+        backends: BTreeMap::from([("web".to_owned(), vec![backend])]),
+    }
+}
+
 fn drive() -> AttachDrive {
     AttachDrive { label: "mvm-data".to_owned(), path: Some("/data".to_owned()), read_only: true }
 }
@@ -102,6 +130,7 @@ fn requests() -> Vec<Request> {
         Request::AttachDrive(drive()),
         Request::DetachDrive { label: "mvm-data".to_owned() },
         Request::SecretsRefresh { epoch: 4 },
+        Request::Routes(Box::new(routes())),
         Request::Quiesce { workload: true, filesystems: true, timeout_ms: 5000 },
         Request::Thaw {},
         Request::Probe { targets: vec![probe_target()], timeout_ms: 500 },
@@ -209,6 +238,7 @@ fn name(message: &Message) -> &'static str {
             Request::AttachDrive(_) => "request.attach_drive",
             Request::DetachDrive { .. } => "request.detach_drive",
             Request::SecretsRefresh { .. } => "request.secrets_refresh",
+            Request::Routes(_) => "request.routes",
             Request::Quiesce { .. } => "request.quiesce",
             Request::Thaw {} => "request.thaw",
             Request::Probe { .. } => "request.probe",
@@ -269,8 +299,9 @@ fn add_unknown_fields(value: &mut Value, depth: usize, tags: usize) {
             for child in fields.values_mut() {
                 add_unknown_fields(child, depth + 1, tags);
             }
-            let is_tag = depth < tags || fields.contains_key("code");
-            let is_map = fields.contains_key("LANG");
+            let is_tag =
+                depth < tags || ["code", "by_ip"].iter().any(|tag| fields.contains_key(*tag));
+            let is_map = ["LANG", "web"].iter().any(|key| fields.contains_key(*key));
             if !is_tag && !is_map {
                 fields.insert("a_field_of_the_future".to_owned(), Value::from(1));
             }

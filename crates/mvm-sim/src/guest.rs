@@ -45,12 +45,24 @@ fn unreachable(instance: &InstanceRef) -> Error {
 }
 
 impl World {
-    /// Notes whether the guest is asked to be quiet and does not hear it.
-    fn note_silence(&mut self, instance: &InstanceRef) {
-        if let Some(vmm) = self.vmms.get_mut(&instance.instance)
-            && let Some(guest) = &mut vmm.guest
-        {
-            guest.is_forced = !guest.agent_answers;
+    /// Notes whether the guest is asked to be quiet or to save what it has, and does not hear it.
+    fn note_silence(&mut self, instance: &InstanceRef, act: &GuestAct) {
+        let Some(vmm) = self.vmms.get_mut(&instance.instance) else { return };
+        let Some(guest) = &mut vmm.guest else { return };
+        match act {
+            GuestAct::Quiesce => guest.is_forced = !guest.agent_answers,
+            GuestAct::Drain { .. } | GuestAct::Checkpoint { .. } if !guest.agent_answers => {
+                guest.is_saved = guest.is_saved.map(|_| true);
+            }
+            GuestAct::Await { .. }
+            | GuestAct::Drain { .. }
+            | GuestAct::Checkpoint { .. }
+            | GuestAct::Restore { .. }
+            | GuestAct::Routes(_)
+            | GuestAct::Wake { .. }
+            | GuestAct::Thaw
+            | GuestAct::Resize
+            | GuestAct::Shutdown { .. } => {}
         }
     }
 
@@ -101,9 +113,7 @@ impl Guest for SimGuest {
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         let mut world = self.machine.world();
         let fresh = world.entropy();
-        if *act == GuestAct::Quiesce {
-            world.note_silence(instance);
-        }
+        world.note_silence(instance, act);
         let Some(guest) = world.awake(instance)? else { return Ok(GuestAnswer::Silent) };
         match act {
             GuestAct::Await { .. } => {}
@@ -111,9 +121,29 @@ impl Guest for SimGuest {
                 if let Some(why) = &guest.refuses_drain {
                     return Ok(GuestAnswer::Refused(why.clone()));
                 }
+                guest.is_frozen = false;
+                guest.is_saved = guest.is_saved.map(|_| false);
             }
+            // A freeze of a sleep that was not finished is undone by either.
+            GuestAct::Checkpoint { .. } => {
+                guest.is_frozen = false;
+                guest.is_saved = Some(true);
+            }
+            GuestAct::Restore { .. } => {
+                let is_early = guest.is_frozen || guest.is_unaware;
+                if is_early {
+                    let what = format!("{instance} was restored before it knew that it woke");
+                    world.violations.push(what);
+                }
+            }
+            GuestAct::Routes(routes) => guest.routes = Some((**routes).clone()),
             GuestAct::Quiesce => {
+                let is_unsaved = guest.is_saved == Some(false);
                 guest.is_frozen = true;
+                if is_unsaved {
+                    let what = format!("{instance} was frozen with its integrations unsaved");
+                    world.violations.push(what);
+                }
                 world.disk.sync(&Path::Volume(instance.clone()));
             }
             GuestAct::Wake { generation, .. } => {
@@ -123,8 +153,12 @@ impl Guest for SimGuest {
                 guest.is_unaware = false;
                 guest.generation = *generation;
                 guest.is_frozen = false;
+                guest.is_saved = guest.is_saved.map(|_| false);
             }
-            GuestAct::Thaw => guest.is_frozen = false,
+            GuestAct::Thaw => {
+                guest.is_frozen = false;
+                guest.is_saved = guest.is_saved.map(|_| false);
+            }
             GuestAct::Resize => {}
             GuestAct::Shutdown { .. } => {
                 world.disk.sync(&Path::Volume(instance.clone()));

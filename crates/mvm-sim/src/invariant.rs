@@ -147,6 +147,9 @@ impl Monitor {
             | EventKind::SnapshotPublished
             | EventKind::SnapshotDiscarded
             | EventKind::DrainForced
+            | EventKind::IntegrationCheckpointed
+            | EventKind::IntegrationRestored
+            | EventKind::IntegrationFailed
             | EventKind::QuotaExceeded
             | EventKind::ShimLost
             | EventKind::VolumeCreated

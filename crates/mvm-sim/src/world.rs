@@ -16,6 +16,7 @@ use mvm_core::{
     id::{ImageHash, InstanceId, InstanceRef},
     net::{NetId, Network, Offset},
     observed::{BootId, Ending, ExitRecord, Origin, PausedFor, Phase, SnapshotPhase},
+    route::Routes,
     units::{Generation, Uid},
 };
 
@@ -44,6 +45,11 @@ pub struct Memory {
     pub is_forced: bool,
     /// Whether it refuses to drain, and why.
     pub refuses_drain: Option<String>,
+    /// Whether its integrations are saved since its workload last ran freely, or could not be asked
+    /// to be; none if it has none.
+    pub is_saved: Option<bool>,
+    /// What it leads traffic by, if it is a gateway.
+    pub routes: Option<Routes>,
 }
 
 /// A VMM process.
@@ -199,6 +205,8 @@ impl World {
             agent_answers: true,
             is_forced: false,
             refuses_drain: None,
+            is_saved: None,
+            routes: None,
         }
     }
 

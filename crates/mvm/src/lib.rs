@@ -19,6 +19,7 @@ pub mod config;
 mod copy;
 pub mod doctor;
 pub mod forward;
+mod manifest;
 mod methods;
 pub mod provider;
 mod wiring;
@@ -31,6 +32,7 @@ pub use mvm_core::{
     event::{Actor, Event, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId, VolumeId},
     instance::{Drain, Failure, Instance, ParkedBy, Want},
+    integration::Integration,
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
     net::{NetId, Network, Offset, Subnet},
     observed::{BootId, Dns, NodeFacts},
@@ -45,6 +47,7 @@ pub use mvm_core::{
     },
     publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},
+    route::{Cidr, MatchRule, Route, RoutingTable, Selector, Target},
     secrets::{Scope, SecretsSource, TenantSecrets},
     state::{Move, State},
     tenant::Tenant,

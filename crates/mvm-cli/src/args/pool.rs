@@ -2,7 +2,9 @@
 
 use clap::{Args, Subcommand};
 use mvm::{
-    Operation, PoolChange, PoolRef, RevisionName, Role, RuntimePolicy, Scope, Source, TenantId,
+    Error, Mvm, Operation, PoolChange, PoolRef, RevisionName, Role, RuntimePolicy, Scope, Source,
+    TenantId,
+    forward::InputPath,
     units::{Mib, Seconds, Vcpus},
 };
 
@@ -12,7 +14,7 @@ use super::{Volumes, examples};
 pub(crate) enum PoolCommand {
     /// Create a pool of like instances
     #[command(after_long_help = examples::POOL_CREATE)]
-    Create(PoolCreateArgs),
+    Create(Box<PoolCreateArgs>),
     /// List a tenant's pools
     List {
         /// The tenant
@@ -92,6 +94,12 @@ pub(crate) struct PoolCreateArgs {
     /// Data disk of one instance, mounted at /data; 0 for none
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     pub(crate) data_disk: u32,
+    /// The routing table of a gateway pool, JSON or TOML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) routes: Option<InputPath>,
+    /// What of the workload keeps state of its own, JSON or TOML
+    #[arg(long, value_name = "FILE")]
+    pub(crate) integrations: Option<InputPath>,
     /// Let its instances see only these parts of the tenant's secrets, each in a directory of its
     /// own; the scope `x` gives the key `x` and those that begin with `x.` or `x_` (repeatable)
     #[arg(long = "secret-scope", value_name = "SCOPE")]
@@ -212,15 +220,28 @@ pub(crate) struct PoolUpdateArgs {
     /// Let instances see all of the tenant's secrets from their next start on
     #[arg(long)]
     all_secrets: bool,
+    /// The routing table of a gateway pool, JSON or TOML
+    #[arg(long, value_name = "FILE")]
+    routes: Option<InputPath>,
+    /// What of the workload keeps state of its own, JSON or TOML
+    #[arg(long, value_name = "FILE")]
+    integrations: Option<InputPath>,
 }
 
 impl PoolUpdateArgs {
     /// The change that the flags ask for.
-    pub(crate) fn change(self) -> PoolChange {
+    ///
+    /// # Errors
+    /// What is wrong with the files that they name.
+    pub(crate) fn change(self, mvm: &Mvm) -> Result<PoolChange, Error> {
+        let integrations =
+            self.integrations.map(|file| mvm.read_integrations(&file)).transpose()?;
+        let routing_table =
+            self.routes.map(|file| mvm.read_routes(&self.pool, &file)).transpose()?;
         let source =
             SourceArgs { flake: self.flake, template: self.template, image: self.image }.source();
         let is_scoped = self.all_secrets || !self.secret_scopes.is_empty();
-        PoolChange {
+        Ok(PoolChange {
             source,
             profile: self.profile,
             role: self.role,
@@ -232,7 +253,9 @@ impl PoolUpdateArgs {
             drain_timeout_seconds: self.drain_timeout.map(Seconds),
             graceful_shutdown_seconds: self.graceful_shutdown.map(Seconds),
             secret_scopes: is_scoped.then_some(self.secret_scopes),
-        }
+            integrations,
+            routing_table,
+        })
     }
 }
 

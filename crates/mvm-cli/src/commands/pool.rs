@@ -16,7 +16,7 @@ use crate::{
 
 pub(crate) fn run(session: &Session, command: PoolCommand) -> Result<ExitCode, Error> {
     match command {
-        PoolCommand::Create(args) => session.operate(&create(args)?),
+        PoolCommand::Create(args) => session.operate(&create(session, *args)?),
         PoolCommand::List { tenant } => {
             let all: Vec<_> = session.mvm.pool_list(&tenant)?.iter().map(show::Pool::of).collect();
             session.print(&all, |all| show::pools(all))?;
@@ -34,7 +34,8 @@ pub(crate) fn run(session: &Session, command: PoolCommand) -> Result<ExitCode, E
         }),
         PoolCommand::Update(args) => {
             let pool = args.pool.clone();
-            session.operate(&Operation::PoolUpdate { pool, change: Box::new(args.change()) })
+            let change = Box::new(args.change(&session.mvm)?);
+            session.operate(&Operation::PoolUpdate { pool, change })
         }
         PoolCommand::Rollback { pool, revision } => {
             session.operate(&Operation::PoolRollback { pool, revision })
@@ -56,7 +57,10 @@ pub(crate) fn run(session: &Session, command: PoolCommand) -> Result<ExitCode, E
     }
 }
 
-fn create(args: PoolCreateArgs) -> Result<Operation, Error> {
+fn create(session: &Session, args: PoolCreateArgs) -> Result<Operation, Error> {
+    let mvm = &session.mvm;
+    let integrations = args.integrations.map(|file| mvm.read_integrations(&file)).transpose()?;
+    let routing_table = args.routes.map(|file| mvm.read_routes(&args.pool, &file)).transpose()?;
     let source = args.source.source().ok_or_else(|| {
         Error::new(ErrorKind::Usage, "a pool needs a source")
             .hint("give one of --flake, --template and --image")
@@ -74,6 +78,8 @@ fn create(args: PoolCreateArgs) -> Result<Operation, Error> {
             disk_mbps: args.disk_mbps,
             net_mbps: args.net_mbps,
         },
+        integrations: integrations.unwrap_or_default(),
+        routing_table,
         runtime_policy: args.policy.over(RuntimePolicy::default()),
         secret_scopes: args.secret_scopes,
     }))

@@ -1,12 +1,13 @@
 //! What the library's own types are called and mean.
 
 use mvm::{
-    Actor, Assignment, BootId, Change, CopyReport, Counts, Deferral, Drain, Error, ErrorKind,
+    Actor, Assignment, BootId, Change, Cidr, CopyReport, Counts, Deferral, Drain, Error, ErrorKind,
     EventKind, Failed, Failure, Finding, GroupStats, GuestMetrics, ImageHash, Instance, InstanceId,
-    InstanceRef, LoggedEvent, Logs, Made, NetId, Network, NodeFacts, Offset, Outcome, ParkedBy,
-    Pool, PoolId, PoolRef, Preview, Quotas, Removal, Resources, Revision, Role, RuntimePolicy,
-    Scope, Source, State, Step, Subnet, Tenant, TenantId, Usage, VolumeFate, VolumeId, VolumeKind,
-    VolumePlan, Want, WorkerState,
+    InstanceRef, Integration, LoggedEvent, Logs, Made, MatchRule, NetId, Network, NodeFacts,
+    Offset, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview, Quotas, Removal, Resources,
+    Revision, Role, Route, RoutingTable, RuntimePolicy, Scope, Selector, Source, State, Step,
+    Subnet, Target, Tenant, TenantId, Usage, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want,
+    WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };
 use serde_json::{Value, json};
@@ -34,6 +35,8 @@ leaf! {
     Seconds => { "type": "integer", "minimum": 0 };
     Timestamp => { "type": "integer", "minimum": 0 };
     Generation => { "type": "integer", "minimum": 0 };
+    Cidr => { "type": "string" };
+    Selector => { "type": ["string", "object"] };
     Step => { "type": ["object", "string"] };
     Assignment => { "type": "object" };
 }
@@ -236,6 +239,38 @@ describe!(Revision, "Revision", "One build of a pool.", {
     source: "What it was built from.",
 });
 
+describe!(Integration, "Integration", "What of a workload keeps state of its own.", {
+    name: "Its name.",
+    critical: "Whether the guest stays awake when it cannot be saved.",
+} or absent {
+    checkpoint_cmd: "What saves it before a sleep.",
+    restore_cmd: "What restores it after a wake.",
+});
+
+describe!(RoutingTable, "RoutingTable", "Where a pool's gateways lead to.", {
+    routes: "The routes; of those that match the narrowest wins.",
+});
+
+describe!(Route, "Route", "Where some of the traffic goes.", {
+    name: "Its name.",
+    match_rule: "Which traffic.",
+    target: "Where to.",
+});
+
+describe!(MatchRule, "MatchRule", "Which traffic; what is absent matches everything.", {
+} or absent {
+    port: "The port that it arrives at; 8080 if absent.",
+    path_prefix: "The first segments of the path.",
+    source_cidr: "The addresses that it comes from.",
+});
+
+describe!(Target, "Target", "Where a route leads.", {
+    pool_id: "The pool, of the same tenant.",
+    instance_selector: "Which of its available instances.",
+} or absent {
+    target_port: "The port there; the one that the traffic arrived at if absent.",
+});
+
 describe!(Pool, "PoolRecord", "What is recorded of a pool.", {
     pool: "Its address.",
     source: "What its next build is made from.",
@@ -245,6 +280,8 @@ describe!(Pool, "PoolRecord", "What is recorded of a pool.", {
     desired_counts: "How many there shall be.",
     runtime_policy: "Waiting times of new instances.",
     secret_scopes: "What its instances see of the tenant's secrets; everything when empty.",
+    integrations: "What of its workload keeps state of its own.",
+    routing_table: "Where its gateways lead to; null without one.",
     revisions: "Its builds, newest first.",
     destroying: "Whether it is being destroyed.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
@@ -267,6 +304,8 @@ describe!(Instance, "InstanceRecord", "What is recorded of an instance.", {
     publish: "The host's ports that lead to it.",
     role: "What it is for.",
     policy: "Its waiting times.",
+    integrations: "What of its workload keeps state of its own.",
+    routing_table: "Where it leads to; null without one.",
     image: "The image that it boots; null while Created.",
     keyed: "Whether its snapshots are sealed.",
     volume: "What is recorded of its data volume.",

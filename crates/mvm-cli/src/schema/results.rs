@@ -84,6 +84,8 @@ describe!(Pool, "Pool", "A pool.", {
     runtime_policy: "Waiting times of new instances.",
     desired_counts: "How many instances there shall be.",
     secret_scopes: "What its instances see of the tenant's secrets; everything when empty.",
+    integrations: "What of its workload keeps state of its own.",
+    routing_table: "Where its gateways lead to; null without one.",
     current: "The hash of the image that starts use; null without a build.",
     revisions: "Its builds, newest first.",
     states: "Its instances by state.",

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use mvm::{Counts, PoolView, Resources, RuntimePolicy, Scope, State, units::Timestamp};
+use mvm::{
+    Counts, Integration, PoolView, Resources, Route, RoutingTable, RuntimePolicy, Scope, State,
+    units::Timestamp,
+};
 use serde::Serialize;
 
 use crate::render::table::{facts, table};
@@ -18,6 +21,8 @@ pub(crate) struct Pool {
     pub(crate) runtime_policy: RuntimePolicy,
     pub(crate) desired_counts: Counts,
     pub(crate) secret_scopes: Vec<Scope>,
+    pub(crate) integrations: Vec<Integration>,
+    pub(crate) routing_table: Option<RoutingTable>,
     pub(crate) current: Option<String>,
     pub(crate) revisions: Vec<mvm::Revision>,
     pub(crate) states: BTreeMap<State, usize>,
@@ -36,6 +41,8 @@ impl Pool {
             desired_counts: record.desired_counts,
             runtime_policy: record.runtime_policy,
             secret_scopes: record.secret_scopes.clone(),
+            integrations: record.integrations.clone(),
+            routing_table: record.routing_table.clone(),
             current: record.current().map(ToString::to_string),
             revisions: record.revisions.clone(),
             states: view.states.clone(),
@@ -92,7 +99,9 @@ pub(crate) fn pools(all: &[Pool]) -> String {
 }
 
 pub(crate) fn pool(one: &Pool) -> String {
-    facts(vec![
+    let names: Vec<&str> = one.integrations.iter().map(|one| one.name.as_str()).collect();
+    let routes = one.routing_table.iter().flat_map(|table| table.routes.iter().map(route));
+    let mut lines = vec![
         ("Pool", one.pool.clone()),
         ("Role", one.role.clone()),
         ("Source", one.source.to_string()),
@@ -101,5 +110,23 @@ pub(crate) fn pool(one: &Pool) -> String {
         ("Desired", counts(one.desired_counts)),
         ("Instances", one.instances()),
         ("Builds", one.builds()),
-    ])
+    ];
+    if !names.is_empty() {
+        lines.push(("Integrations", names.join(", ")));
+    }
+    lines.extend(routes.map(|route| ("Route", route)));
+    facts(lines)
+}
+
+fn route(route: &Route) -> String {
+    let rule = &route.match_rule;
+    let from = rule.source_cidr.map_or_else(String::new, |range| format!(" from {range}"));
+    let port = route.target.target_port.unwrap_or(rule.effective_port());
+    format!(
+        "{}: port {}{}{from} to {}:{port}",
+        route.name,
+        rule.effective_port(),
+        rule.path_prefix.as_deref().unwrap_or(""),
+        route.target.pool_id
+    )
 }

@@ -28,6 +28,8 @@ pub(super) fn instance(n: u32, state: State) -> Instance {
         resources: Resources::new(Vcpus(1), Mib(128), Mib(64)),
         role: Role::Worker,
         policy: RuntimePolicy::default(),
+        integrations: Vec::new(),
+        routing_table: None,
         image: Some("a".repeat(64).parse().unwrap()),
         keyed: true,
         volume: VolumePlan::default(),

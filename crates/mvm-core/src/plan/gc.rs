@@ -136,6 +136,8 @@ mod tests {
             desired_counts: Counts::default(),
             runtime_policy: RuntimePolicy::default(),
             secret_scopes: Vec::new(),
+            integrations: Vec::new(),
+            routing_table: None,
             revisions: images.iter().map(revision).collect(),
             rolled_back_to: None,
             destroying: false,

@@ -3,9 +3,9 @@
 //! Orders that must hold, each with the failure that it prevents (SPEC §8):
 //!
 //! ```text
-//! sleep: drain → quiesce → pause → write+sync → publish → process gone → record
+//! sleep: drain → save integrations → quiesce → pause → write+sync → publish → process gone → record
 //!        a published snapshot is complete; until then the guest can be resumed
-//! wake:  load paused → retire → resume → tell the guest, which thaws → record
+//! wake:  load paused → retire → resume → tell the guest, which thaws → restore integrations → record
 //!        a snapshot is never resumable once a guest may have written to its disk
 //! stop:  shut down → process gone → snapshot gone → record
 //! ```
@@ -140,10 +140,17 @@ fn resume(record: &Instance, retire: bool) -> Vec<Step> {
     steps
 }
 
-/// The last steps of a wake: the guest is told, the workload runs, the record says so.
+/// The last steps of a wake: the guest is told, the workload runs, what it keeps is restored if it
+/// comes from disk, the record says so.
 fn reach(record: &Instance) -> Vec<Step> {
-    let woken = Transition::new(State::Running, EventKind::InstanceWoken);
-    let mut steps = vec![wake_word(record), Step::Record(woken)];
+    let mut steps = vec![wake_word(record)];
+    let all = record.integrations.iter();
+    let integrations: Vec<_> = all.filter(|one| one.restore_cmd.is_some()).cloned().collect();
+    if record.state == State::Sleeping && !integrations.is_empty() {
+        let timeout = record.policy.drain_timeout_seconds;
+        steps.push(Step::Ask(GuestAct::Restore { integrations, timeout }));
+    }
+    steps.push(Step::Record(Transition::new(State::Running, EventKind::InstanceWoken)));
     steps.extend(volume::grow(record));
     steps
 }
@@ -241,13 +248,16 @@ fn warmed_unless(record: &Instance) -> Vec<Step> {
 fn lie_down(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
     let id = &record.instance.instance;
     let mut steps = Vec::new();
+    let timeout = record.policy.drain_timeout_seconds;
     match record.drain {
-        Drain::Ask => {
-            steps.push(Step::Ask(GuestAct::Drain { timeout: record.policy.drain_timeout_seconds }));
-            steps.push(Step::Ask(GuestAct::Quiesce));
-        }
-        Drain::Skip => steps.push(Step::Ask(GuestAct::Quiesce)),
+        Drain::Ask => steps.push(Step::Ask(GuestAct::Drain { timeout })),
+        Drain::Skip => {}
     }
+    if !record.integrations.is_empty() {
+        let integrations = record.integrations.clone();
+        steps.push(Step::Ask(GuestAct::Checkpoint { integrations, timeout }));
+    }
+    steps.push(Step::Ask(GuestAct::Quiesce));
     steps.push(Step::Do(Effect::PauseVmm { instance: id.clone(), purpose: PausedFor::Sleep }));
     steps.extend(warmed_unless(record));
     steps.extend(write(record, seen));
@@ -386,6 +396,8 @@ fn jail_of(record: &Instance, image: ImageHash) -> Jail {
             offset: record.offset,
             role: record.role.clone(),
             policy: record.policy,
+            integrations: record.integrations.clone(),
+            routing_table: record.routing_table.clone(),
         },
     }
 }

@@ -4,7 +4,8 @@ use mvm_core::{
     error::{Error, ErrorKind},
     event::EventKind,
     instance::{Drain, Want},
-    port::{GuestAct, GuestAnswer},
+    integration::Integration,
+    port::{GuestAct, GuestAnswer, IntegrationFailure},
 };
 
 use super::Course;
@@ -12,8 +13,13 @@ use crate::{run::Fault, store::records};
 
 impl Course<'_> {
     pub(super) fn ask(&mut self, act: &GuestAct) -> Result<(), Fault> {
+        if let GuestAct::Checkpoint { integrations, .. } = act
+            && self.is_drain_silent
+        {
+            return self.settle(act, integrations, &GuestAnswer::Silent);
+        }
         let id = &self.record.instance;
-        tracing::debug!(instance = %id, ?act, "asks the guest");
+        tracing::debug!(instance = %id, act = word(act), "asks the guest");
         let stopping = self.record.want == Want::Stopped;
         let answer = match self.engine.ports.guest.ask(id, act) {
             Ok(answer) => answer,
@@ -27,7 +33,13 @@ impl Course<'_> {
         };
         let is_forced = self.is_drain_silent || self.record.drain == Drain::Skip;
         match (act, answer) {
-            (_, GuestAnswer::Done) | (GuestAct::Shutdown { .. }, _) => Ok(()),
+            (
+                GuestAct::Checkpoint { integrations, .. } | GuestAct::Restore { integrations, .. },
+                answer,
+            ) => self.settle(act, integrations, &answer),
+            (_, GuestAnswer::Done | GuestAnswer::Partly(_)) | (GuestAct::Shutdown { .. }, _) => {
+                Ok(())
+            }
             (GuestAct::Thaw, _) if stopping => Ok(()),
             (GuestAct::Quiesce, _) if is_forced => Ok(()),
             (GuestAct::Drain { timeout }, GuestAnswer::Silent) => {
@@ -76,7 +88,9 @@ impl Course<'_> {
         }
         let why = match answer {
             GuestAnswer::Refused(why) => why.as_str(),
-            GuestAnswer::Silent | GuestAnswer::Done => "it does not answer",
+            GuestAnswer::Silent | GuestAnswer::Done | GuestAnswer::Partly(_) => {
+                "it does not answer"
+            }
         };
         Fault::last(
             Error::new(
@@ -86,6 +100,70 @@ impl Course<'_> {
             .hint(format!("ask it again: mvm instance update {id} --data-disk {}", size.0)),
         )
     }
+
+    /// Puts into the audit log what became of each integration. Only a critical one that says that
+    /// it cannot be saved stands in the way, and not in that of `--force`.
+    fn settle(
+        &mut self,
+        act: &GuestAct,
+        integrations: &[Integration],
+        answer: &GuestAnswer,
+    ) -> Result<(), Fault> {
+        let is_restore = matches!(act, GuestAct::Restore { .. });
+        let done = if is_restore {
+            EventKind::IntegrationRestored
+        } else {
+            EventKind::IntegrationCheckpointed
+        };
+        let all = |why: &str| {
+            let failure = |one: &Integration| IntegrationFailure {
+                name: one.name.clone(),
+                detail: why.to_owned(),
+            };
+            integrations.iter().map(failure).collect()
+        };
+        let failed: Vec<IntegrationFailure> = match answer {
+            GuestAnswer::Done => Vec::new(),
+            GuestAnswer::Partly(failed) => failed.clone(),
+            GuestAnswer::Refused(why) => all(why),
+            GuestAnswer::Silent => all("the guest does not answer"),
+        };
+        let mut told = Vec::new();
+        let mut blocking = Vec::new();
+        for one in integrations {
+            let failure = failed.iter().find(|failure| failure.name == one.name);
+            let kind = if failure.is_some() { EventKind::IntegrationFailed } else { done };
+            let reason = failure.map_or("", |failure| failure.detail.as_str());
+            told.push((kind, one.name.as_str(), reason));
+            if failure.is_some() && one.critical {
+                blocking.push(format!("{}: {reason}", one.name));
+            }
+        }
+        let act = if is_restore { "restore" } else { "checkpoint" };
+        self.tell_integrations(&told, act)?;
+        if *answer == GuestAnswer::Silent && !is_restore && !self.is_drain_silent {
+            self.is_drain_silent = true;
+            self.tell(EventKind::DrainForced, "no answer to the checkpoint".to_owned())?;
+        }
+        if blocking.is_empty()
+            || is_restore
+            || self.record.drain == Drain::Skip
+            || *answer == GuestAnswer::Silent
+        {
+            return Ok(());
+        }
+        let id = &self.record.instance;
+        Err(Fault::last(
+            Error {
+                causes: blocking,
+                ..Error::new(
+                    ErrorKind::Conflict,
+                    format!("{id} stays awake: a critical integration cannot be saved"),
+                )
+            }
+            .hint("see to it and try again, or sleep it all the same with --force"),
+        ))
+    }
 }
 
 /// The name of an act, for progress and errors.
@@ -93,6 +171,9 @@ pub(super) const fn word(act: &GuestAct) -> &'static str {
     match act {
         GuestAct::Await { .. } => "await_agent",
         GuestAct::Drain { .. } => "drain",
+        GuestAct::Checkpoint { .. } => "checkpoint",
+        GuestAct::Restore { .. } => "restore",
+        GuestAct::Routes(_) => "routes",
         GuestAct::Quiesce => "quiesce",
         GuestAct::Wake { .. } => "wake",
         GuestAct::Thaw => "thaw",

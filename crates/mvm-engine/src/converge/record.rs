@@ -30,6 +30,30 @@ impl Course<'_> {
         self.events.push(kind);
         Ok(())
     }
+
+    /// Adds what became of the integrations: the event, the name and the reason of each.
+    pub(super) fn tell_integrations(
+        &mut self,
+        told: &[(EventKind, &str, &str)],
+        act: &str,
+    ) -> Result<(), Error> {
+        let id = &self.record.instance;
+        let events: Vec<Event> = told
+            .iter()
+            .map(|(kind, name, reason)| {
+                self.engine
+                    .event(&self.cx.actor, &id.tenant, *kind)
+                    .of_pool(&id.pool)
+                    .of_instance(&id.instance)
+                    .because(*reason)
+                    .with("integration", name)
+                    .with("act", act)
+            })
+            .collect();
+        self.engine.within(|tx| events.iter().try_for_each(|event| tx.append(event)))?;
+        self.events.extend(told.iter().map(|(kind, _, _)| *kind));
+        Ok(())
+    }
 }
 
 impl Engine {

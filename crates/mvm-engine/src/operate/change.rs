@@ -15,7 +15,7 @@ use mvm_core::{
 
 use super::{
     living,
-    pool::{fits, valid_profile},
+    pool::{check_manifest, fits, surroundings, valid_profile},
 };
 use crate::{
     engine::{Context, Engine, Telling},
@@ -32,6 +32,9 @@ impl Engine {
     ) -> Result<Outcome, Error> {
         let _lock = self.lock_pool(id)?;
         let pool = self.within(|tx| self.record_change(tx, cx, id, change))?;
+        if change.routing_table.is_some() {
+            self.share_routes(id);
+        }
         let notes = notes(change);
         Ok(Outcome { made: Some(Made::Pool(pool)), notes, ..Outcome::default() })
     }
@@ -75,6 +78,13 @@ impl Engine {
         Scope::validate(&pool.secret_scopes)?;
         if pool.instance_resources != before.instance_resources {
             fits(&tenant, pool.instance_resources)?;
+        }
+        let is_told_more = change.integrations.is_some() || change.routing_table.is_some();
+        if is_told_more || change.role.is_some() {
+            let pools = records::list::<Pool>(tx, id.tenant.as_str())?;
+            let around = surroundings(&tenant, &pools, &id.pool);
+            let table = pool.routing_table.as_ref();
+            check_manifest(id, &pool.role, &pool.integrations, table, &around)?;
         }
         let differences = differences(&before, &pool);
         if differences.is_empty() {
@@ -147,6 +157,8 @@ fn applied(mut pool: Pool, change: &PoolChange) -> Pool {
     pool.source = change.source.clone().unwrap_or(pool.source);
     pool.profile = change.profile.clone().unwrap_or(pool.profile);
     pool.role = change.role.clone().unwrap_or(pool.role);
+    pool.integrations = change.integrations.clone().unwrap_or(pool.integrations);
+    pool.routing_table = change.routing_table.clone().or(pool.routing_table);
     pool
 }
 
@@ -174,7 +186,24 @@ fn differences(before: &Pool, after: &Pool) -> Vec<(&'static str, String, String
         ]
     };
     let pairs = facts(before).into_iter().zip(facts(after));
-    pairs.filter(|(a, b)| a.1 != b.1).map(|((name, from), (_, to))| (name, from, to)).collect()
+    let mut differences: Vec<_> =
+        pairs.filter(|(a, b)| a.1 != b.1).map(|((name, from), (_, to))| (name, from, to)).collect();
+    let names = |pool: &Pool| {
+        let routes = pool.routing_table.iter().flat_map(|table| &table.routes);
+        let integrations: Vec<_> = pool.integrations.iter().map(|one| one.name.clone()).collect();
+        (
+            integrations.join(" "),
+            routes.map(|one| one.name.to_string()).collect::<Vec<_>>().join(" "),
+        )
+    };
+    let (old, new) = (names(before), names(after));
+    if before.integrations != after.integrations {
+        differences.push(("integrations", old.0, new.0));
+    }
+    if before.routing_table != after.routing_table {
+        differences.push(("routes", old.1, new.1));
+    }
+    differences
 }
 
 /// What a change is not for.
@@ -191,6 +220,8 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
         drain_timeout_seconds,
         graceful_shutdown_seconds,
         secret_scopes,
+        integrations,
+        routing_table,
     } = change;
     let mut notes = Vec::new();
     if source.is_some() || profile.is_some() {
@@ -206,6 +237,12 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
     }
     if secret_scopes.is_some() {
         notes.push("secret scopes reach an instance at its next start".to_owned());
+    }
+    if integrations.is_some() {
+        notes.push("integrations count from an instance's next move on".to_owned());
+    }
+    if routing_table.is_some() {
+        notes.push("gateways that run lead by these routes from now on".to_owned());
     }
     notes
 }

@@ -79,6 +79,8 @@ impl Engine {
             resources: pool.instance_resources,
             role: pool.role.clone(),
             policy: pool.runtime_policy,
+            integrations: pool.integrations.clone(),
+            routing_table: pool.routing_table.clone(),
             image: pool.current().cloned(),
             keyed: tenant.keyed,
             volume: VolumePlan {

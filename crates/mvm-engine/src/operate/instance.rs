@@ -184,7 +184,7 @@ impl Engine {
         };
         let origin = record.clone();
         let record = self.record_wish(cx, record, wish, seen.as_ref())?;
-        match self.converge(cx, origin, record, seen, wish.firewall)? {
+        match self.lead(cx, origin, record, seen, wish.firewall)? {
             Rest::There(record, more) => {
                 events.extend(more);
                 Ok(change(record.state, events))
@@ -197,13 +197,46 @@ impl Engine {
         }
     }
 
+    /// Converges, and lets gateways know: before a guest that takes traffic is asked to leave, and
+    /// once one that came takes it.
+    fn lead(
+        &self,
+        cx: &Context,
+        origin: Instance,
+        record: Instance,
+        seen: Option<ObservedInstance>,
+        firewall: FirewallAfter,
+    ) -> Result<Rest, Error> {
+        let (id, pool) = (record.instance.clone(), record.instance.pool_ref());
+        if origin.is_available() && !record.is_available() {
+            self.share_routes(&pool);
+        }
+        let was_available = record.is_available();
+        let rest = self.converge(cx, origin, record, seen, firewall);
+        let is_available = match &rest {
+            Ok(Rest::There(record, _)) => record.is_available(),
+            Ok(Rest::Gone(_)) => false,
+            Err(_) => self.within(|tx| records::instance(tx, &id)).is_ok_and(|r| r.is_available()),
+        };
+        if is_available != was_available {
+            self.share_routes(&pool);
+        }
+        rest
+    }
+
     /// The record after a look at the instance; the caller holds its lock.
     pub(crate) fn truth(&self, id: &InstanceRef) -> Result<(Instance, ObservedInstance), Error> {
         let record = self.within(|tx| prepared(tx, id))?;
         let seen =
             run::patiently(&*self.ports.clock, || self.ports.host.observe_instance(&record))?;
         match plan::truth::notice(&record, &seen) {
-            Some(found) => Ok((self.commit(&Actor::Engine, &record, &found)?, seen)),
+            Some(found) => {
+                let found = self.commit(&Actor::Engine, &record, &found)?;
+                if record.is_available() {
+                    self.share_routes(&id.pool_ref());
+                }
+                Ok((found, seen))
+            }
             None => Ok((record, seen)),
         }
     }
@@ -225,7 +258,7 @@ impl Engine {
             return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
         }
         let was_same = record.want == wish.want;
-        match self.converge(cx, record.clone(), record, Some(seen), wish.firewall)? {
+        match self.lead(cx, record.clone(), record, Some(seen), wish.firewall)? {
             Rest::There(record, events) if was_same => Ok(Underway::Done(record, events)),
             Rest::There(record, events) => {
                 legal(&record, wish)?;
@@ -277,6 +310,8 @@ impl Engine {
             if matches!(record.state, State::Ready | State::Stopped) {
                 record.image = pool.current().cloned().or(record.image);
             }
+            record.integrations = pool.integrations;
+            record.routing_table = pool.routing_table;
         }
         record.want = wish.want;
         record.drain = wish.drain;

@@ -1,15 +1,18 @@
 //! Making, building and removing pools.
 
 use mvm_core::{
+    document::Findings,
     effect::Effect,
     error::{Error, ErrorKind},
     event::EventKind,
     id::{ImageHash, InstanceRef, PoolId, PoolRef, Subject},
     instance::{Drain, Instance, Want},
+    integration::{self, Integration},
     operation::{NewPool, Rebuild},
-    pool::{Counts, Pool, Resources, Revision, Source},
+    pool::{Counts, Pool, Resources, Revision, Role, Source},
     port::{BuildOrder, Table, Transaction},
     quota::Usage,
+    route::{RoutingTable, Surroundings},
     secrets::Scope,
     state::State,
     tenant::Tenant,
@@ -66,6 +69,8 @@ impl Engine {
             .hint("destroy one, or raise --max-pools"));
         }
         fits(&tenant, ask.resources)?;
+        let around = surroundings(&tenant, &pools, &id.pool);
+        check_manifest(id, &ask.role, &ask.integrations, ask.routing_table.as_ref(), &around)?;
         let mut pool = Pool {
             pool: id.clone(),
             source: ask.source.clone(),
@@ -75,6 +80,8 @@ impl Engine {
             desired_counts: Counts::default(),
             runtime_policy: ask.runtime_policy,
             secret_scopes: ask.secret_scopes.clone(),
+            integrations: ask.integrations.clone(),
+            routing_table: ask.routing_table.clone(),
             revisions: Vec::new(),
             rolled_back_to: None,
             destroying: false,
@@ -253,6 +260,39 @@ pub(crate) fn valid_profile(name: &str) -> Result<(), Error> {
         Error::new(ErrorKind::Invalid, format!("{name:?} is not the name of a profile"))
             .hint("a profile is named like a pool, for example: minimal")
     })
+}
+
+/// What a pool's routing table is checked against.
+pub(crate) fn surroundings(tenant: &Tenant, pools: &[Pool], own: &PoolId) -> Surroundings {
+    let living = pools.iter().filter(|pool| !pool.destroying);
+    Surroundings {
+        own: own.clone(),
+        pools: living.map(|pool| pool.pool.pool.clone()).collect(),
+        subnet: tenant.network.subnet,
+    }
+}
+
+/// Checks what a pool's guests are told besides who they are, all of it at once.
+///
+/// # Errors
+/// `Invalid` with one cause for each finding.
+pub(crate) fn check_manifest(
+    id: &PoolRef,
+    role: &Role,
+    integrations: &[Integration],
+    table: Option<&RoutingTable>,
+    around: &Surroundings,
+) -> Result<(), Error> {
+    let mut findings = Findings::new();
+    integration::check(integrations, "integrations", &mut findings);
+    if let Some(table) = table {
+        if *role != Role::Gateway {
+            let problem = format!("is for the role gateway, and {id} has the role {role}");
+            findings.add("routing_table", problem);
+        }
+        table.check("routing_table", around, &mut findings);
+    }
+    findings.settle(&format!("what is asked of pool {id}"))
 }
 
 /// Whether a pool may be destroyed: by force, or when it is empty or going already.

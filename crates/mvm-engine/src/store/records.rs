@@ -21,6 +21,7 @@ use super::tally;
 
 const NETWORK_GENERATION: &str = "network_generation";
 const NODE_ID: &str = "node_id";
+const ROUTES_GENERATION: &str = "routes_generation";
 
 /// A record with an address and a count of its changes.
 pub trait Record: Serialize + DeserializeOwned {
@@ -265,6 +266,18 @@ pub fn network_generation(tx: &mut dyn Transaction) -> Result<Generation, Error>
 pub fn raise_network_generation(tx: &mut dyn Transaction) -> Result<Generation, Error> {
     let next = network_generation(tx)?.next();
     tx.put(Table::Meta, NETWORK_GENERATION, &next.0.to_string())?;
+    Ok(next)
+}
+
+/// Raises the number that the next routes for gateways bear.
+///
+/// # Errors
+/// As [`find`].
+pub fn raise_routes_generation(tx: &mut dyn Transaction) -> Result<u64, Error> {
+    let value = tx.get(Table::Meta, ROUTES_GENERATION)?;
+    let last = value.map_or(Ok(0), |v| parse::<u64>(Table::Meta, ROUTES_GENERATION, &v))?;
+    let next = last.saturating_add(1);
+    tx.put(Table::Meta, ROUTES_GENERATION, &next.to_string())?;
     Ok(next)
 }
 

@@ -9,9 +9,11 @@ mod bench;
 mod crashes;
 mod durable;
 mod faults;
+mod integrations;
 mod network;
 mod overrides;
 mod races;
+mod routes;
 mod tenants;
 mod volumes;
 

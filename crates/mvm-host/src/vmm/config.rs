@@ -1,16 +1,21 @@
-//! What a guest is told by its config drive (SPEC §5): `config.json` from a jail's identity.
+//! What a guest is told by its config drive (SPEC §5): `config.json`, and `routes.json` for a
+//! gateway, from a jail's identity.
 
 use mvm_core::{
     Error, ErrorKind,
     effect::Jail,
+    integration::Integration,
     net::{Mac, Network, Offset},
+    route::{Routes, Selector},
 };
 use mvm_proto::{GuestConfig, MacAddress, MinRuntimePolicy, NetworkIdentity};
 
 use crate::net;
 
-/// The config drive's only file.
+/// The config drive's file for every guest.
 pub const FILE: &str = "config.json";
+/// The config drive's file for gateways.
+pub const ROUTES_FILE: &str = "routes.json";
 /// The size of the config drive, in MiB (SPEC §5).
 pub const DRIVE_MIB: u32 = 4;
 
@@ -42,9 +47,55 @@ pub fn of(jail: &Jail) -> Result<GuestConfig, Error> {
             graceful_shutdown_seconds: identity.policy.graceful_shutdown_seconds.0,
         },
         secrets_epoch: 0,
-        integrations: Vec::new(),
+        integrations: integrations(&identity.integrations),
         ssh_authorized_keys: Vec::new(),
     })
+}
+
+/// The integrations in the guest's words.
+#[must_use]
+pub fn integrations(all: &[Integration]) -> Vec<mvm_proto::Integration> {
+    let one = |one: &Integration| mvm_proto::Integration {
+        name: one.name.clone(),
+        checkpoint_cmd: one.checkpoint_cmd.clone(),
+        restore_cmd: one.restore_cmd.clone(),
+        critical: one.critical,
+    };
+    all.iter().map(one).collect()
+}
+
+/// The routes in the guest's words.
+#[must_use]
+pub fn routes(routes: &Routes) -> mvm_proto::Routes {
+    let route = |route: &mvm_core::route::Route| mvm_proto::Route {
+        name: route.name.to_string(),
+        match_rule: mvm_proto::MatchRule {
+            port: route.match_rule.port,
+            path_prefix: route.match_rule.path_prefix.clone(),
+            source_cidr: route.match_rule.source_cidr.map(|range| range.to_string()),
+        },
+        target: mvm_proto::RouteTarget {
+            pool_id: route.target.pool_id.to_string(),
+            instance_selector: match route.target.instance_selector {
+                Selector::Any => mvm_proto::InstanceSelector::Any,
+                Selector::ByIp(ip) => mvm_proto::InstanceSelector::ByIp(ip),
+                Selector::LeastConnections => mvm_proto::InstanceSelector::LeastConnections,
+            },
+            target_port: route.target.target_port,
+        },
+    };
+    let backend = |one: &mvm_core::route::Backend| mvm_proto::Backend {
+        instance_id: one.instance_id.to_string(),
+        ip: one.ip,
+    };
+    let pools = routes.backends.iter();
+    mvm_proto::Routes {
+        generation: routes.generation,
+        routes: routes.routes.iter().map(route).collect(),
+        backends: pools
+            .map(|(pool, all)| (pool.to_string(), all.iter().map(backend).collect()))
+            .collect(),
+    }
 }
 
 /// What a guest's network device shall be.

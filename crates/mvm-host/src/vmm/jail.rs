@@ -24,6 +24,8 @@ use mvm_core::{
     effect::Jail,
     id::{ImageHash, InstanceId},
     layout::{self, data},
+    pool::Role,
+    route::Routes,
     units::{Mib, Uid},
     volume::VolumeKind,
 };
@@ -186,16 +188,14 @@ pub fn list(roots: &Roots) -> Result<Vec<InstanceId>, Error> {
 }
 
 fn config_drive(place: &Place, jail: &Jail) -> Result<(), Error> {
-    let data = serde_json::to_vec_pretty(&config::of(jail)?).map_err(|error| {
-        Error::new(ErrorKind::Failed, "cannot encode the guest's configuration").because(&error)
-    })?;
-    let (uid, gid) = (Uid(0), Uid(0));
-    let file = ext::File { path: config::FILE.to_owned(), mode: 0o444, uid, gid, data };
-    let drive = ext::Image {
-        label: CONFIG_LABEL.to_owned(),
-        size: ext::Image::DEFAULT_SIZE,
-        files: vec![file],
-    };
+    let mut files = vec![config_file(config::FILE, &config::of(jail)?)?];
+    if jail.identity.role == Role::Gateway {
+        let table = jail.identity.routing_table.as_ref();
+        let routes = table.map_or_else(Routes::default, Routes::alone);
+        files.push(config_file(config::ROUTES_FILE, &config::routes(&routes))?);
+    }
+    let drive =
+        ext::Image { label: CONFIG_LABEL.to_owned(), size: ext::Image::DEFAULT_SIZE, files };
     let path = place.root.join(CONFIG_DRIVE);
     remove_file(&path)?;
     let file = fs::File::options()
@@ -229,6 +229,13 @@ fn node(from: &Path, to: &Path, uid: u32) -> Result<(), Error> {
     let mode = Mode::from_raw_mode(0o600);
     mknodat(CWD, to, FileType::BlockDevice, mode, device.rdev()).act(what)?;
     give(to, uid)
+}
+
+fn config_file(name: &str, value: &impl serde::Serialize) -> Result<ext::File, Error> {
+    let data = serde_json::to_vec_pretty(value).map_err(|error| {
+        Error::new(ErrorKind::Failed, "cannot encode the guest's configuration").because(&error)
+    })?;
+    Ok(ext::File { path: name.to_owned(), mode: 0o444, uid: Uid(0), gid: Uid(0), data })
 }
 
 /// Makes `to` the same file as `from`.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::reply::WorkerState;
 use crate::config::{GuestConfig, Integration, NetworkIdentity};
+use crate::routes::Routes;
 
 /// What a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +69,9 @@ pub enum Request {
         /// The epoch of the secrets on the drive.
         epoch: u64,
     },
+    /// Lead traffic by these routes from now on → [`super::Reply::Ack`]. What is older than what the
+    /// gateway has is dropped, which is a success.
+    Routes(Box<Routes>),
     /// Sync, and freeze what is asked, until [`Request::Thaw`] → [`super::Reply::Ack`].
     Quiesce {
         /// Freeze every process of the workload.

@@ -59,6 +59,8 @@ fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
         resources: Resources::new(Vcpus(1), Mib(128), Mib(16)),
         role: Role::Worker,
         policy: RuntimePolicy::default(),
+        integrations: Vec::new(),
+        routing_table: None,
         image: Some(image),
         keyed: false,
         volume: VolumePlan::default(),
@@ -339,6 +341,8 @@ impl<'a> Bench<'a> {
                 offset: self.record.offset,
                 role: self.record.role.clone(),
                 policy: self.record.policy,
+                integrations: self.record.integrations.clone(),
+                routing_table: self.record.routing_table.clone(),
             },
         })
     }

@@ -6,6 +6,7 @@ use mvm_core::{
     id::{InstanceId, InstanceRef},
     net::{NetId, Offset},
     observed::{Origin, PausedFor, Phase, SnapshotPhase},
+    route::Routes,
     units::{Generation, Uid},
 };
 
@@ -100,7 +101,9 @@ impl World {
         if self.mounts.get(id).is_none_or(|mount| mount.image != jail.image) {
             return Err(conflict(format!("the jail of {id} holds another image")));
         }
-        let guest = self.booted();
+        let mut guest = self.booted();
+        guest.is_saved = (!jail.identity.integrations.is_empty()).then_some(false);
+        guest.routes = jail.identity.routing_table.as_ref().map(Routes::alone);
         if let Some(vmm) = self.vmms.get_mut(id) {
             vmm.phase = Phase::Running;
             vmm.guest = Some(guest);

@@ -166,6 +166,9 @@ impl Guest for Process {
         let word = match act {
             GuestAct::Await { .. } => "await",
             GuestAct::Drain { .. } => "drain",
+            GuestAct::Checkpoint { .. } => "checkpoint",
+            GuestAct::Restore { .. } => "restore",
+            GuestAct::Routes(_) => "routes",
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
             GuestAct::Thaw => "thaw",

@@ -7,6 +7,7 @@ use mvm_core::{
     event::Actor,
     id::{ImageHash, InstanceRef, PoolRef, TenantId},
     instance::{Drain, Instance, Want},
+    integration::Integration,
     operation::{NewPool, Operation},
     plan,
     pool::{Resources, Source},
@@ -79,7 +80,19 @@ pub(crate) fn create_tenant(name: &str, quotas: Quotas) -> Operation {
 pub(crate) fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
     let source = Source::Image("default".to_owned());
     let size = Resources::new(Vcpus(1), Mib(256), Mib(data_disk));
-    Operation::PoolCreate(NewPool::of_workers(pool, source, size))
+    let workers = NewPool::of_workers(pool, source, size);
+    Operation::PoolCreate(NewPool { integrations: integrations(), ..workers })
+}
+
+/// One that must be saved, and one that may fail.
+fn integrations() -> Vec<Integration> {
+    let one = |name: &str, critical| Integration {
+        name: name.to_owned(),
+        checkpoint_cmd: Some(vec!["save".to_owned()]),
+        restore_cmd: Some(vec!["load".to_owned()]),
+        critical,
+    };
+    vec![one("ledger", true), one("cache", false)]
 }
 
 pub(crate) fn scale(pool: PoolRef, running: u32, warm: u32, sleeping: u32) -> Operation {

@@ -76,6 +76,39 @@ fn a_sleep_publishes_only_what_was_drained_quiesced_paused_and_written() {
 }
 
 #[test]
+fn integrations_are_saved_after_the_drain_and_before_anything_freezes_by_force_too() {
+    let there = seen(vmm(Origin::Boot, Phase::Running));
+    let mut record = wanting(State::Running, Want::Sleeping);
+    record.integrations = integrations();
+    let steps = names(&plan(&record, &there, FIREWALL));
+    before(&steps, "drain", "checkpoint");
+    before(&steps, "checkpoint", "quiesce");
+    record.drain = Drain::Skip;
+    let steps = names(&plan(&record, &there, FIREWALL));
+    before(&steps, "checkpoint", "quiesce");
+}
+
+#[test]
+fn integrations_are_restored_once_the_guest_knows_that_it_woke_from_disk_and_only_then() {
+    let mut there = seen(None);
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    let mut record = wanting(State::Sleeping, Want::Running);
+    record.integrations = integrations();
+    let steps = names(&plan(&record, &there, FIREWALL));
+    before(&steps, "wake", "restore");
+    before(&steps, "restore", "record Running");
+    record.state = State::Warm;
+    let there = seen(vmm(Origin::Boot, Phase::Paused(PausedFor::Warm)));
+    let steps = names(&plan(&record, &there, FIREWALL));
+    assert!(!steps.contains(&"restore".to_owned()), "{steps:?}");
+}
+
+fn integrations() -> Vec<crate::integration::Integration> {
+    serde_json::from_str(r#"[{"name": "mail", "critical": true, "restore_cmd": ["load"]}]"#)
+        .unwrap()
+}
+
+#[test]
 fn a_warm_guest_is_resumed_to_drain_before_it_sleeps() {
     let there = seen(vmm(Origin::Boot, Phase::Paused(PausedFor::Warm)));
     let steps = names(&plan(&wanting(State::Warm, Want::Sleeping), &there, FIREWALL));

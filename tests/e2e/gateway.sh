@@ -1,0 +1,74 @@
+# tier: full
+# minutes: 4
+# A gateway leads traffic by every rule and selector, and to who is available; integrations are
+# saved before a sleep and restored after a wake. The documents' own lines set the scene.
+source /usr/local/lib/mvm-e2e/prelude.sh
+source /usr/local/lib/mvm-e2e/docs.sh
+cd /run
+
+say 'roles.md, typed'
+typed roles.md
+gateway_id=$(mvm --json instance list shop/gateways | jq -r '.[0].instance')
+gw=$(mvm --json instance list shop/gateways | jq -r '.[0].address')
+readarray -t all < <(mvm --json instance list shop/workers | jq -r 'sort_by(.address)[].instance')
+one=${all[0]} two=${all[1]}
+both=$(printf '%s\n' "${one##*/}" "${two##*/}" | sort | tr '\n' ' ')
+page() { curl -sS --max-time 10 "http://$gw$1"; }
+# Who answers to N requests, one name each.
+who() { local n; for n in $(seq "$2"); do page "$1"; done | sort -u | tr '\n' ' '; }
+equal 'any takes turns' "$(who :80/ 4)" "$both"
+equal 'the longer path and by_ip' "$(who :80/one/ 3)" "${two##*/} "
+equal 'no port is port 8080' "$(who :8080/one/ 4)" "$both"
+equal 'a path that no route has' "$(curl -s -o /dev/null -w '%{http_code}' "http://$gw:8080/two")" 404
+equal 'the narrower source, for the host' "$(who :82/ 2)" "${one##*/} "
+equal 'the wider source, for a guest' "$(guest "$one" wget -qO- "http://$gw:82/")" "${two##*/}"
+exec 9<>"/dev/tcp/$gw/81"; printf 'GET / HTTP/1.0\r\n' >&9
+other=$(who :81/ 3)
+equal 'least_connections avoids who has one' "$(wc -w <<<"$other")" 1
+exec 9>&-
+printf 'GET /one/ HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n' >pipelined
+equal 'one request per connection' "$(timeout 10 bash -c "exec 8<>/dev/tcp/$gw/80; cat pipelined >&8; cat <&8" | grep -c '^HTTP/1')" 1
+check 'it runs without rights' guest "$gateway_id" sh -c 'grep -q "^CapEff:.*0000000000000000" /proc/$(pgrep -f "mvm-guest gateway" | head -n 1)/status'
+
+say 'a table that is wrong is refused as a whole'
+echo '{"routes": [{"name": "a", "match_rule": {"prt": 1}, "target": {"pool_id": "absent"}}, {"name": "a", "match_rule": {"port": 0}}]}' >wrong.json
+for command in 'create shop/more --image default --role gateway' 'update shop/gateways'; do
+    refused 6 mvm pool $command --routes wrong.json
+    for finding in 'routes[0].match_rule.prt' 'routes[0].target.pool_id' 'routes[1].match_rule.port' 'routes[1].target'; do
+        case "$REFUSAL" in *"$finding"*) ;; *) fail "no word about $finding: $REFUSAL" ;; esac
+    done
+done
+equal 'no pool was made' "$(mvm --json pool list shop | jq length)" 2
+
+say 'integrations.md, typed'
+typed integrations.md
+slept=$(mvm --json instance list shop/workers | jq -r '.[0].instance')
+equal 'the wake restored what the sleep saved' "$(guest "$slept" cat /run/ledger.restored /data/integrations/ledger/state/ledger | tr '\n' ' ')" '42 42 '
+told() { mvm --json events shop --last 200 | jq -r --arg e "$1" '[.[] | select(.event == $e) | .detail.integration] | sort | join(" ")'; }
+equal 'who was saved' "$(told IntegrationCheckpointed)" ledger
+equal 'who was restored' "$(told IntegrationRestored)" ledger
+equal 'who failed, in two attempts' "$(told IntegrationFailed)" 'cache cache ledger'
+equal 'who woke is back in the rotation' "$(who :80/ 4)" "$both"
+
+say 'a critical integration keeps the guest awake, but not by force'
+guest "$two" rm -f /run/ledger
+refused 4 mvm instance sleep "$two"
+case "$REFUSAL" in *ledger*--force*) ;; *) fail "not a helpful refusal: $REFUSAL" ;; esac
+equal 'it runs on' "$(state "$two")" Running
+equal 'and is in the rotation' "$(who :80/ 4)" "$both"
+mvm --quiet instance sleep --force "$two"
+equal 'by force it sleeps' "$(state "$two")" Sleeping
+equal 'who sleeps is out of the rotation' "$(who :80/ 4)" "${one##*/} "
+equal 'by_ip leads to nobody else' "$(curl -s -o /dev/null -w '%{http_code}' "http://$gw/one/")" 503
+
+say 'a gateway that wakes knows what it missed'
+mvm --quiet instance sleep "$gateway_id"
+mvm --quiet instance wake "$two"
+mvm --quiet instance warm "$one"
+mvm --quiet instance wake "$gateway_id"
+equal 'who came and who went' "$(who :80/ 3)" "${two##*/} "
+mvm --quiet instance stop "$two"
+check 'nobody is left' grep -q '^503 .*no instance' <<<"$(page /)"
+
+mvm --quiet tenant destroy shop --force
+clean
