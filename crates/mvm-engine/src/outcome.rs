@@ -44,7 +44,7 @@ pub enum Made {
     /// A tenant.
     Tenant(Tenant),
     /// A pool, or its new counts.
-    Pool(Pool),
+    Pool(Box<Pool>),
     /// A pool's current image.
     Image(ImageHash),
     /// An instance.

@@ -70,22 +70,22 @@ impl Engine {
             Operation::PoolCreate(ask) => {
                 pool::valid(&ask)?;
                 let made = self.rehearse(|tx| self.pool_record(tx, cx, &ask))?;
-                Ok(Preview { made: Some(Made::Pool(made)), ..Preview::default() })
+                Ok(Preview { made: Some(Made::Pool(Box::new(made))), ..Preview::default() })
             }
             Operation::PoolUpdate { pool, change } => {
                 let made = self.rehearse(|tx| self.record_change(tx, cx, &pool, &change))?;
                 let notes = change::notes(&change);
-                Ok(Preview { made: Some(Made::Pool(made)), notes, ..Preview::default() })
+                Ok(Preview { made: Some(Made::Pool(Box::new(made))), notes, ..Preview::default() })
             }
             Operation::PoolBuild { pool, timeout: _, rebuild: _ } => {
                 let (_, pool) = self.within(|tx| living(tx, &pool))?;
-                Ok(Preview { made: Some(Made::Pool(pool)), ..Preview::default() })
+                Ok(Preview { made: Some(Made::Pool(Box::new(pool))), ..Preview::default() })
             }
             Operation::PoolRollback { pool, revision } => {
                 let (made, image) =
                     self.rehearse(|tx| self.record_rollback(tx, cx, &pool, &revision))?;
                 let steps = vec![Step::Do(Effect::EnsureRevision { pool, image })];
-                Ok(Preview { made: Some(Made::Pool(made)), steps, ..Preview::default() })
+                Ok(Preview { made: Some(Made::Pool(Box::new(made))), steps, ..Preview::default() })
             }
             Operation::PoolGc { pool, keep } => {
                 let removals = self.weighed(&self.pool_litter(&pool, keep)?)?;
@@ -176,7 +176,7 @@ impl Engine {
             let instances = in_reach(instances, Precedence::of(&cx.actor));
             plan::pool::assign(&instances, pool.desired_counts, self.ports.clock.now())
         };
-        Ok(Preview { made: Some(Made::Pool(pool)), assignments, ..Preview::default() })
+        Ok(Preview { made: Some(Made::Pool(Box::new(pool))), assignments, ..Preview::default() })
     }
 
     fn preview_ports(

@@ -36,7 +36,7 @@ impl Engine {
             self.share_routes(id);
         }
         let notes = notes(change);
-        Ok(Outcome { made: Some(Made::Pool(pool)), notes, ..Outcome::default() })
+        Ok(Outcome { made: Some(Made::Pool(Box::new(pool))), notes, ..Outcome::default() })
     }
 
     /// The lock of a pool that there is; its trace is not left behind by one that there is not.

@@ -37,7 +37,7 @@ impl Engine {
         valid(ask)?;
         self.converge_tenant(&ask.pool.tenant)?;
         let pool = self.within(|tx| self.pool_record(tx, cx, ask))?;
-        Ok(Outcome { made: Some(Made::Pool(pool)), ..Outcome::default() })
+        Ok(Outcome { made: Some(Made::Pool(Box::new(pool))), ..Outcome::default() })
     }
 
     /// Puts the record of a new pool.

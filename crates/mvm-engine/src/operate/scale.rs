@@ -58,7 +58,7 @@ impl Engine {
         let _lock = self.lock(&Subject::Pool(ask.pool.clone()))?;
         let pool = self.within(|tx| self.record_counts(tx, cx, ask, no_wait))?;
         if no_wait {
-            return Ok(Outcome { made: Some(Made::Pool(pool)), ..Outcome::default() });
+            return Ok(Outcome { made: Some(Made::Pool(Box::new(pool))), ..Outcome::default() });
         }
         let instances = in_reach(self.look(&ask.pool)?, Precedence::of(&cx.actor));
         let mut outcome = Outcome { deferrals: self.overridden(&instances), ..Outcome::default() };
@@ -72,7 +72,7 @@ impl Engine {
         for (wish, result) in wishes.iter().zip(results) {
             settle(&mut outcome, &wish.instance, result);
         }
-        outcome.made = Some(Made::Pool(pool));
+        outcome.made = Some(Made::Pool(Box::new(pool)));
         Ok(outcome)
     }
 
