@@ -105,8 +105,7 @@ impl Start<'_> {
 
     fn arguments(&self, port: u16) -> Result<Vec<OsString>, Error> {
         let memory = self.machine.memory(facts::memory()?.total_mib);
-        let count = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let cpus = self.machine.cpus(u32::try_from(count).unwrap_or(u32::MAX));
+        let cpus = self.machine.cpus();
         let mut args: Vec<OsString> = Vec::new();
         let mut put = |words: &[&str]| args.extend(words.iter().map(OsString::from));
         put(&["-name", "mvm", "-nodefaults", "-no-user-config", "-display", "none"]);
