@@ -22,12 +22,15 @@ def reply(query):
 class Udp(socketserver.BaseRequestHandler):
     def handle(self):
         query, sock = self.request
-        sock.sendto(reply(query), self.client_address)
+        if len(query) > 12:
+            sock.sendto(reply(query), self.client_address)
 
 
 class Tcp(socketserver.BaseRequestHandler):
     def handle(self):
         length = int.from_bytes(self.request.recv(2), "big")
+        if length == 0:  # somebody looked whether the port is open
+            return
         text = reply(self.request.recv(length))
         self.request.sendall(len(text).to_bytes(2, "big") + text)
 
