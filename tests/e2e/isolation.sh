@@ -46,9 +46,11 @@ attempts
 say "the host's ports are closed to guests"
 python3 -m http.server 8099 >/dev/null 2>&1 & server=$!
 within 10 nc -z 127.0.0.1 8099 || fail 'the server does not listen'
+guest "$red2" sh -c 'setsid httpd -p 80 -h /run </dev/null >/dev/null 2>&1'
+check 'the probe reaches what is open: a neighbour' reaches "$red1" "$r2" 80
 for target in "${r1%.*}.1" "${b1%.*}.1" 198.51.100.1; do
     for port in 22 8099; do
-        guest "$red1" nc -w 2 -z "$target" "$port" && fail "a guest reached $target:$port"
+        reaches "$red1" "$target" "$port" && fail "a guest reached $target:$port"
         echo "ok: $target:$port is closed"
     done
 done

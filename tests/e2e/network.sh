@@ -23,7 +23,7 @@ done
 python3 -m http.server 8090 >/dev/null 2>&1 & server=$!
 within 20 nc -z 127.0.0.1 8090 || fail 'the server does not listen'
 refused 4 mvm instance create red/workers --publish 8090:80
-refused 2 mvm instance create red/workers --publish 8080
+refused 6 mvm instance create red/workers --publish 8080
 red1=$(mvm --json instance create red/workers --publish 8080:80 --publish 127.0.0.1:8081:80 | jq -r .instance)
 refused 4 mvm instance create blue/workers --publish 8080:80
 case "$REFUSAL" in *"$red1"*) ;; *) fail "the holder is not named: $REFUSAL" ;; esac
@@ -33,7 +33,7 @@ blue1=$(mvm --json instance create blue/workers | jq -r .instance)
 for i in "$red1" "$red2" "$blue1"; do mvm --quiet instance start "$i"; done
 where() { mvm --json instance list "$1" | jq -r '.[0].address'; }
 r1=$(where "$red1"); r2=$(where "$red2"); b1=$(where "$blue1")
-equal 'the ports are shown' "$(mvm --json instance list "$red1" | jq -c '.[0].publish')" '["127.0.0.1:8081:80/tcp","8080:80/tcp"]'
+equal 'the ports are shown' "$(mvm --json instance list "$red1" | jq -c '.[0].publish')" '["8080:80/tcp","127.0.0.1:8081:80/tcp"]'
 
 say 'names, and what a guest is told'
 resolves() { guest "$1" nslookup "$2.test" 2>&1 | grep -q "$3"; }
@@ -43,9 +43,10 @@ check 'hosts has its own name' guest "$red1" grep -q "^$r1.*${red1##*/}\$" /etc/
 check 'hosts has localhost' guest "$red1" grep -q '^127.0.0.1.*localhost' /etc/hosts
 equal 'its name is its id' "$(guest "$red1" hostname)" "${red1##*/}"
 equal 'its packets fit the smallest uplink' "$(guest "$red1" cat /sys/class/net/eth0/mtu)" 1400
-guest "$red1" nc -w 2 -z "${r1%.*}.1" 22 && fail "a guest reached the host's port 22"
-guest "$red1" nc -w 2 -z "${b1%.*}.1" 53 && fail "a guest reached another tenant's gateway"
-guest "$red1" nc -w 2 -z 198.51.100.1 53 && fail "a guest reached an address of the host"
+check 'the gateway answers on port 53' reaches "$red1" "${r1%.*}.1" 53
+reaches "$red1" "${r1%.*}.1" 22 && fail "a guest reached the host's port 22"
+reaches "$red1" "${b1%.*}.1" 53 && fail "a guest reached another tenant's gateway"
+reaches "$red1" 198.51.100.1 53 && fail "a guest reached an address of the host"
 echo 'ok: of the host only the gateway'"'"'s port 53 is open'
 
 say 'published ports'
@@ -59,7 +60,7 @@ check 'from the host, by its own address' gets curl -s -m 5 198.51.100.1:8080
 check 'one that is for the host alone' gets curl -s -m 5 127.0.0.1:8081
 gets outside 198.51.100.1:8081 && fail 'a port for the host alone is open to others'
 for to in 198.51.100.1:8080 "${b1%.*}.1:8080" "$r1:80"; do
-    guest "$blue1" nc -w 2 -z "${to%:*}" "${to#*:}" && fail "another tenant reached $to"
+    reaches "$blue1" "${to%:*}" "${to#*:}" && fail "another tenant reached $to"
 done
 echo 'ok: another tenant reaches it by no address'
 mvm --quiet instance sleep "$red1"; mvm --quiet instance wake "$red1"
@@ -84,14 +85,32 @@ equal 'node info shows it' "$(mvm --json node info | jq -r '.dns.resolvers[0]')"
 say 'without any nft rule the host is closed all the same'
 nft flush ruleset
 for to in "${r1%.*}.1:22" 198.51.100.1:22 198.51.100.1:53 "${b1%.*}.1:22"; do
-    guest "$red1" nc -w 2 -z "${to%:*}" "${to#*:}" && fail "a guest reached $to"
+    reaches "$red1" "${to%:*}" "${to#*:}" && fail "a guest reached $to"
 done
 echo 'ok: nothing of the host answers'
 mvm --quiet instance sleep "$red2"; mvm --quiet instance wake "$red2"
 check 'the next wake puts everything back' resolves "$red1" world 203.0.113.2
 check 'published ports too' gets curl -s -m 5 127.0.0.1:8080
 
+say 'with both walls broken, guests tell what they reach'
+equal 'while they stand nothing is found' "$(mvm --json net verify --deep | jq '.findings | length')" 0
+nft flush ruleset; ip rule flush protocol 109
+mvm --json net verify --deep >/run/deep.json && fail 'net verify --deep found nothing'
+reached() { jq -e --arg p "$1 reached $2" '[.findings[].problem | select(startswith($p))] | length > 0' /run/deep.json >/dev/null; }
+check 'a guest of another tenant' reached "$blue1" red/workers/
+check 'the gateway of another tenant' reached "$red1" 'the gateway of blue'
+check 'the host' reached "$red1" 'the host'
+for tenant in red blue; do
+    check "the audit log of $tenant says so" test "$(mvm --json events $tenant --last 50 | jq '[.[] | select(.event == "IsolationViolation")] | length')" -ge 2
+done
+for i in "$red1" "$blue1"; do mvm --quiet instance sleep "$i"; mvm --quiet instance wake "$i"; done
+equal 'and the next wake closes it' "$(mvm --json net verify --deep | jq '.findings | length')" 0
+
 kill "$outer" "$inner" "$server"
 mvm tenant destroy red --force; mvm tenant destroy blue --force
+clean
+
+source /usr/local/lib/mvm-e2e/docs.sh
+typed networking.md
 clean
 equal 'the rule for own addresses is as it was' "$(ip rule | head -n 1 | tr -s '\t ' ' ')" '0: from all lookup local'

@@ -1,5 +1,7 @@
 # Sourced by every end-to-end script; `cargo xtask e2e` puts it into the test host.
 set -euo pipefail
+# What a script left in the background would hold its output open, and the runner would wait.
+trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
@@ -25,6 +27,14 @@ within() {
 state() { mvm --json instance list "${1%/*}" | jq -r --arg i "$1" '.[] | select(.instance == $i) | .state'; }
 states() { mvm --json instance list "$1" | jq -r '[.[].state] | sort | join(" ")'; }
 guest() { local i=$1; shift; mvm instance exec "$i" -- "$@"; }
+
+# instance host port: the guest's TCP reaches it. A refusal was reached, too: something answered.
+reaches() {
+    local said
+    said=$(guest "$1" timeout 6 nc -w 2 "$2" "$3" -e true 2>&1) && return 0
+    case "$said" in *refused*) return 0 ;; *'timed out'* | *unreachable* | *'No route'* | *ermission*) return 1 ;; esac
+    fail "no probe of $2:$3 from $1: $said"
+}
 
 # tenant pool [create flags…]: a tenant, a pool with a build, one instance; its address is printed.
 one_instance() {
