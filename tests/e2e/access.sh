@@ -1,4 +1,4 @@
-# tier: full
+# tier: ci
 # minutes: 3
 # What a person does inside one instance and with its builds: ssh, cp, console, stats, rollback, gc.
 source /usr/local/lib/mvm-e2e/prelude.sh

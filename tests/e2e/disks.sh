@@ -1,4 +1,4 @@
-# tier: full
+# tier: ci
 # minutes: 6
 # Data disks: encrypted, grown, kept, given away, wiped; another key; a full disk; kills in between.
 source /usr/local/lib/mvm-e2e/prelude.sh

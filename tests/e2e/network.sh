@@ -1,4 +1,4 @@
-# tier: full
+# tier: ci
 # minutes: 4
 # Guests resolve names, ports of the host lead to them, packets fit; net verify tells what holds.
 source /usr/local/lib/mvm-e2e/prelude.sh

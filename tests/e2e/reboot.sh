@@ -1,4 +1,4 @@
-# tier: full
+# tier: ci
 # minutes: 6
 # resets: 1
 # The host loses its power, at rest and in the middle of commands; a sample of reboot-long.
