@@ -22,7 +22,7 @@ use mvm_core::{
 
 use crate::{
     chance::{Chance, mix},
-    disk::{Disk, Path},
+    disk::{Disk, Path, Secrets},
 };
 
 /// What a guest holds in memory.
@@ -36,6 +36,8 @@ pub struct Memory {
     pub is_frozen: bool,
     /// Whether it was restored and nobody told it so.
     pub is_unaware: bool,
+    /// The secrets that it read.
+    pub secrets: Secrets,
     /// The generation it was told at its last wake.
     pub generation: u64,
     /// Whether its agent answers.
@@ -82,6 +84,8 @@ pub struct JailMount {
     pub image: ImageHash,
     /// The tap that its configuration names.
     pub tap: (NetId, Offset),
+    /// What is on the secrets drive.
+    pub secrets: Secrets,
 }
 
 /// Records of an instance below the runtime directory.
@@ -201,6 +205,7 @@ impl World {
             random: self.entropy(),
             is_frozen: false,
             is_unaware: false,
+            secrets: Secrets::default(),
             generation: 0,
             agent_answers: true,
             is_forced: false,

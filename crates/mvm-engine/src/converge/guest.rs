@@ -176,6 +176,7 @@ pub(super) const fn word(act: &GuestAct) -> &'static str {
         GuestAct::Routes(_) => "routes",
         GuestAct::Quiesce => "quiesce",
         GuestAct::Wake { .. } => "wake",
+        GuestAct::RefreshSecrets { .. } => "refresh_secrets",
         GuestAct::Thaw => "thaw",
         GuestAct::Resize => "resize",
         GuestAct::Shutdown { .. } => "shutdown",

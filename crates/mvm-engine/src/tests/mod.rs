@@ -14,6 +14,7 @@ mod network;
 mod overrides;
 mod races;
 mod routes;
+mod secrets;
 mod tenants;
 mod volumes;
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  <data>/jails/firecracker/<i>/image     which image was linked in
+//!                              /secrets_epoch   of which epoch its secrets drive is
 //!                              /root/     the VMM's /, made the instance's by the jailer
 //!                                   /rootfs, vmlinux, initrd   hard links, 0444, root's
 //!                                   /data.img                  hard link to the volume, or a node of
@@ -26,7 +27,7 @@ use mvm_core::{
     layout::{self, data},
     pool::Role,
     route::Routes,
-    units::{Mib, Uid},
+    units::{Generation, Mib, Uid},
     volume::VolumeKind,
 };
 use mvm_proto::config::CONFIG_LABEL;
@@ -41,7 +42,7 @@ use super::{
     fault::{Act, absent},
     image, mounts,
     place::{Place, ensure_dir, give, remove_dir, remove_file},
-    ram,
+    ram, secrets,
 };
 use crate::{
     disk::{durable, ext, volume},
@@ -102,7 +103,8 @@ pub fn ensure(roots: &Roots, jail: &Jail) -> Result<(), Error> {
             node(&volume::device(&jail.instance.instance), &drive, uid)?;
         }
     }
-    config_drive(&place, jail)?;
+    let epoch = secrets::ensure(roots, &place, &jail.instance, jail.uid, &jail.secrets)?;
+    config_drive(&place, jail, epoch)?;
     let path = place.jail.join(IMAGE);
     fs::write(&path, jail.image.as_str()).act(format_args!("write {}", path.display()))
 }
@@ -187,8 +189,8 @@ pub fn list(roots: &Roots) -> Result<Vec<InstanceId>, Error> {
     Ok(found)
 }
 
-fn config_drive(place: &Place, jail: &Jail) -> Result<(), Error> {
-    let mut files = vec![config_file(config::FILE, &config::of(jail)?)?];
+fn config_drive(place: &Place, jail: &Jail, secrets: Generation) -> Result<(), Error> {
+    let mut files = vec![config_file(config::FILE, &config::of(jail, secrets)?)?];
     if jail.identity.role == Role::Gateway {
         let table = jail.identity.routing_table.as_ref();
         let routes = table.map_or_else(Routes::default, Routes::alone);
@@ -235,7 +237,13 @@ fn config_file(name: &str, value: &impl serde::Serialize) -> Result<ext::File, E
     let data = serde_json::to_vec_pretty(value).map_err(|error| {
         Error::new(ErrorKind::Failed, "cannot encode the guest's configuration").because(&error)
     })?;
-    Ok(ext::File { path: name.to_owned(), mode: 0o444, uid: Uid(0), gid: Uid(0), data })
+    Ok(ext::File {
+        path: name.to_owned(),
+        mode: 0o444,
+        uid: Uid(0),
+        gid: Uid(0),
+        data: data.into(),
+    })
 }
 
 /// Makes `to` the same file as `from`.

@@ -104,6 +104,7 @@ impl World {
         let mut guest = self.booted();
         guest.is_saved = (!jail.identity.integrations.is_empty()).then_some(false);
         guest.routes = jail.identity.routing_table.as_ref().map(Routes::alone);
+        guest.secrets = self.mounts.get(id).map(|mount| mount.secrets).unwrap_or_default();
         if let Some(vmm) = self.vmms.get_mut(id) {
             vmm.phase = Phase::Running;
             vmm.guest = Some(guest);
