@@ -1,14 +1,25 @@
 # tier: ci
 # minutes: 5
 # A guest that eats memory and forks without end is held by its cgroup; neighbours do not notice.
+# Disk and network are no faster than their limits.
 source /usr/local/lib/mvm-e2e/prelude.sh
 
 quietone=$(one_instance calm workers)
 mvm --quiet instance start "$quietone"
-greedy=$(one_instance greedy workers)
+greedy=$(one_instance greedy workers --data-disk 32 --disk-mbps 1 --net-mbps 1)
 mvm --quiet instance start "$greedy"
 cgroup=/sys/fs/cgroup/mvm/${greedy##*/}/vmm
 echo "memory.max $(cat $cgroup/memory.max), pids.max $(cat $cgroup/pids.max), cpu.max $(cat $cgroup/cpu.max)"
+
+say 'disk and network keep to their limits'
+# Six seconds' worth of bytes; one second of it may come at once. Both take well under a second without a limit.
+seconds() { local from=${EPOCHREALTIME/./}; "$@" >/dev/null 2>&1 || fail "$*"; echo $(((${EPOCHREALTIME/./} - from) / 1000000)); }
+took=$(seconds guest "$greedy" dd if=/dev/zero of=/data/fill bs=64k count=96 conv=fsync)
+check "6 MB to the disk at 1 MB/s take at least 4 s ($took s)" test "$took" -ge 4
+guest "$greedy" sh -c 'dd if=/dev/zero of=/run/fill bs=64k count=96; setsid httpd -p 80 -h /run </dev/null >/dev/null 2>&1'
+address=$(mvm --json instance list greedy | jq -r '.[0].address')
+took=$(seconds curl -sf "http://$address/fill")
+check "6 MB from the network at 1 MB/s take at least 4 s ($took s)" test "$took" -ge 4
 
 say 'forks without end stay inside the guest'
 before=$(ps -e --no-headers | wc -l)

@@ -63,6 +63,17 @@ equal 'a loop keeps its input' \
 check 'a reader may leave' test -n "$(mvm events acme --last 100 | head -n 1)"
 equal 'the shell is in the machine' "$(echo hostname | mvm shell)" mvm
 
+say 'files and ports'
+echo carried >"$MVM_TEST_DIR/carried"
+mvm --quiet instance cp "$MVM_TEST_DIR/carried" "$id:/data/carried"
+mvm --quiet instance cp "$id:/data/carried" "$MVM_TEST_DIR/back"
+equal 'a file goes in and comes back' "$(cat "$MVM_TEST_DIR/back")" carried
+guest "$id" sh -c 'mkdir -p /run/www; echo served >/run/www/index.html; setsid httpd -p 80 -h /run/www </dev/null >/dev/null 2>&1'
+mvm --quiet instance publish "$id" 18080:80
+equal 'a published port answers here' "$(curl -s -m 20 http://127.0.0.1:18080/)" served
+mvm --quiet instance unpublish "$id" 18080:80
+check 'and not any more' bash -c '! curl -s -m 5 http://127.0.0.1:18080/'
+
 say 'terminals and signals'
 terminal 0 33 101 mvm instance exec -ti "$id" -- sh -c 'stty size; read -r x; echo "got $x"' \
     -- 'wait:33 101' 'type:typed' 'wait:got typed'

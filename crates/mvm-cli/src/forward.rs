@@ -1,7 +1,7 @@
 //! A whole command line into the machine for microVMs, and what comes back.
 //!
 //! Which arguments name files of the caller is told by their types alone: [`InputPath`] and
-//! [`OutputPath`]. A test walks all commands and refuses paths of any other type.
+//! [`OutputPath`], also as one side of a copy. A test walks all commands and refuses paths of any other type.
 
 use std::{
     any::TypeId,
@@ -18,7 +18,7 @@ use mvm::{
 };
 
 use crate::{
-    args::{Cli, Global},
+    args::{Cli, CopySide, Global},
     render::progress::Reporter,
     terminal::{self, Flushed},
 };
@@ -117,13 +117,17 @@ fn carry(
         match way(argument) {
             Some(Way::In) => {
                 let values = matches.try_get_many::<InputPath>(id).ok().flatten();
-                for path in values.into_iter().flatten() {
+                let sides = matches.try_get_many::<CopySide<InputPath>>(id).ok().flatten();
+                let sides = sides.into_iter().flatten().filter_map(CopySide::caller);
+                for path in values.into_iter().flatten().chain(sides) {
                     into.push(Carried::look(path.typed(), Way::In)?);
                 }
             }
             Some(Way::Out) => {
                 let values = matches.try_get_many::<OutputPath>(id).ok().flatten();
-                for path in values.into_iter().flatten() {
+                let sides = matches.try_get_many::<CopySide<OutputPath>>(id).ok().flatten();
+                let sides = sides.into_iter().flatten().filter_map(CopySide::caller);
+                for path in values.into_iter().flatten().chain(sides) {
                     into.push(Carried::look(path.typed(), Way::Out)?);
                 }
             }
@@ -141,9 +145,9 @@ fn carry(
 /// Which way the files of an argument travel, if it names files of the caller.
 fn way(argument: &clap::Arg) -> Option<Way> {
     let kind = argument.get_value_parser().type_id();
-    if kind == TypeId::of::<InputPath>() {
+    if kind == TypeId::of::<InputPath>() || kind == TypeId::of::<CopySide<InputPath>>() {
         Some(Way::In)
-    } else if kind == TypeId::of::<OutputPath>() {
+    } else if kind == TypeId::of::<OutputPath>() || kind == TypeId::of::<CopySide<OutputPath>>() {
         Some(Way::Out)
     } else {
         None
@@ -233,6 +237,21 @@ mod tests {
         let wanted = [("a b", Way::In), ("$(d)", Way::In), ("c", Way::Out)];
         assert_eq!(carried, wanted.map(|(typed, way)| (typed.to_owned(), way)));
         assert!(!reads);
+    }
+
+    #[test]
+    fn of_a_copy_the_side_that_is_no_guest_travels() {
+        let carried = |words: &[&str]| {
+            let matches = Cli::command().try_get_matches_from(words).expect("it parses");
+            let mut carried = Vec::new();
+            carry(&Cli::command(), &matches, &mut carried).expect("they have names");
+            carried.into_iter().map(|file| (file.typed, file.way)).collect::<Vec<_>>()
+        };
+        let guest = "acme/workers/i-a3f7b2c1:/srv/file";
+        let there = carried(&["mvm", "instance", "cp", "here/file", guest]);
+        assert_eq!(there, [("here/file".to_owned(), Way::In)]);
+        let back = carried(&["mvm", "instance", "cp", guest, "here/"]);
+        assert_eq!(back, [("here/".to_owned(), Way::Out)]);
     }
 
     #[test]

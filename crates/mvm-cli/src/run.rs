@@ -4,7 +4,8 @@ use std::{ffi::OsString, io, process::ExitCode, sync::Arc};
 
 use clap::ArgMatches;
 use mvm::{
-    Actor, Cancel, Config, Context, Error, ErrorKind, Mvm, Operation, Outcome, Overrides,
+    Actor, Cancel, Config, Context, Error, ErrorKind, Filter, Mvm, Operation, Outcome, Overrides,
+    forward::Published,
     provider::{self, Packages, Place},
 };
 use signal_hook::{
@@ -111,8 +112,13 @@ impl mvm::forward::Inside for ThisMachine {
         Self::open()?.rest(&cx)
     }
 
-    fn published(&self) -> Vec<mvm::forward::Published> {
-        Vec::new()
+    fn published(&self) -> Vec<Published> {
+        // A machine whose store cannot be read has said so to the command itself.
+        let instances = Self::open().and_then(|mvm| mvm.instance_list(&Filter::All));
+        let ports = instances.unwrap_or_default().into_iter().flat_map(|one| one.record.publish);
+        // With an address a port is open at that address of the machine, which nobody outside has.
+        let ports = ports.filter(|port| port.address.is_none());
+        ports.map(|port| Published { port: port.host, protocol: port.protocol }).collect()
     }
 }
 

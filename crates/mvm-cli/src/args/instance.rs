@@ -1,7 +1,12 @@
 //! The arguments of `mvm instance …`.
 
+use std::{fmt, str::FromStr};
+
 use clap::{Args, Subcommand};
-use mvm::{Drain, InstanceRef, PoolRef, Publish, TenantId, VolumeId};
+use mvm::{
+    Drain, InstanceRef, PoolRef, Publish, TenantId, VolumeId,
+    forward::{InputPath, OutputPath},
+};
 
 use super::Volumes;
 
@@ -162,10 +167,47 @@ pub(crate) struct SshArgs {
 pub(crate) struct CopyArgs {
     /// A path here, `<tenant>/<pool>/<instance>:/path` there, or - for a tar stream
     #[arg(value_name = "SRC")]
-    pub(crate) source: String,
+    pub(crate) source: CopySide<InputPath>,
     /// The name of the copy; a directory that is there, or a name with / at its end, gets it inside
     #[arg(value_name = "DST")]
-    pub(crate) destination: String,
+    pub(crate) destination: CopySide<OutputPath>,
+}
+
+/// One side of a copy: a path in an instance, or one of the caller.
+#[derive(Debug, Clone)]
+pub(crate) enum CopySide<P> {
+    Guest(InstanceRef, String),
+    Caller(P),
+}
+
+impl<P: FromStr> FromStr for CopySide<P> {
+    type Err = P::Err;
+
+    fn from_str(text: &str) -> Result<Self, P::Err> {
+        let guest = text.split_once(':').and_then(|(instance, path)| {
+            Some(Self::Guest(instance.parse().ok()?, path.to_owned()))
+        });
+        guest.map_or_else(|| text.parse().map(Self::Caller), Ok)
+    }
+}
+
+impl<P> CopySide<P> {
+    /// The caller's path, if it is one.
+    pub(crate) const fn caller(&self) -> Option<&P> {
+        match self {
+            Self::Caller(path) => Some(path),
+            Self::Guest(..) => None,
+        }
+    }
+}
+
+impl<P: fmt::Display> fmt::Display for CopySide<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guest(instance, path) => write!(f, "{instance}:{path}"),
+            Self::Caller(path) => path.fmt(f),
+        }
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {
@@ -178,4 +220,19 @@ fn variable(text: &str) -> Result<(String, String), String> {
 /// The drain that `--force` asks for.
 pub(crate) const fn drain(force: bool) -> Drain {
     if force { Drain::Skip } else { Drain::Ask }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_address_before_the_colon_names_a_guest() {
+        let is_guest =
+            |text: &str| matches!(text.parse::<CopySide<InputPath>>(), Ok(CopySide::Guest(..)));
+        assert!(is_guest("acme/workers/i-00000001:/srv"));
+        for host in ["/srv/a:b", "acme/workers:/x", "-", "acme/workers/i-1:/x"] {
+            assert!(!is_guest(host), "{host}");
+        }
+    }
 }

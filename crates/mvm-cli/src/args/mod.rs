@@ -15,7 +15,9 @@ mod tenant;
 mod volume;
 
 pub(crate) use events::EventsArgs;
-pub(crate) use instance::{CopyArgs, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain};
+pub(crate) use instance::{
+    CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,
+};
 pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;

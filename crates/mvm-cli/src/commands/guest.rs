@@ -4,7 +4,6 @@
 
 use std::{
     io::{self, Read, Write},
-    path::Path,
     process::ExitCode,
     sync::mpsc,
     thread,
@@ -16,7 +15,7 @@ use mvm::{
 use serde::Serialize;
 
 use crate::{
-    args::{CopyArgs, ExecArgs, SshArgs},
+    args::{CopyArgs, CopySide, ExecArgs, SshArgs},
     exit, render,
     run::Session,
     show, terminal,
@@ -125,28 +124,27 @@ fn would(
 /// Copies files into or out of an instance.
 pub(super) fn cp(session: &Session, args: &CopyArgs) -> Result<ExitCode, Error> {
     let (mvm, cx) = (&session.mvm, &session.cx);
-    let (from, to) = (args.source.as_str(), args.destination.as_str());
-    let sides = (in_guest(from), in_guest(to));
+    let (from, to) = (&args.source, &args.destination);
     if session.is_rehearsal()
-        && let (Some((instance, _)), _) | (_, Some((instance, _))) = &sides
+        && let (CopySide::Guest(instance, _), _) | (_, CopySide::Guest(instance, _)) = (from, to)
     {
         return would(session, "copy", instance, &format!("{from} to {to}"));
     }
-    let report = match sides {
-        (None, Some((instance, path))) if from == "-" => {
-            mvm.instance_stream_in(cx, &instance, path, &mut io::stdin())?
+    let report = match (from, to) {
+        (CopySide::Caller(from), CopySide::Guest(instance, path)) if from.is_stream() => {
+            mvm.instance_stream_in(cx, instance, path, &mut io::stdin())?
         }
-        (Some((instance, path)), None) if to == "-" => {
-            mvm.instance_stream_out(cx, &instance, path, &mut io::stdout().lock())?;
+        (CopySide::Guest(instance, path), CopySide::Caller(to)) if to.is_stream() => {
+            mvm.instance_stream_out(cx, instance, path, &mut io::stdout().lock())?;
             return Ok(ExitCode::SUCCESS);
         }
-        (None, Some((instance, path))) => {
-            mvm.instance_copy_in(cx, &instance, Path::new(from), path)?
+        (CopySide::Caller(from), CopySide::Guest(instance, path)) => {
+            mvm.instance_copy_in(cx, instance, from.as_ref(), path)?
         }
-        (Some((instance, path)), None) => {
-            mvm.instance_copy_out(cx, &instance, path, Path::new(to))?
+        (CopySide::Guest(instance, path), CopySide::Caller(to)) => {
+            mvm.instance_copy_out(cx, instance, path, to.as_ref())?
         }
-        (Some(_), Some(_)) | (None, None) => {
+        (CopySide::Guest(..), CopySide::Guest(..)) | (CopySide::Caller(_), CopySide::Caller(_)) => {
             return Err(Error::new(
                 ErrorKind::Usage,
                 "exactly one of source and destination must be in an instance",
@@ -158,12 +156,6 @@ pub(super) fn cp(session: &Session, args: &CopyArgs) -> Result<ExitCode, Error> 
         format!("Copied {} entries, {}.", report.entries, show::size(report.bytes))
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The instance and path that an argument of `cp` names.
-fn in_guest(text: &str) -> Option<(InstanceRef, &str)> {
-    let (instance, path) = text.split_once(':')?;
-    Some((instance.parse().ok()?, path))
 }
 
 /// Attaches to the serial console until Ctrl-] or until it ends.
@@ -224,18 +216,5 @@ pub(super) fn stats(
         session.print(&stats, show::stats)?;
         let Some(interval) = watch else { return Ok(ExitCode::SUCCESS) };
         thread::sleep(interval.duration());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_address_before_the_colon_names_a_guest() {
-        assert!(in_guest("acme/workers/i-00000001:/srv").is_some());
-        for host in ["/srv/a:b", "acme/workers:/x", "-", "acme/workers/i-1:/x"] {
-            assert!(in_guest(host).is_none(), "{host}");
-        }
     }
 }

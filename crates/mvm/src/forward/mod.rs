@@ -23,6 +23,6 @@ pub use carry::{Carried, There, Way};
 pub use client::{Ended, Link, hello, run};
 pub use path::{CallerPath, InputPath, OutputPath};
 pub use server::{Inside, SUBCOMMAND, main};
-pub use wire::{Act, Hello, Protocol, Published, Request};
+pub use wire::{Act, Hello, Published, Request};
 
 pub(crate) use server::{PROGRAMS_FILE, is_far};

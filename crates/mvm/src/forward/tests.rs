@@ -13,9 +13,10 @@ use std::{
 use mvm_core::{
     error::{Error, ErrorKind},
     port::{ExecControl, ExecStreams},
+    publish::Protocol,
 };
 
-use super::{Act, Carried, Ended, Link, Protocol, Published, Request, Way, client, hello, server};
+use super::{Act, Carried, Ended, Link, Published, Request, Way, client, hello, server};
 
 /// Has a microVM that does not stop, at a port.
 struct Stubborn;

@@ -8,7 +8,7 @@ use std::{
     io::{self, Read, Write},
 };
 
-use mvm_core::error::Error;
+use mvm_core::{error::Error, publish::Protocol};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::carry::Carried;
@@ -83,25 +83,6 @@ pub struct Published {
     pub port: u16,
     /// What is spoken there.
     pub protocol: Protocol,
-}
-
-/// What is spoken at a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-impl std::fmt::Display for Protocol {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        })
-    }
 }
 
 /// How the far command ended.

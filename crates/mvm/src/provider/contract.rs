@@ -38,7 +38,7 @@ fn keeps_its_promises(provider: &dyn Provider) {
             assert_eq!(code(provider, &["true"]), 0);
             assert_eq!(code(provider, &["false"]), 1);
         }
-        let port = [Published { port: 1, protocol: forward::Protocol::Tcp }];
+        let port = [Published { port: 1, protocol: mvm_core::publish::Protocol::Tcp }];
         provider.ensure_published(&port).unwrap();
         provider.ensure_published(&port).unwrap();
         provider.ensure_published(&[]).unwrap();
