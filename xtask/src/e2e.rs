@@ -12,10 +12,14 @@ use crate::script::{self, Images, Script, Tier};
 use crate::suite::{Outcome, Suite};
 use crate::{evidence, workspace};
 
+/// How many scripts run side by side: one waits for its guests most of the time, and two keep two
+/// cores at work.
+const AT_ONCE: usize = 2;
+
 /// Runs the end-to-end scripts of a tier, or those with the given names.
 pub(crate) fn run(names: &[String], tier: Tier) -> Result<Vec<Outcome>> {
     let scripts = choose(script::list(&workspace::root().join("tests/e2e"))?, names, tier)?;
-    Suite::prepare("e2e", Profile::Dev, &scripts)?.run(&scripts)
+    Suite::prepare("e2e", Profile::Dev, &scripts)?.run(&scripts, AT_ONCE)
 }
 
 /// The error of a run in which something failed.
@@ -36,7 +40,7 @@ pub(crate) fn verdict(outcomes: &[Outcome]) -> Result<()> {
 pub(crate) fn bench(names: &[String]) -> Result<()> {
     let scripts = script::list(&workspace::root().join("tests/bench"))?;
     let scripts = choose(scripts, names, Tier::Full)?;
-    let outcomes = Suite::prepare("bench", Profile::Release, &scripts)?.run(&scripts)?;
+    let outcomes = Suite::prepare("bench", Profile::Release, &scripts)?.run(&scripts, 1)?;
     let dir = workspace::root().join("docs/benchmarks");
     fs::create_dir_all(&dir).act(|| format!("create {}", dir.display()))?;
     for outcome in outcomes.iter().filter(|outcome| outcome.failure.is_none()) {

@@ -1,4 +1,4 @@
-//! Runs scripts, one after the other, each in pristine test hosts of its own.
+//! Runs scripts, each in pristine test hosts of its own; two at a time unless times are measured.
 //!
 //! A script gets no standard input. What it prints goes to a log; exit code 0 means it passed. One
 //! that asks for resets is run once a boot, with the number of resets before as its argument.
@@ -9,11 +9,13 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::binaries::Profile;
 use crate::cache::Cache;
-use crate::error::{Act, Result};
+use crate::error::{Act, Error, Result};
 use crate::host::{Group, HostFiles, Payload, Put, TestHost};
 use crate::script::{Images, Script};
 use crate::workspace;
@@ -83,14 +85,31 @@ impl Suite {
         Ok(Self { files, payload, with_debian, logs })
     }
 
-    /// Runs all scripts, reports each on standard output, and the sum on a line of its own.
-    pub(crate) fn run(&self, scripts: &[Script]) -> Result<Vec<Outcome>> {
-        let mut outcomes = Vec::new();
-        for script in scripts {
-            let outcome = self.run_one(script)?;
-            report(&outcome);
-            outcomes.push(outcome);
-        }
+    /// Runs all scripts, `at_once` of them side by side and the longest first; reports each on
+    /// standard output, and the sum on a line of its own.
+    pub(crate) fn run(&self, scripts: &[Script], at_once: usize) -> Result<Vec<Outcome>> {
+        let mut waiting: Vec<&Script> = scripts.iter().collect();
+        waiting.sort_by_key(|script| script.header.deadline);
+        let waiting = Mutex::new(waiting);
+        let done = Mutex::new(Vec::new());
+        let work = || -> Result<()> {
+            loop {
+                let next = lock(&waiting).pop();
+                let Some(script) = next else { return Ok(()) };
+                let outcome = self.run_one(script)?;
+                let mut done = lock(&done);
+                report(&outcome);
+                done.push(outcome);
+            }
+        };
+        thread::scope(|scope| {
+            let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().unwrap_or_else(|_| Err(Error::refused("a worker panicked")))
+            })
+        })?;
+        let mut outcomes = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        outcomes.sort_by(|one: &Outcome, two| one.name.cmp(&two.name));
         let failed = outcomes.iter().filter(|outcome| outcome.failure.is_some()).count();
         println!("{} passed, {failed} failed", outcomes.len() - failed);
         Ok(outcomes)
@@ -147,6 +166,10 @@ impl Suite {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs the script in the host until its end or its deadline.
 fn follow(
     host: &TestHost,
@@ -177,7 +200,7 @@ fn follow(
             let seconds = script.header.deadline.as_secs();
             break Verdict::Failed(format!("no end after {seconds} s"));
         }
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     };
     if !matches!(verdict, Verdict::Passed) {
         keep_console(host, log)?;

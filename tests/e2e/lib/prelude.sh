@@ -1,7 +1,14 @@
 # Sourced by every end-to-end script; `cargo xtask e2e` puts it into the test host.
 set -euo pipefail
-# What a script left in the background would hold its output open, and the runner would wait.
-trap 'jobs -p | xargs -r kill 2>/dev/null || true' EXIT
+# What a script left in the background would hold its output open, and the runner would wait. After a
+# failure it says what the guests said that died.
+at_end() {
+    local status=$?
+    jobs -p | xargs -r kill 2>/dev/null || true
+    [ "$status" = 0 ] || mvm --json instance list 2>/dev/null | jq -r '.[] | select(.last_failure) | .instance' |
+        while read -r i; do echo "--- $i ---"; mvm instance logs "$i" 2>&1 | tail -n 40; done || true
+}
+trap at_end EXIT
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
