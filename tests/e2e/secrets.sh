@@ -1,4 +1,4 @@
-# tier: full
+# tier: ci
 # minutes: 4
 # A tenant's secrets: sealed here, a drive there, new ones at the next wake or at once, gone at the end.
 source /usr/local/lib/mvm-e2e/prelude.sh
