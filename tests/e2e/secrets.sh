@@ -1,5 +1,5 @@
 # tier: ci
-# minutes: 4
+# minutes: 5
 # A tenant's secrets: sealed here, a drive there, new ones at the next wake or at once, gone at the end.
 source /usr/local/lib/mvm-e2e/prelude.sh
 source /usr/local/lib/mvm-e2e/docs.sh
