@@ -28,7 +28,14 @@ equal 'least_connections avoids who has one' "$(wc -w <<<"$other")" 1
 exec 9>&-
 printf 'GET /one/ HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n' >pipelined
 equal 'one request per connection' "$(timeout 10 bash -c "exec 8<>/dev/tcp/$gw/80; cat pipelined >&8; cat <&8" | grep -c '^HTTP/1')" 1
-check 'it runs without rights' guest "$gateway_id" sh -c 'grep -q "^CapEff:.*0000000000000000" /proc/$(pgrep -f "mvm-guest gateway" | head -n 1)/status'
+# The gateway's processes, one line each: their user and what they may do.
+rights() {
+    guest "$gateway_id" sh -c 'for p in /proc/[0-9]*; do
+        tr "\0" " " <"$p/cmdline" 2>/dev/null | grep -q "[ ]gateway \$" || continue
+        awk "/^Uid:/ { uid = \$2 } /^CapEff:/ { print uid, \$2 }" "$p/status"
+    done'
+}
+equal 'it runs as nobody, without rights' "$(rights)" '65534 0000000000000000'
 
 say 'a table that is wrong is refused as a whole'
 echo '{"routes": [{"name": "a", "match_rule": {"prt": 1}, "target": {"pool_id": "absent"}}, {"name": "a", "match_rule": {"port": 0}}]}' >wrong.json
