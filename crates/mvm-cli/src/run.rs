@@ -71,6 +71,7 @@ fn go(
         | Command::Pool(_)
         | Command::Instance(_)
         | Command::Volume(_)
+        | Command::Agent(_)
         | Command::Events(_)
         | Command::Node(_)
         | Command::Net(_) => match provider::place(&config)? {
@@ -128,6 +129,7 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Pool(command) => commands::pool::run(session, command),
         Command::Instance(command) => commands::instance::run(session, command),
         Command::Volume(command) => commands::volume::run(session, command),
+        Command::Agent(command) => commands::agent::run(session, command),
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),

@@ -34,6 +34,7 @@
 //! | warm | a guest in memory with its vCPUs paused |
 
 pub mod alloc;
+pub mod desired;
 pub mod disk;
 pub mod document;
 pub mod effect;

@@ -4,6 +4,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+mod policy;
+
+pub use policy::{Compression, OnNodeLoss, PoolPolicy, Readiness, SeccompPolicy, SleepPolicy};
+
 use crate::{
     error::{Error, ErrorKind},
     id::{ImageHash, PoolRef},
@@ -405,6 +409,9 @@ pub struct Pool {
     /// Where its gateways lead to; gateways only.
     #[serde(default)]
     pub routing_table: Option<RoutingTable>,
+    /// What is decided for it without being asked.
+    #[serde(default)]
+    pub policy: PoolPolicy,
     /// Its builds, newest first.
     pub revisions: Vec<Revision>,
     /// The build that a rollback made current; the newest is while this is absent.
@@ -502,6 +509,7 @@ mod tests {
             routing_table: None,
             revisions: vec![revision("abcd1111"), revision("abcd2222"), revision("abcd1111")],
             rolled_back_to: None,
+            policy: PoolPolicy::default(),
             destroying: false,
             created_at: Timestamp(0),
             generation: Generation(0),

@@ -2,6 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+mod policy;
+
+pub use policy::{Destination, Egress, EgressPolicy, TenantPolicy};
+
 use crate::{
     id::TenantId,
     net::Network,
@@ -28,6 +32,9 @@ pub struct Tenant {
     /// What is known of its secrets; none before the first were set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<TenantSecrets>,
+    /// What is decided for it without being asked.
+    #[serde(default)]
+    pub policy: TenantPolicy,
     /// Whether it is being destroyed: nothing new may be made in it.
     pub destroying: bool,
     /// When it was created.

@@ -18,6 +18,7 @@
 
 mod admit;
 mod converge;
+mod desired;
 pub mod engine;
 pub mod figures;
 mod firewall;

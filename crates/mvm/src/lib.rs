@@ -27,6 +27,7 @@ mod wiring;
 pub use config::{Config, Overrides};
 pub use mvm_core::{
     Error, ErrorKind,
+    desired::DesiredState,
     disk::{DiskClass, DiskUse, Room},
     error,
     event::{Actor, Event, EventKind, LoggedEvent},

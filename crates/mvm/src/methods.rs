@@ -1,6 +1,7 @@
 //! One method per operation, named like its command.
 
 use mvm_core::{
+    desired::{self, Addressee, DesiredState},
     error::Error,
     event::LoggedEvent,
     id::{InstanceRef, PoolRef, TenantId, VolumeId},
@@ -394,5 +395,17 @@ impl Mvm {
     /// What the network of one tenant or of all is, and what is wrong with it.
     pub fn net_verify(&self, tenant: Option<&TenantId>, depth: Depth) -> Result<NetReport, Error> {
         self.engine.net_verify(tenant, depth)
+    }
+
+    /// The desired state of all tenants of this node, or of one.
+    pub fn agent_desired(&self, tenant: Option<&TenantId>) -> Result<DesiredState, Error> {
+        self.engine.desired(tenant)
+    }
+
+    /// Reads and checks a desired state of this node, or in development of any.
+    pub fn desired_check(&self, document: &[u8]) -> Result<DesiredState, Error> {
+        let node_id = self.engine.desired(None)?.node_id;
+        let addressee = Addressee::Node { id: &node_id, production: self.production };
+        desired::parse(document, addressee)
     }
 }

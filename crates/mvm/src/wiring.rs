@@ -27,6 +27,7 @@ pub struct Mvm {
     pub(crate) engine: Engine,
     pub(crate) roots: Roots,
     pub(crate) firecracker: String,
+    pub(crate) production: bool,
 }
 
 impl Mvm {
@@ -63,7 +64,12 @@ impl Mvm {
             ..mvm_engine::Config::default()
         };
         let firecracker = config.firecracker.clone();
-        Ok(Self { engine: Engine::new(ports, settings), roots, firecracker })
+        Ok(Self {
+            engine: Engine::new(ports, settings),
+            roots,
+            firecracker,
+            production: config.production,
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod agent;
 mod events;
 mod examples;
 mod instance;
@@ -14,6 +15,7 @@ mod pool;
 mod tenant;
 mod volume;
 
+pub(crate) use agent::{AgentCommand, DesiredArgs};
 pub(crate) use events::EventsArgs;
 pub(crate) use instance::{
     CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,
@@ -107,6 +109,9 @@ pub(crate) enum Command {
     /// Manage data volumes that outlived their instance
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Work with the state that this node shall have
+    #[command(subcommand)]
+    Agent(AgentCommand),
     /// Show what happened to a tenant
     Events(EventsArgs),
     /// Look at this node

@@ -1,5 +1,6 @@
 //! The commands, one file a noun: parse, ask the library, render.
 
+pub(crate) mod agent;
 pub(crate) mod events;
 pub(crate) mod guest;
 pub(crate) mod instance;

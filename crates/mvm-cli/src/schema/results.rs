@@ -44,6 +44,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "instance-logs" => question(Logs::schema),
         "instance-stats" => question(Stats::schema),
         "events" => question(Vec::<LoggedEvent>::schema),
+        "agent-desired" => question(desired_state),
         "node-info" => question(Node::schema),
         "node-stats" => question(Fleet::schema),
         "node-disk" => question(Disk::schema),
@@ -79,6 +80,20 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
         _ => None,
     }
+}
+
+/// The desired state is also written by people and other programs, so that its schema is a file of
+/// its own, which is tested against the reader; here it is what the command prints.
+fn desired_state(definitions: &mut Definitions) -> Value {
+    const FILE: &str = include_str!("../../../../docs/formats/desired-state.json");
+    let mut schema = serde_json::from_str::<Definitions>(FILE).unwrap_or_default();
+    if let Some(Value::Object(parts)) = schema.remove("$defs") {
+        definitions.extend(parts);
+    }
+    for key in ["$schema", "$id", "title"] {
+        schema.remove(key);
+    }
+    named(definitions, "DesiredState", |_| Value::Object(schema))
 }
 
 describe!(Tenant, "Tenant", "A tenant.", {

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::{
         plan::fixture::{instance, seen},
-        pool::{Counts, Resources, Revision, Role, RuntimePolicy, Source},
+        pool::{Counts, PoolPolicy, Resources, Revision, Role, RuntimePolicy, Source},
         state::State,
         units::{Mib, Timestamp, Vcpus},
     };
@@ -140,6 +140,7 @@ mod tests {
             routing_table: None,
             revisions: images.iter().map(revision).collect(),
             rolled_back_to: None,
+            policy: PoolPolicy::default(),
             destroying: false,
             created_at: Timestamp(0),
             generation: Generation(0),

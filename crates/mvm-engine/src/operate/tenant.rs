@@ -17,7 +17,7 @@ use mvm_core::{
     pool::Pool,
     port::{Table, Transaction},
     quota::{Holdings, QuotaChange, Quotas},
-    tenant::{Tenant, Tombstone},
+    tenant::{Tenant, TenantPolicy, Tombstone},
     units::{Generation, Timestamp},
     volume::VolumeFate,
 };
@@ -93,6 +93,7 @@ impl Engine {
             keyed: ask.keyed,
             rotating: false,
             secrets: None,
+            policy: TenantPolicy::default(),
             destroying: false,
             created_at: now,
             generation: Generation(0),

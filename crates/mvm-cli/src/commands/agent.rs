@@ -1,0 +1,81 @@
+//! `mvm agent …`.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use mvm::{DesiredState, Error, ErrorKind};
+
+use crate::{
+    args::{AgentCommand, DesiredArgs},
+    run::Session,
+};
+
+/// A little more than a document may have, so that one that is too long is told as such.
+const READ_MAX: u64 = (16 << 20) + 1;
+
+pub(crate) fn run(session: &Session, command: AgentCommand) -> Result<ExitCode, Error> {
+    match command {
+        AgentCommand::Desired(args) => desired(session, &args),
+    }
+}
+
+fn desired(session: &Session, args: &DesiredArgs) -> Result<ExitCode, Error> {
+    let state = match &args.file {
+        Some(file) if args.check => {
+            let bytes = read(file)
+                .map_err(|error| cannot(ErrorKind::Invalid, "read", file).because(&error))?;
+            session
+                .mvm
+                .desired_check(&bytes)
+                .map_err(|error| error.context(format!("{} is refused", file.display())))?
+        }
+        Some(_) | None => session.mvm.agent_desired(args.tenant.as_ref())?,
+    };
+    let document = |state: &DesiredState| {
+        serde_json::to_string_pretty(state).map_err(|error| {
+            Error::new(ErrorKind::Failed, "cannot write the desired state").because(&error)
+        })
+    };
+    let text = document(&state)?;
+    match &args.file {
+        Some(file) if !args.check && !session.is_rehearsal() => {
+            write(file, &text)
+                .map_err(|error| cannot(ErrorKind::Failed, "write", file).because(&error))?;
+        }
+        Some(_) | None => session.print(&state, |_| text)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cannot(kind: ErrorKind, act: &str, file: &Path) -> Error {
+    Error::new(kind, format!("cannot {act} {}", file.display()))
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(file)?.take(READ_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// All of it or nothing: a reader never finds half a document.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let name = file.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    let mut partial = name.to_owned();
+    partial.push(format!(".{}", std::process::id()));
+    let partial = file.with_file_name(partial);
+    let write = || {
+        let mut out = fs::File::create(&partial)?;
+        out.write_all(text.as_bytes())?;
+        out.write_all(b"\n")?;
+        out.sync_all()?;
+        fs::rename(&partial, file)
+    };
+    write().inspect_err(|_| {
+        // What was begun is of no use; the error to be told is the first one.
+        let _ = fs::remove_file(&partial);
+    })
+}
