@@ -77,5 +77,27 @@ equal 'who came and who went' "$(who :80/ 3)" "${two##*/} "
 mvm --quiet instance stop "$two"
 check 'nobody is left' grep -q '^503 .*no instance' <<<"$(page /)"
 
+say 'what the node shall have, as one document'
+mvm --json agent desired >desired.json
+python3 /usr/local/lib/mvm-e2e/fits.py agent-desired <desired.json
+equal 'the node, and what its tenant is' \
+    "$(jq -r '[.node_id, .schema_version, (.tenants[] | .tenant_id, .network.tenant_net_id, .network.ipv4_subnet)] | join(" ")' desired.json)" \
+    "$(mvm --json node info | jq -r .node_id) 1 shop 1 10.240.1.0/24"
+pools='[.tenants[0].pools[] | .pool_id, .image, .role, .instance_resources.mem_mib, .desired_counts.running] | join(" ")'
+equal 'its pools' "$(jq -r "$pools" desired.json)" 'gateways default gateway 128 1 workers default worker 128 2'
+equal 'the routes are those that were given' "$(jq -S '[.tenants[0].pools[0].routing_table.routes[].name]' desired.json)" "$(jq -S '[.routes[].name]' routes.json)"
+equal 'so are the integrations' "$(jq -r '[.tenants[0].pools[1].integrations[] | .name, .critical] | join(" ")' desired.json)" 'ledger true cache false'
+mvm agent desired --file written.json
+equal 'a file has the same' "$(jq -S . written.json)" "$(jq -S . desired.json)"
+equal 'what was written is read back as it was' "$(mvm --json agent desired --check written.json | jq -S .)" "$(jq -S . desired.json)"
+jq '.tenants[0].pools[0].role = "worker" | .tenants[0].pools[1].desired_counts.runing = 1 | .node_id = "node-of-others"' desired.json >wrong.json
+refused 6 mvm agent desired --check wrong.json
+for finding in node_id 'pools[0].routing_table' 'pools[1].desired_counts.runing'; do
+    case "$REFUSAL" in *"$finding"*) ;; *) fail "no word about $finding: $REFUSAL" ;; esac
+done
+if python3 /usr/local/lib/mvm-e2e/fits.py agent-desired <wrong.json 2>/dev/null; then fail 'the schema takes an unknown field'; fi
+refused 3 mvm agent desired --tenant absent
+
 mvm --quiet tenant destroy shop --force
+equal 'no tenant is desired any more' "$(mvm --json agent desired | jq '.tenants | length')" 0
 clean

@@ -1,9 +1,10 @@
 //! The arguments of `mvm agent …`.
 
-use std::path::PathBuf;
-
 use clap::{Args, Subcommand};
-use mvm::TenantId;
+use mvm::{
+    TenantId,
+    forward::{InputPath, OutputPath},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
@@ -13,13 +14,13 @@ pub(crate) enum AgentCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct DesiredArgs {
-    /// Write it to this file instead of standard output; with --check the file to be checked
+    /// Write it to this file, all of it or nothing, instead of standard output
     #[arg(long, value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
+    pub(crate) file: Option<OutputPath>,
     /// Only of this tenant
-    #[arg(long, conflicts_with = "check")]
+    #[arg(long)]
     pub(crate) tenant: Option<TenantId>,
-    /// Check the file instead of writing one, and tell everything that is wrong with it
-    #[arg(long, requires = "file")]
-    pub(crate) check: bool,
+    /// Read this file instead of the records, and tell everything that is wrong with it
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["file", "tenant"])]
+    pub(crate) check: Option<InputPath>,
 }

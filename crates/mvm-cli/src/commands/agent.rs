@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use mvm::{DesiredState, Error, ErrorKind};
+use mvm::{Error, ErrorKind};
 
 use crate::{
     args::{AgentCommand, DesiredArgs},
@@ -24,8 +24,9 @@ pub(crate) fn run(session: &Session, command: AgentCommand) -> Result<ExitCode, 
 }
 
 fn desired(session: &Session, args: &DesiredArgs) -> Result<ExitCode, Error> {
-    let state = match &args.file {
-        Some(file) if args.check => {
+    let state = match &args.check {
+        Some(file) => {
+            let file = file.as_path();
             let bytes = read(file)
                 .map_err(|error| cannot(ErrorKind::Invalid, "read", file).because(&error))?;
             session
@@ -33,16 +34,14 @@ fn desired(session: &Session, args: &DesiredArgs) -> Result<ExitCode, Error> {
                 .desired_check(&bytes)
                 .map_err(|error| error.context(format!("{} is refused", file.display())))?
         }
-        Some(_) | None => session.mvm.agent_desired(args.tenant.as_ref())?,
+        None => session.mvm.agent_desired(args.tenant.as_ref())?,
     };
-    let document = |state: &DesiredState| {
-        serde_json::to_string_pretty(state).map_err(|error| {
-            Error::new(ErrorKind::Failed, "cannot write the desired state").because(&error)
-        })
-    };
-    let text = document(&state)?;
+    let text = serde_json::to_string_pretty(&state).map_err(|error| {
+        Error::new(ErrorKind::Failed, "cannot write the desired state").because(&error)
+    })?;
     match &args.file {
-        Some(file) if !args.check && !session.is_rehearsal() => {
+        Some(file) if !session.is_rehearsal() => {
+            let file = file.as_path();
             write(file, &text)
                 .map_err(|error| cannot(ErrorKind::Failed, "write", file).because(&error))?;
         }
