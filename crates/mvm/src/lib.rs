@@ -40,7 +40,8 @@ pub use mvm_core::{
     operation::{NewPool, Operation, Rebuild},
     plan::{Step, pool::Assignment},
     pool::{
-        Counts, Pool, PoolChange, Resources, Revision, RevisionName, Role, RuntimePolicy, Source,
+        Compression, Counts, OnNodeLoss, Pool, PoolChange, PoolPolicy, Readiness, Resources,
+        Revision, RevisionName, Role, RuntimePolicy, SeccompPolicy, SleepPolicy, Source,
     },
     port::{
         Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, ProbeOutcome,
@@ -51,7 +52,7 @@ pub use mvm_core::{
     route::{Cidr, MatchRule, Route, RoutingTable, Selector, Target},
     secrets::{Grant, Scope, SecretsSource, TenantSecrets},
     state::{Move, State},
-    tenant::Tenant,
+    tenant::{Destination, Egress, EgressPolicy, Tenant, TenantPolicy},
     units,
     volume::{Volume, VolumeFate, VolumeKind, VolumePlan, VolumeStage},
 };

@@ -26,7 +26,7 @@ pub(crate) fn run(session: &Session, command: AgentCommand) -> Result<ExitCode, 
 fn desired(session: &Session, args: &DesiredArgs) -> Result<ExitCode, Error> {
     let state = match &args.check {
         Some(file) => {
-            let file = file.as_path();
+            let file: &Path = file.as_ref();
             let bytes = read(file)
                 .map_err(|error| cannot(ErrorKind::Invalid, "read", file).because(&error))?;
             session
@@ -41,7 +41,7 @@ fn desired(session: &Session, args: &DesiredArgs) -> Result<ExitCode, Error> {
     })?;
     match &args.file {
         Some(file) if !session.is_rehearsal() => {
-            let file = file.as_path();
+            let file: &Path = file.as_ref();
             write(file, &text)
                 .map_err(|error| cannot(ErrorKind::Failed, "write", file).because(&error))?;
         }

@@ -10,6 +10,7 @@
 mod core;
 mod disk;
 mod net;
+mod policy;
 mod results;
 #[cfg(test)]
 mod tests;
