@@ -57,6 +57,16 @@ equal 'who was restored' "$(told IntegrationRestored)" ledger
 equal 'who failed, in two attempts' "$(told IntegrationFailed)" 'cache cache ledger'
 equal 'who woke is back in the rotation' "$(who :80/ 4)" "$both"
 
+say 'the command of a sleep is killed once it begins to freeze: the next one goes on, and the workload works'
+guest "$one" sh -c 'echo 42 >/run/ledger'
+mvm instance sleep "$one" 2>steps & sleeper=$!
+within 60 grep -q quiesce steps || fail "it never came to the freeze: $(cat steps)"
+kill -9 "$sleeper"; wait "$sleeper" || true
+echo "after the kill it is $(state "$one")"
+mvm --quiet instance wake "$one"
+equal 'it runs' "$(state "$one")" Running
+equal 'its workload answers' "$(who :80/ 4)" "$both"
+
 say 'a critical integration keeps the guest awake, but not by force'
 guest "$two" rm -f /run/ledger
 refused 4 mvm instance sleep "$two"

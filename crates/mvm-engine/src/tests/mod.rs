@@ -7,6 +7,7 @@
 
 mod bench;
 mod crashes;
+mod desired;
 mod durable;
 mod faults;
 mod integrations;
