@@ -185,10 +185,11 @@ const fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// The key that was probably meant: at most two letters away, or a third of its length.
+/// The key that was probably meant: at most two letters away, or a third of its length, or begun.
 fn nearest<'k>(key: &str, keys: &[&'k str]) -> Option<&'k str> {
     let close = keys.iter().map(|known| (distance(key, known), *known)).min()?;
-    (close.0 <= 2.max(key.len() / 3)).then_some(close.1)
+    let is_begun = key.len() > 2 && close.1.starts_with(key);
+    (is_begun || close.0 <= 2.max(key.len() / 3)).then_some(close.1)
 }
 
 /// How many letters must be changed, added or left out to make one word of the other.

@@ -315,7 +315,8 @@ fn pool(
 }
 
 fn source(pool: &mut Object<'_, '_>) -> Option<Source> {
-    let kinds: [(&str, fn(String) -> Source); 3] =
+    type Make = fn(String) -> Source;
+    let kinds: [(&str, Make); 3] =
         [("flake_ref", Source::Flake), ("template", Source::Template), ("image", Source::Image)];
     let given: Vec<_> = kinds.iter().filter(|(key, _)| pool.present(key).is_some()).collect();
     let [(key, make)] = given.as_slice() else {
