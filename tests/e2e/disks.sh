@@ -83,6 +83,6 @@ mvm instance destroy "$heir" --keep-volumes --force
 mvm volume remove "${heir##*/}" --wipe --force
 equal 'no volume is kept' "$(mvm --json volume list | jq length)" 0
 equal 'the audit log' "$(mvm --json events acme --last 100 | jq -r '[.[].event | select(startswith("Volume") or startswith("Key"))] | unique | join(" ")')" \
-    'KeyRotated VolumeCreated VolumeGrown VolumeKept VolumeWiped'
+    'KeyCreated KeyRotated VolumeCreated VolumeGrowing VolumeGrown VolumeKept VolumeWiped'
 mvm tenant destroy acme --force; mvm tenant destroy bolt --force
 clean

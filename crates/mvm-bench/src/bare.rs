@@ -244,6 +244,7 @@ impl Bare {
             version: "bare".to_owned(),
             boot_id: String::new(),
             instance_id: None,
+            operation: None,
         });
         session.open(request.clone()).map_err(|error| failed(error.to_string()))?;
         let mut buffer = [0; 4096];

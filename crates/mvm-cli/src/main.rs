@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod exit;
 mod forward;
+mod log;
 mod manual;
 mod render;
 mod run;

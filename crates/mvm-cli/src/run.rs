@@ -4,7 +4,8 @@ use std::{ffi::OsString, io, process::ExitCode, sync::Arc};
 
 use clap::ArgMatches;
 use mvm::{
-    Actor, Cancel, Config, Context, Error, ErrorKind, Filter, Mvm, Operation, Outcome, Overrides,
+    Actor, Cancel, Config, Context, Error, ErrorKind, Filter, Mvm, Operation, OperationId, Outcome,
+    Overrides,
     forward::Published,
     provider::{self, Packages, Place},
 };
@@ -14,8 +15,8 @@ use signal_hook::{
 };
 
 use crate::{
-    args::{Command, Format, Global, InstanceCommand},
-    commands, exit, forward, manual,
+    args::{Command, Format, Global, InstanceCommand, NodeCommand},
+    commands, exit, forward, log, manual,
     render::{self, progress::Reporter},
     show, usage,
 };
@@ -32,11 +33,11 @@ pub(crate) fn main() -> ExitCode {
         Ok(read) => read,
         Err(code) => return code,
     };
-    log_to_stderr(&cli.global);
-    match go(cli.command, &cli.global, &matches, words) {
+    let operation = mvm::new_operation();
+    match go(cli.command, &cli.global, &matches, words, &operation) {
         Ok(code) => code,
         Err(error) => {
-            render::error::say(&error, cli.global.output());
+            render::error::say(&error, cli.global.output(), Some(&operation));
             exit::of_error(&error)
         }
     }
@@ -48,14 +49,18 @@ fn go(
     global: &Global,
     matches: &ArgMatches,
     words: Vec<OsString>,
+    operation: &OperationId,
 ) -> Result<ExitCode, Error> {
-    let overrides =
-        Overrides { config_file: global.config_file.clone(), data_dir: global.data_dir.clone() };
+    let overrides = global.overrides();
     let config = Config::read(&overrides)?;
+    log::to_stderr(&config, global.output());
+    let uid = rustix::process::getuid().as_raw();
+    let _entered = log::span(operation, uid).entered();
     match &command {
         Command::Completions { shell } => manual::completions(*shell).map(|()| ExitCode::SUCCESS),
         Command::Manpages { dir } => manual::man_pages(dir).map(|()| ExitCode::SUCCESS),
         Command::Reference { dir } => manual::reference(dir).map(|()| ExitCode::SUCCESS),
+        Command::Config(command) => commands::config::run(global.output(), &overrides, command),
         Command::Bootstrap(args) => {
             commands::machine::bootstrap(global, &config, args, Packages::Install)
         }
@@ -75,7 +80,12 @@ fn go(
         | Command::Events(_)
         | Command::Node(_)
         | Command::Net(_) => match provider::place(&config)? {
-            Place::Here => dispatch(&Session::open(global, &config)?, command),
+            Place::Here => {
+                if let Command::Node(NodeCommand::Rebuild { force }) = command {
+                    return commands::node::rebuild(global, &config, operation, force);
+                }
+                dispatch(&Session::open(global, &config, operation)?, command)
+            }
             Place::There(machine) => {
                 let is_exec = matches!(
                     command,
@@ -84,7 +94,7 @@ fn go(
                 let ran = forward::command(global, &config, matches, words, &*machine);
                 match ran {
                     Err(error) if is_exec => {
-                        render::error::say(&error, global.output());
+                        render::error::say(&error, global.output(), Some(operation));
                         Ok(ExitCode::from(exit::EXEC_FAILED))
                     }
                     ran => ran,
@@ -107,6 +117,7 @@ impl mvm::forward::Inside for ThisMachine {
     fn put_to_rest(&self) -> Result<(), Error> {
         let cx = Context {
             actor: Actor::Uid(rustix::process::getuid().as_raw()),
+            operation: None,
             cancel: Cancel::new(),
             progress: Arc::new(Reporter::Silent),
         };
@@ -133,7 +144,8 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),
-        Command::Completions { .. }
+        Command::Config(_)
+        | Command::Completions { .. }
         | Command::Manpages { .. }
         | Command::Reference { .. }
         | Command::Bootstrap(_)
@@ -156,10 +168,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn open(global: &Global, config: &Config) -> Result<Self, Error> {
-        let mvm = Mvm::open(config)?;
+    fn open(global: &Global, config: &Config, operation: &OperationId) -> Result<Self, Error> {
+        let mvm = Mvm::open(config)?.for_operation(operation.clone());
         let cx = Context {
             actor: Actor::Uid(rustix::process::getuid().as_raw()),
+            operation: Some(operation.clone()),
             cancel: Cancel::new(),
             progress: Arc::new(Reporter::of(global)),
         };
@@ -213,7 +226,7 @@ impl Session {
     }
 
     /// From now on the first SIGINT or SIGTERM stops after the current effect, the second at once.
-    fn stop_on_signals(&self) {
+    pub(crate) fn stop_on_signals(&self) {
         let cancel = self.cx.cancel.clone();
         if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) {
             std::thread::spawn(move || {
@@ -241,16 +254,4 @@ pub(crate) fn print<T: serde::Serialize>(
         }
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-fn log_to_stderr(global: &Global) {
-    use tracing_subscriber::{EnvFilter, fmt};
-    let wanted = std::env::var("MVM_LOG").ok().filter(|filter| !filter.is_empty());
-    let filter = match (wanted, global.verbose) {
-        (Some(filter), _) => filter,
-        (None, true) => "mvm=debug,mvm_engine=debug,mvm_host=debug".to_owned(),
-        (None, false) => return,
-    };
-    let layer = fmt().with_env_filter(EnvFilter::new(filter)).with_writer(io::stderr);
-    if global.output() != Format::Table { layer.json().init() } else { layer.init() }
 }

@@ -32,7 +32,7 @@ pub(crate) fn read() -> Result<(Cli, ArgMatches), ExitCode> {
         }
         let error = translate(&refused);
         let is_json = std::env::args_os().any(|word| word == "--json" || word == "--format=json");
-        render::error::say(&error, if is_json { Format::Json } else { Format::Table });
+        render::error::say(&error, if is_json { Format::Json } else { Format::Table }, None);
         exit::of_error(&error)
     })
 }

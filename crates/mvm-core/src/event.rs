@@ -40,6 +40,10 @@ pub enum EventKind {
     PoolDestroyed,
     /// An instance exists.
     InstanceCreated,
+    /// A build of a pool failed; what was current stays so.
+    PoolBuildFailed,
+    /// An instance has an image to boot.
+    InstanceReady,
     /// An instance cold-booted and its agent answers.
     InstanceStarted,
     /// An instance's vCPUs are paused.
@@ -60,6 +64,8 @@ pub enum EventKind {
     InstanceUnpublished,
     /// A snapshot was published.
     SnapshotPublished,
+    /// A snapshot was resumed from, and never can be again.
+    SnapshotRetired,
     /// A snapshot was discarded unresumed.
     SnapshotDiscarded,
     /// A guest did not answer the drain in time and was put to sleep all the same.
@@ -72,14 +78,34 @@ pub enum EventKind {
     IntegrationFailed,
     /// A quota refused something.
     QuotaExceeded,
+    /// Counts or policy left an instance alone that they would have moved.
+    TransitionDeferred,
+    /// A person's command came before a minimum time was over.
+    MinRuntimeOverridden,
+    /// A tenant got a key.
+    KeyCreated,
+    /// A certificate was issued.
+    CertificateIssued,
+    /// A certificate was replaced before its end.
+    CertificateRotated,
+    /// A desired state was accepted.
+    DesiredStateAccepted,
+    /// A desired state was rejected; the reason says why.
+    DesiredStateRejected,
+    /// A guest reached what a wall should have kept from it; the detail says which and what.
+    IsolationViolation,
+    /// The store was lost and made anew from exported files and what the machine showed.
+    StoreRebuilt,
+    /// What belongs to no tenant and was used by nothing was removed from the node.
+    NodeCollected,
     /// A shim was found dead while its VMM lives.
     ShimLost,
     /// The firewall was found altered and put back.
     FirewallRepaired,
-    /// A guest reached what a wall should have kept from it; the detail says which and what.
-    IsolationViolation,
     /// An instance has a new data volume.
     VolumeCreated,
+    /// A data volume shall be larger; its guest gets the room now or when it runs next.
+    VolumeGrowing,
     /// A data volume is larger, and its guest has the room.
     VolumeGrown,
     /// A volume outlived its instance.
@@ -110,6 +136,8 @@ pub enum Actor {
     Engine,
     /// The sleep policy or the counts.
     Policy,
+    /// Whoever holds the certificate with this subject.
+    Certificate(String),
 }
 
 impl fmt::Display for Actor {
@@ -118,6 +146,7 @@ impl fmt::Display for Actor {
             Self::Uid(uid) => write!(f, "uid {uid}"),
             Self::Engine => f.write_str("mvm"),
             Self::Policy => f.write_str("policy"),
+            Self::Certificate(subject) => f.write_str(subject),
         }
     }
 }

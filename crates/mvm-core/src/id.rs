@@ -22,6 +22,9 @@ pub enum InvalidId {
     /// Image hashes are SHA-256.
     #[error("{0:?} is not an image hash: it is 64 hexadecimal digits")]
     Image(String),
+    /// Operation ids are generated.
+    #[error("{0:?} is not an operation id: it is 8 hexadecimal digits")]
+    Operation(String),
     /// Addresses have up to three parts.
     #[error("{given:?} is not the address of {what}: write {form}")]
     Address {
@@ -111,6 +114,12 @@ text_id!(
     |text: &str| is_lower_hex(text, 64),
     InvalidId::Image
 );
+text_id!(
+    /// The id of something that was asked, 8 hexadecimal digits: one from the command to the guest.
+    OperationId,
+    |text: &str| is_lower_hex(text, 8),
+    InvalidId::Operation
+);
 
 text_id!(
     /// The name of a volume that outlived its instance.
@@ -120,7 +129,28 @@ text_id!(
 impl TenantId {
     /// The built-in tenant of named VMs and dev mode.
     pub const LOCAL: &'static str = "local";
-    const RESERVED: [&'static str; 3] = [Self::LOCAL, "node", "templates"];
+    /// No tenant: the log of what belongs to none has this name.
+    pub const NODE: &'static str = "node";
+    const RESERVED: [&'static str; 3] = [Self::LOCAL, Self::NODE, "templates"];
+
+    /// The built-in tenant.
+    #[must_use]
+    pub fn local() -> Self {
+        Self(Self::LOCAL.to_owned())
+    }
+
+    /// Whose log has what belongs to no tenant.
+    #[must_use]
+    pub fn node() -> Self {
+        Self(Self::NODE.to_owned())
+    }
+
+    /// Whether the id has a log without a tenant's record: it may come before the tenant and is never
+    /// archived.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        [Self::LOCAL, Self::NODE].contains(&self.0.as_str())
+    }
 
     /// Parses the id of a tenant that a person may create.
     ///
@@ -139,6 +169,14 @@ impl InstanceId {
     #[must_use]
     pub fn from_random(draw: u32) -> Self {
         Self(format!("i-{draw:08x}"))
+    }
+}
+
+impl OperationId {
+    /// The id with the 32 random bits `draw`.
+    #[must_use]
+    pub fn from_random(draw: u32) -> Self {
+        Self(format!("{draw:08x}"))
     }
 }
 

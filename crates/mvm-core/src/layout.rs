@@ -68,6 +68,8 @@ pub mod data {
 
     /// The store.
     pub const STATE: &str = "state.db";
+    /// The node's id, exported.
+    pub const NODE_ID: &str = "node_id";
     /// All tenants' directories.
     pub const TENANTS: &str = "tenants";
     /// Archived audit logs of destroyed tenants.
@@ -111,6 +113,12 @@ pub mod data {
     #[must_use]
     pub fn kept_volume(id: &VolumeId) -> PathBuf {
         PathBuf::from(VOLUMES).join(id.as_str())
+    }
+
+    /// What is recorded of a kept volume, exported; beside its directory, which moves.
+    #[must_use]
+    pub fn kept_volume_record(id: &VolumeId) -> PathBuf {
+        PathBuf::from(VOLUMES).join(format!("{id}.json"))
     }
 
     /// The key of an encrypted kept volume, 32 bytes, 0600; not beside it.

@@ -34,6 +34,7 @@
 //! | warm | a guest in memory with its vCPUs paused |
 
 pub mod alloc;
+pub mod audit;
 pub mod desired;
 pub mod disk;
 pub mod document;
@@ -45,6 +46,7 @@ pub mod instance;
 pub mod integration;
 pub mod layout;
 pub mod meter;
+pub mod moment;
 pub mod net;
 pub mod observed;
 pub mod operation;

@@ -14,11 +14,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    audit::AuditReport,
     disk::{DiskUse, Room},
     effect::{Effect, Firewall},
-    error::Error,
+    error::{Error, ErrorKind},
     event::{Event, LoggedEvent},
-    id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
+    id::{ImageHash, InstanceRef, OperationId, PoolRef, Subject, TenantId},
     instance::Instance,
     integration::Integration,
     meter::{CopyReport, GuestMetrics, Meter},
@@ -34,6 +35,13 @@ use crate::{
 
 /// The machine: acts and truth.
 pub trait Host: Send + Sync {
+    /// The same machine, which names `operation` in whatever outlives a call: the logs of what it
+    /// starts. None when it keeps no such thing.
+    fn for_operation(&self, operation: &OperationId) -> Option<Arc<dyn Host>> {
+        let _ = operation;
+        None
+    }
+
     /// Does one effect. Doing it twice is doing it once.
     ///
     /// # Errors
@@ -113,6 +121,22 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// `NotFound` when the instance never ran.
     fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error>;
+
+    /// What was added to a log after `from`, across its rotations, and where the log ends. Without
+    /// `from` nothing but the end.
+    ///
+    /// # Errors
+    /// `Unavailable` on a host whose logs do not grow.
+    fn logs_after(
+        &self,
+        instance: &InstanceRef,
+        source: LogSource,
+        from: Option<LogPlace>,
+    ) -> Result<(Vec<u8>, LogPlace), Error> {
+        let _ = (source, from);
+        let message = format!("the logs of {instance} cannot be followed on this host");
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
 }
 
 /// Both directions of a serial console.
@@ -141,6 +165,35 @@ pub struct Logs {
     pub console: Vec<String>,
     /// The VMM's log, oldest line first.
     pub vmm: Vec<String>,
+    /// The shim's log, oldest line first.
+    #[serde(default)]
+    pub shim: Vec<String>,
+}
+
+/// Which of an instance's logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogSource {
+    /// What the guest wrote to its console.
+    Console,
+    /// What the VMM logged.
+    Vmm,
+    /// What the shim had to say.
+    Shim,
+}
+
+impl LogSource {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Console, Self::Vmm, Self::Shim];
+}
+
+/// A place in a log that is rotated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogPlace {
+    /// Which file, as its file system numbers it; 0 when there is none yet.
+    pub file: u64,
+    /// How many bytes into it.
+    pub offset: u64,
 }
 
 /// What the engine says to a guest's agent in the course of a plan. All are idempotent.
@@ -344,6 +397,13 @@ impl fmt::Display for ProbeOutcome {
 
 /// The agent in a running guest.
 pub trait Guest: Send + Sync {
+    /// The same guests, which are told that `operation` is what they are asked for. None when they
+    /// keep no log of it.
+    fn for_operation(&self, operation: &OperationId) -> Option<Arc<dyn Guest>> {
+        let _ = operation;
+        None
+    }
+
     /// Lets the guest try targets, all at once, each with this bound; the outcomes in their order.
     ///
     /// # Errors
@@ -478,6 +538,25 @@ pub trait Store: Send + Sync {
         after_seq: u64,
         limit: usize,
     ) -> Result<Vec<LoggedEvent>, Error>;
+
+    /// Checks a tenant's audit log against its anchor, and the exported files against the store.
+    /// What is wrong stands in the report.
+    ///
+    /// # Errors
+    /// Why store or files cannot be read.
+    fn audit(&self, tenant: &TenantId) -> Result<AuditReport, Error>;
+
+    /// The same for the archived logs of destroyed tenants, of one name or all.
+    ///
+    /// # Errors
+    /// As [`Store::audit`].
+    fn audit_archives(&self, tenant: Option<&TenantId>) -> Result<Vec<AuditReport>, Error>;
+
+    /// The events of destroyed tenants of this name, oldest first.
+    ///
+    /// # Errors
+    /// As [`Store::audit`].
+    fn archived_events(&self, tenant: &TenantId) -> Result<Vec<LoggedEvent>, Error>;
 }
 
 /// An open transaction.

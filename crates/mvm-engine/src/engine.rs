@@ -13,7 +13,7 @@ use mvm_core::{
     effect::Effect,
     error::Error,
     event::{Actor, Event, EventKind},
-    id::{InstanceId, PoolId, Subject, TenantId},
+    id::{InstanceId, OperationId, PoolId, Subject, TenantId},
     operation::Operation,
     port::{
         Builder, Clock, Guest, Host, Lock, Locks, Progress, ProgressStep, Store, Transaction, Vault,
@@ -29,6 +29,9 @@ use crate::{
     run::{self, Cancel},
     store::records,
 };
+
+/// The target of the span that carries an operation's id; a log filter must let it through.
+pub const SPAN: &str = "mvm::operation";
 
 /// What the engine works over.
 #[derive(Clone)]
@@ -93,6 +96,8 @@ impl Default for Config {
 pub struct Context {
     /// Who asks.
     pub actor: Actor,
+    /// The id of what is asked, when whoever asks has told it already; else the engine draws one.
+    pub operation: Option<OperationId>,
     /// Stops the work between two steps.
     pub cancel: Cancel,
     /// Hears of every step.
@@ -107,7 +112,7 @@ impl Context {
         impl Progress for Silence {
             fn report(&self, _: &ProgressStep) {}
         }
-        Self { actor, cancel: Cancel::new(), progress: Arc::new(Silence) }
+        Self { actor, operation: None, cancel: Cancel::new(), progress: Arc::new(Silence) }
     }
 
     pub(crate) fn tell(&self, subject: &dyn std::fmt::Display, activity: &str, at: (usize, usize)) {
@@ -124,14 +129,38 @@ impl Context {
 pub struct Engine {
     pub(crate) ports: Ports,
     pub(crate) config: Config,
-    capacity: OnceLock<Option<Capacity>>,
+    capacity: Arc<OnceLock<Option<Capacity>>>,
+    /// What is being done, in an engine that does one thing.
+    operation: Option<OperationId>,
+    /// What was asked, in words: the reason of events that have no other.
+    asked: String,
 }
 
 impl Engine {
     /// An engine over these ports.
     #[must_use]
-    pub const fn new(ports: Ports, config: Config) -> Self {
-        Self { ports, config, capacity: OnceLock::new() }
+    pub fn new(ports: Ports, config: Config) -> Self {
+        Self { ports, config, capacity: Arc::default(), operation: None, asked: String::new() }
+    }
+
+    /// This engine for one operation: its host and guests know the id, and so does every event.
+    #[must_use]
+    pub fn bound(&self, operation: OperationId) -> Self {
+        let mut ports = self.ports.clone();
+        if let Some(host) = ports.host.for_operation(&operation) {
+            ports.host = host;
+        }
+        if let Some(guest) = ports.guest.for_operation(&operation) {
+            ports.guest = guest;
+        }
+        let (config, capacity) = (self.config.clone(), Arc::clone(&self.capacity));
+        Self { ports, config, capacity, operation: Some(operation), asked: self.asked.clone() }
+    }
+
+    /// The id of what is asked with this context.
+    pub(crate) fn operation_of(&self, cx: &Context) -> OperationId {
+        let drawn = || OperationId::from_random(self.ports.clock.draw());
+        cx.operation.clone().unwrap_or_else(drawn)
     }
 
     /// Does what is asked, to its end.
@@ -143,18 +172,23 @@ impl Engine {
     /// `NotFound`, `Conflict`, `Invalid` and `Refused` before anything is changed; other kinds when
     /// a step failed and the subject was brought back to where it can rest.
     pub fn operate(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
-        let id = format!("{:08x}", self.ports.clock.draw());
-        let span = tracing::info_span!("operation", id = %id, actor = %cx.actor);
+        let id = self.operation_of(cx);
+        // Who brings an id has a span of its own, around more than this.
+        let span = match &cx.operation {
+            Some(_) => tracing::Span::none(),
+            None => tracing::info_span!(target: SPAN, "asked", operation = %id, actor = %cx.actor),
+        };
         let _entered = span.enter();
         tracing::debug!(?operation, "begins");
         let start = self.ports.clock.elapsed();
-        let done = self.dispatch(cx, operation);
+        let bound = Self { asked: words(operation), ..self.bound(id.clone()) };
+        let done = bound.dispatch(cx, operation);
         let duration_ms = self.milliseconds_since(start);
         match done {
             Ok(outcome) => {
                 let failures = outcome.failures.len();
                 tracing::info!(duration_ms, changes = outcome.changes.len(), failures, "done");
-                Ok(Outcome { operation: id, duration_ms, ..outcome })
+                Ok(Outcome { operation: Some(id), duration_ms, ..outcome })
             }
             Err(error) => {
                 tracing::info!(duration_ms, kind = ?error.kind, %error, "refused or failed");
@@ -266,23 +300,33 @@ impl Engine {
     }
 
     pub(crate) fn event(&self, actor: &Actor, tenant: &TenantId, kind: EventKind) -> Event {
-        Event {
+        let event = Event {
             time: self.ports.clock.now(),
             tenant: tenant.clone(),
             pool: None,
             instance: None,
             event: kind,
             actor: actor.clone(),
-            reason: String::new(),
+            reason: self.asked.clone(),
             detail: std::collections::BTreeMap::new(),
-        }
+        };
+        self.operation.iter().fold(event, |event, id| event.with("operation", id))
     }
+}
+
+/// An operation as people say it: `pool scale`, `instance sleep`.
+fn words(operation: &Operation) -> String {
+    if let Operation::InstanceMove { wish, .. } = operation {
+        return format!("instance {wish}");
+    }
+    operation.name().replace('_', " ")
 }
 
 /// Fills in an event, field by field.
 pub(crate) trait Telling: Sized {
     fn of_pool(self, pool: &PoolId) -> Self;
     fn of_instance(self, instance: &InstanceId) -> Self;
+    /// An empty reason changes nothing.
     fn because(self, reason: impl Into<String>) -> Self;
     fn with(self, name: &str, value: impl std::fmt::Display) -> Self;
 }
@@ -297,7 +341,10 @@ impl Telling for Event {
         self
     }
     fn because(mut self, reason: impl Into<String>) -> Self {
-        self.reason = reason.into();
+        let reason = reason.into();
+        if !reason.is_empty() {
+            self.reason = reason;
+        }
         self
     }
     fn with(mut self, name: &str, value: impl std::fmt::Display) -> Self {

@@ -216,6 +216,7 @@ impl Host for World {
         Ok(ObservedNode {
             bridges: content.bridges.iter().copied().collect(),
             listening: content.listening.clone(),
+            volumes: content.kept.keys().cloned().collect(),
             facts: NodeFacts { mem_mib: MEMORY, vcpus: 64, ..NodeFacts::default() },
             ..ObservedNode::default()
         })
@@ -521,5 +522,17 @@ impl Store for Dying {
 
     fn events(&self, id: &TenantId, after: u64, limit: usize) -> Result<Vec<LoggedEvent>, Error> {
         self.0.events(id, after, limit)
+    }
+    fn audit(&self, id: &TenantId) -> Result<mvm_core::audit::AuditReport, Error> {
+        self.0.audit(id)
+    }
+    fn audit_archives(
+        &self,
+        id: Option<&TenantId>,
+    ) -> Result<Vec<mvm_core::audit::AuditReport>, Error> {
+        self.0.audit_archives(id)
+    }
+    fn archived_events(&self, id: &TenantId) -> Result<Vec<LoggedEvent>, Error> {
+        self.0.archived_events(id)
     }
 }

@@ -86,6 +86,8 @@ impl Engine {
     /// Tells the tenant in whose service it was found, unless its log is closed by now.
     fn tell_repair(&self, tenant: &TenantId) -> Result<(), Error> {
         self.within(|tx| match records::find::<Tenant>(tx, tenant.as_str())? {
+            // The log of a tenant that is going may be in the archive by now.
+            Some(of) if of.destroying => Ok(()),
             Some(_) => tx.append(&self.event(&Actor::Engine, tenant, EventKind::FirewallRepaired)),
             None => Ok(()),
         })

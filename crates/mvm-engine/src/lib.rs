@@ -11,9 +11,12 @@
 //!
 //! - [`engine`] — [`Engine`], its ports and settings, and the door for operations.
 //! - `operate` — one function per operation; `converge` — one instance to what it shall be.
+//! - [`rebuild`] — a new store in place of a lost one.
 //! - `run` — attempts, backoff, cancellation and parallel work; nowhere else.
 //! - [`figures`] — what is measured, and the streams of a guest that are no commands.
+//! - [`history`] — questions about audit logs.
 //! - [`query`] — questions, which change nothing but a record that is not true any more.
+//! - `tail` — following an instance's logs.
 //! - [`store`] — the durable store, and one in memory with the same meaning.
 
 mod admit;
@@ -22,14 +25,17 @@ mod desired;
 pub mod engine;
 pub mod figures;
 mod firewall;
+pub mod history;
 pub mod netcheck;
 mod operate;
 pub mod outcome;
 mod preview;
 pub mod query;
+pub mod rebuild;
 mod routes;
 mod run;
 pub mod store;
+mod tail;
 
 #[cfg(test)]
 #[expect(
@@ -41,7 +47,8 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use engine::{Config, Context, Engine, Ports};
+pub use engine::{Config, Context, Engine, Ports, SPAN};
+pub use history::{EventFilter, Follow};
 pub use outcome::{Change, Deferral, Failed, Made, Outcome, Removal};
 pub use preview::Preview;
 pub use run::{Cancel, is_cancelled};

@@ -3,7 +3,7 @@
 use mvm_core::{
     error::Error,
     event::EventKind,
-    id::{ImageHash, InstanceRef, TenantId},
+    id::{ImageHash, InstanceRef, OperationId, TenantId},
     instance::Instance,
     pool::Pool,
     secrets::TenantSecrets,
@@ -17,8 +17,9 @@ use crate::run::is_cancelled;
 /// What an operation did, piece by piece.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The operation's id, as in the logs.
-    pub operation: String,
+    /// The operation's id, as in logs and events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationId>,
     /// The record that was made, built or scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<Made>,

@@ -257,7 +257,7 @@ impl Engine {
         after_seq: u64,
         last: usize,
     ) -> Result<Vec<LoggedEvent>, Error> {
-        if tenant.as_str() != TenantId::LOCAL {
+        if !tenant.is_built_in() {
             self.within(|tx| records::tenant(tx, tenant))?;
         }
         self.ports.store.events(tenant, after_seq, last)

@@ -25,6 +25,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How many plans one instance may need; sleeping a new instance through all states takes five.
 const ROUNDS: u32 = 24;
 
+/// How long who follows a log waits before the next look at it.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+
 const CANCELLED: &str = "interrupted";
 
 /// A flag that stops work between two steps.
@@ -133,6 +136,11 @@ impl Patience {
         clock.pause(FIRST_PAUSE * 2u32.saturating_pow(self.faults - 1));
         Ok(())
     }
+}
+
+/// Waits before the next look at something that grows.
+pub(crate) fn look_again_later(clock: &dyn Clock) {
+    clock.pause(FOLLOW_PAUSE);
 }
 
 /// Tries `work` as often as its errors allow.

@@ -32,6 +32,7 @@ mod process;
 mod quiesce;
 mod routes;
 mod serve;
+mod story;
 mod users;
 mod wake;
 mod workload;

@@ -14,6 +14,7 @@ use vsock::{VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 use crate::agent::Agent;
 use crate::console::say;
 use crate::link::{Inbox, Incoming, Link};
+use crate::story::Story;
 use crate::{dispatch, exec, files};
 
 /// Sessions at once; a further connection is closed without a word.
@@ -48,6 +49,7 @@ pub(crate) fn hello(agent: &Agent) -> Hello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: agent.boot_id.clone(),
         instance_id: agent.instance_id(),
+        operation: None,
     }
 }
 
@@ -114,6 +116,7 @@ pub(crate) fn spawn(
 
 fn read_requests(agent: &Arc<Agent>, link: &Arc<Link>, reader: &mut impl Read) {
     let mut buffer = vec![0u8; READ_SIZE];
+    let mut story = Story::default();
     while link.wait_for_room() {
         let length = match reader.read(&mut buffer) {
             Ok(0) => return,
@@ -124,7 +127,7 @@ fn read_requests(agent: &Arc<Agent>, link: &Arc<Link>, reader: &mut impl Read) {
         link.with(|session| session.receive(buffer.get(..length).unwrap_or_default()));
         loop {
             match link.with(mvm_proto::Session::next_event) {
-                Ok(Some(event)) => apply(agent, link, event),
+                Ok(Some(event)) => apply(agent, link, &mut story, event),
                 Ok(None) => break,
                 Err(error) => {
                     say(&format!("session ended: {error}"));
@@ -135,14 +138,18 @@ fn read_requests(agent: &Arc<Agent>, link: &Arc<Link>, reader: &mut impl Read) {
     }
 }
 
-fn apply(agent: &Arc<Agent>, link: &Arc<Link>, event: Event) {
+fn apply(agent: &Arc<Agent>, link: &Arc<Link>, story: &mut Story, event: Event) {
     match event {
-        Event::Opened { stream, request } => open(agent, link, stream, request),
+        Event::Ready { peer, .. } => story.begin(peer),
+        Event::Opened { stream, request } => {
+            story.add(&request);
+            open(agent, link, stream, request);
+        }
         Event::Input { stream, input } => link.deliver(stream, Incoming::Input(input)),
         Event::Data { stream, payload } => link.deliver(stream, Incoming::Data(payload)),
         Event::Credit { stream } => link.deliver(stream, Incoming::Credit),
         Event::Cancelled { stream } => link.deliver(stream, Incoming::Cancelled),
-        Event::Ready { .. } | Event::Reply { .. } | Event::Failed { .. } | Event::Ended { .. } => {}
+        Event::Reply { .. } | Event::Failed { .. } | Event::Ended { .. } => {}
     }
 }
 

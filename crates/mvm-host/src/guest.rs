@@ -14,12 +14,13 @@ mod probe;
 
 use std::{
     io::{Read, Write},
+    sync::Arc,
     time::Duration,
 };
 
 use mvm_core::{
     Error, ErrorKind,
-    id::InstanceRef,
+    id::{InstanceRef, OperationId},
     meter::{CopyReport, GuestMetrics},
     net::{Network, Offset},
     port::{
@@ -51,13 +52,20 @@ const MARGIN: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone)]
 pub struct VsockGuest {
     roots: Roots,
+    operation: Option<OperationId>,
 }
 
 impl VsockGuest {
     /// The guests of the host with these roots.
     #[must_use]
     pub const fn new(roots: Roots) -> Self {
-        Self { roots }
+        Self { roots, operation: None }
+    }
+
+    /// Connects to the agent of an instance, in the name of the operation that asks.
+    fn link(&self, instance: &InstanceRef, deadline: Deadline) -> Result<Link, Lost> {
+        let place = Place::of(&self.roots, &instance.instance);
+        Link::open(&place, self.operation.as_ref(), deadline)
     }
 
     /// Makes the requests one after another, while they are done.
@@ -67,8 +75,7 @@ impl VsockGuest {
         requests: [Request; N],
         bound: Duration,
     ) -> Result<GuestAnswer, Error> {
-        let place = Place::of(&self.roots, &instance.instance);
-        let answer = Link::open(&place, Deadline::after(bound)).and_then(|mut link| {
+        let answer = self.link(instance, Deadline::after(bound)).and_then(|mut link| {
             for request in requests {
                 match ask(&mut link, request)? {
                     GuestAnswer::Done => tracing::debug!(%instance, "the guest did it"),
@@ -84,20 +91,24 @@ impl VsockGuest {
 }
 
 impl Guest for VsockGuest {
+    fn for_operation(&self, operation: &OperationId) -> Option<Arc<dyn Guest>> {
+        Some(Arc::new(Self { operation: Some(operation.clone()), ..self.clone() }))
+    }
+
     fn probe(
         &self,
         instance: &InstanceRef,
         targets: &[ProbeTarget],
         timeout: Duration,
     ) -> Result<Vec<ProbeOutcome>, Error> {
-        probe::run(&self.roots, instance, targets, timeout)
+        let link = self.link(instance, probe::deadline(targets, timeout));
+        probe::run(link, instance, targets, timeout)
     }
 
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         match act {
             GuestAct::Await { timeout } => {
-                let place = Place::of(&self.roots, &instance.instance);
-                let link = Link::open(&place, Deadline::after(timeout.duration()));
+                let link = self.link(instance, Deadline::after(timeout.duration()));
                 settle(instance, link.map(|_| GuestAnswer::Done))
             }
             GuestAct::Drain { timeout } => {
@@ -140,8 +151,7 @@ impl Guest for VsockGuest {
     }
 
     fn metrics(&self, instance: &InstanceRef) -> Result<Option<GuestMetrics>, Error> {
-        let place = Place::of(&self.roots, &instance.instance);
-        match Link::open(&place, Deadline::after(copy::FIGURES)).and_then(copy::figures) {
+        match self.link(instance, Deadline::after(copy::FIGURES)).and_then(copy::figures) {
             Ok(metrics) => Ok(Some(metrics)),
             Err(Lost::Silent | Lost::Vmm | Lost::HungUp(_)) => Ok(None),
             Err(Lost::Host(error)) => Err(error),
@@ -154,7 +164,7 @@ impl Guest for VsockGuest {
         path: &str,
         stream: &mut dyn Read,
     ) -> Result<CopyReport, Error> {
-        copy::copy_in(self.link(instance)?, &instance.to_string(), path, stream)
+        copy::copy_in(self.prompt(instance)?, &instance.to_string(), path, stream)
     }
 
     fn copy_out(
@@ -163,7 +173,7 @@ impl Guest for VsockGuest {
         path: &str,
         to: &mut dyn Write,
     ) -> Result<CopyReport, Error> {
-        copy::copy_out(self.link(instance)?, &instance.to_string(), path, to)
+        copy::copy_out(self.prompt(instance)?, &instance.to_string(), path, to)
     }
 
     fn exec(
@@ -172,22 +182,21 @@ impl Guest for VsockGuest {
         request: &ExecRequest,
         streams: ExecStreams,
     ) -> Result<ExecStatus, Error> {
-        exec::run(self.link(instance)?, &instance.to_string(), request, streams)
+        exec::run(self.prompt(instance)?, &instance.to_string(), request, streams)
     }
 }
 
 impl VsockGuest {
-    fn link(&self, instance: &InstanceRef) -> Result<Link, Error> {
-        let place = Place::of(&self.roots, &instance.instance);
-        Link::open(&place, Deadline::after(PROMPT))
+    /// A session for an act of a person, who is told when there is none.
+    fn prompt(&self, instance: &InstanceRef) -> Result<Link, Error> {
+        self.link(instance, Deadline::after(PROMPT))
             .map_err(|lost| lost.error(&instance.to_string(), "no agent answers in it"))
     }
 
     /// Done when the VMM is gone, however it went: that is what was asked for.
     fn shut_down(&self, instance: &InstanceRef, grace: Seconds) -> Result<GuestAnswer, Error> {
-        let place = Place::of(&self.roots, &instance.instance);
         let deadline = Deadline::after(grace.duration() + MARGIN);
-        let mut link = match Link::open(&place, deadline) {
+        let mut link = match self.link(instance, deadline) {
             Ok(link) => link,
             Err(Lost::Vmm) => return Ok(GuestAnswer::Done),
             Err(lost) => return settle(instance, Err(lost)),

@@ -4,20 +4,22 @@
 //! [`LocalHost`] has no opinion, no memory and no lock of its own: who calls holds the lock on the
 //! subject.
 
+use std::sync::Arc;
+
 use mvm_core::{
     Error,
     disk::{DiskUse, Room},
     effect::{Effect, Firewall},
-    id::{InstanceId, InstanceRef, PoolRef},
+    id::{InstanceId, InstanceRef, OperationId, PoolRef},
     instance::Instance,
     layout,
     meter::Meter,
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
-    port::{Console, Finding, Host, Logs},
+    port::{Console, Finding, Host, LogPlace, LogSource, Logs},
     volume::VolumeEffect,
 };
-use mvm_shim::record::{CONSOLE_LOG, VMM_LOG};
+use mvm_shim::record::{CONSOLE_LOG, SHIM_LOG, VMM_LOG};
 
 use crate::{
     boot_id,
@@ -38,13 +40,14 @@ use crate::{
 pub struct LocalHost {
     roots: Roots,
     mtu: Mtu,
+    operation: Option<OperationId>,
 }
 
 impl LocalHost {
     /// The host with these roots. Nothing is touched before the first effect.
     #[must_use]
     pub const fn new(roots: Roots) -> Self {
-        Self { roots, mtu: Mtu::OfUplinks }
+        Self { roots, mtu: Mtu::OfUplinks, operation: None }
     }
 
     /// The same host, whose guests send packets no larger than this.
@@ -90,8 +93,12 @@ impl LocalHost {
 }
 
 impl Host for LocalHost {
+    fn for_operation(&self, operation: &OperationId) -> Option<Arc<dyn Host>> {
+        Some(Arc::new(Self { operation: Some(operation.clone()), ..self.clone() }))
+    }
+
     fn execute(&self, effect: &Effect) -> Result<(), Error> {
-        let roots = &self.roots;
+        let (roots, by) = (&self.roots, self.operation.as_ref());
         let done = match effect {
             Effect::EnsureBridge(network) => net::ensure_bridge(roots, self.mtu, network),
             Effect::RemoveBridge(id) => net::remove_bridge(*id),
@@ -118,10 +125,10 @@ impl Host for LocalHost {
             Effect::RemoveCgroup(instance) => cgroup::remove(roots, instance),
             Effect::EnsureJail(jail) => jail::ensure(roots, jail),
             Effect::RemoveJail(instance) => jail::remove(roots, instance),
-            Effect::SpawnVmm { instance, uid } => spawn::ensure(roots, instance, *uid),
+            Effect::SpawnVmm { instance, uid } => spawn::ensure(roots, instance, *uid, by),
             Effect::EnsureShim { instance, uid } => self
                 .with_vmm(&instance.instance)
-                .and_then(|()| spawn::ensure_shim(roots, instance, *uid)),
+                .and_then(|()| spawn::ensure_shim(roots, instance, *uid, by)),
             Effect::RemoveVmm(instance) => spawn::remove(roots, instance),
             Effect::BootVmm(jail) => {
                 self.with_vmm(&jail.instance.instance).and_then(|()| boot::boot(roots, jail))
@@ -252,11 +259,27 @@ impl Host for LocalHost {
 
     fn logs(&self, instance: &InstanceRef, lines: usize) -> Result<Logs, Error> {
         let read = |name| crate::vmm::logs::read(&self.roots, instance, name, lines);
-        match (read(CONSOLE_LOG)?, read(VMM_LOG)?) {
-            (None, None) => Err(crate::vmm::logs::never_ran(instance)),
-            (console, vmm) => {
-                Ok(Logs { console: console.unwrap_or_default(), vmm: vmm.unwrap_or_default() })
-            }
+        match (read(CONSOLE_LOG)?, read(VMM_LOG)?, read(SHIM_LOG)?) {
+            (None, None, None) => Err(crate::vmm::logs::never_ran(instance)),
+            (console, vmm, shim) => Ok(Logs {
+                console: console.unwrap_or_default(),
+                vmm: vmm.unwrap_or_default(),
+                shim: shim.unwrap_or_default(),
+            }),
         }
+    }
+
+    fn logs_after(
+        &self,
+        instance: &InstanceRef,
+        source: LogSource,
+        from: Option<LogPlace>,
+    ) -> Result<(Vec<u8>, LogPlace), Error> {
+        let name = match source {
+            LogSource::Console => CONSOLE_LOG,
+            LogSource::Vmm => VMM_LOG,
+            LogSource::Shim => SHIM_LOG,
+        };
+        crate::vmm::logs::after(&self.roots, instance, name, from)
     }
 }

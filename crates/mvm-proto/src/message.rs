@@ -62,4 +62,7 @@ pub struct Hello {
     /// The instance it is or calls about, where it knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
+    /// The id of the operation that it calls for, for the other side's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<String>,
 }

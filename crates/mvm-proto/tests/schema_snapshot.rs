@@ -202,6 +202,7 @@ fn messages() -> Vec<Message> {
         version: "0.1.0".to_owned(),
         boot_id: "6d1cf1e5-0000-4000-8000-000000000000".to_owned(),
         instance_id: Some("i-00000001".to_owned()),
+        operation: Some("0badcafe".to_owned()),
     });
     let failure = Failure::new(FailureKind::NotFound, "no program named frob");
     let mut all = vec![hello];

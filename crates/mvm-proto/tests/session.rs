@@ -14,6 +14,7 @@ fn hello() -> Hello {
         version: "0".to_owned(),
         boot_id: "b".to_owned(),
         instance_id: None,
+        operation: None,
     }
 }
 

@@ -19,6 +19,7 @@
 
 pub mod console;
 pub mod identity;
+pub mod journal;
 pub mod listener;
 pub mod record;
 pub mod relay;

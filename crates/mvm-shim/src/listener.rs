@@ -43,6 +43,7 @@ pub fn accept(listener: &UnixListener, instance: &str) -> Option<Connection> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: String::new(),
         instance_id: Some(instance.to_owned()),
+        operation: None,
     });
     Some(Connection { stream, session, unsent: Vec::new() })
 }
@@ -137,6 +138,7 @@ mod tests {
             version: "0".to_owned(),
             boot_id: String::new(),
             instance_id: None,
+            operation: None,
         });
         session.open(request).unwrap();
         guest.write_all(&session.take_output()).unwrap();

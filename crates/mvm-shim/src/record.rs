@@ -36,6 +36,8 @@ pub const CONSOLE_ABSENT: u8 = 0x18;
 
 /// In the logs directory: what the guest wrote to its console.
 pub const CONSOLE_LOG: &str = "console.log";
+/// In the logs directory: what the shim itself has to say.
+pub const SHIM_LOG: &str = "shim.log";
 /// In the logs directory: what the VMM logged.
 pub const VMM_LOG: &str = "firecracker.log";
 
@@ -74,6 +76,9 @@ pub struct Spec {
     /// The VMM to watch in place of a shim that died; none to start one.
     #[serde(default)]
     pub watch: Option<ProcessId>,
+    /// The id of the operation that starts the shim, for its log.
+    #[serde(default)]
+    pub operation: Option<String>,
 }
 
 /// The one line that a shim writes to its standard output.

@@ -29,7 +29,8 @@ use thiserror::Error;
 use crate::{
     console,
     identity::ProcessId,
-    record::{self, CONSOLE_LOG, LOG_FIFO, Spec, VMM_LOG, VSOCK_SOCKET},
+    journal::Journal,
+    record::{self, CONSOLE_LOG, LOG_FIFO, SHIM_LOG, Spec, VMM_LOG, VSOCK_SOCKET},
     ring::RingLog,
 };
 
@@ -85,6 +86,8 @@ pub struct Ground {
     pub console_log: RingLog,
     /// The VMM's log.
     pub vmm_log: RingLog,
+    /// The shim's own log.
+    pub journal: Journal,
     /// The jail's `run`.
     pub run: OwnedFd,
     /// Where the exit record goes.
@@ -123,11 +126,12 @@ pub fn prepare(spec: &Spec) -> Result<Ground, StartError> {
         id,
         console_log: RingLog::open(directory(&spec.logs)?, CONSOLE_LOG),
         vmm_log: RingLog::open(directory(&spec.logs)?, VMM_LOG),
+        journal: Journal::open(directory(&spec.logs)?, &spec.instance, spec.operation.as_deref()),
         run: directory(&spec.jail.join("run"))?,
         out: directory(&spec.records.join(record::OUT))?,
         memory_events,
     };
-    for log in [CONSOLE_LOG, VMM_LOG] {
+    for log in [CONSOLE_LOG, VMM_LOG, SHIM_LOG] {
         let at = spec.logs.join(log);
         std::os::unix::fs::lchown(&at, Some(spec.uid), Some(spec.uid))
             .map_err(file("chown", &at))?;

@@ -27,6 +27,7 @@ use rustix::{
 
 use crate::{
     identity::{Process, ProcessId},
+    journal::Journal,
     listener::{self, CONNECTIONS_MAX, Connection, Served},
     record::{self, API_SOCKET, EXIT, Report, Spec, WORKER},
     relay::Relay,
@@ -89,6 +90,7 @@ struct Shim {
     out: OwnedFd,
     memory_events: File,
     instance: String,
+    log: Journal,
 }
 
 fn bring_up(spec: &Spec) -> Result<Shim, StartError> {
@@ -101,7 +103,7 @@ fn bring_up(spec: &Spec) -> Result<Shim, StartError> {
 
 /// Goes on where a shim died. The console went with its terminal.
 fn take_over(spec: &Spec, ground: Ground, vmm: ProcessId) -> Result<Shim, StartError> {
-    let Ground { id, console_log, vmm_log, run, out, memory_events } = ground;
+    let Ground { id, console_log, vmm_log, mut journal, run, out, memory_events } = ground;
     start::enter(spec, "shim")?;
     let process = vmm.open().map_err(own("hold the VMM"))?;
     let process = process.ok_or(StartError::Gone)?;
@@ -111,7 +113,9 @@ fn take_over(spec: &Spec, ground: Ground, vmm: ProcessId) -> Result<Shim, StartE
     let relay = Relay::listen(&out);
     let streams = Streams { console: None, console_log, fifo, vmm_log, relay };
     let (instance, connections) = (spec.instance.clone(), Vec::new());
-    Ok(Shim { id, vmm, process, streams, listener, connections, out, memory_events, instance })
+    journal.say(&format!("shim {} watches VMM {}, whose shim died", id.pid, vmm.pid));
+    let log = journal;
+    Ok(Shim { id, vmm, process, streams, listener, connections, out, memory_events, instance, log })
 }
 
 fn own(act: &'static str) -> impl FnOnce(io::Error) -> StartError {
@@ -120,11 +124,13 @@ fn own(act: &'static str) -> impl FnOnce(io::Error) -> StartError {
 
 fn begin(spec: &Spec, ground: Ground) -> Result<Shim, StartError> {
     let deadline = Instant::now() + START_TIMEOUT;
-    let Ground { id, console_log, vmm_log, run, out, memory_events } = ground;
+    let Ground { id, console_log, vmm_log, mut journal, run, out, memory_events } = ground;
+    journal.say(&format!("shim {} starts the jailer", id.pid));
     let Launched { mut jailer, console, fifo, listener, inotify } = start::launch(spec, &run)?;
     let relay = Relay::listen(&out);
     let mut streams = Streams { console: Some(console), console_log, fifo, vmm_log, relay };
-    let vmm = await_jailer(spec, &mut jailer, &mut streams, deadline)?;
+    let vmm = await_jailer(spec, &mut jailer, &mut streams, deadline)
+        .inspect_err(|error| journal.say(&chain(error)))?;
     let at = spec.records.join(record::VMM);
     let written = record::write(&at, &vmm);
     let path = at.display().to_string();
@@ -134,11 +140,27 @@ fn begin(spec: &Spec, ground: Ground) -> Result<Shim, StartError> {
     let process = process.ok_or_else(|| StartError::Ended(streams.last_words()))?;
     let instance = spec.instance.clone();
     let connections = Vec::new();
-    let mut shim =
-        Shim { id, vmm, process, streams, listener, connections, out, memory_events, instance };
+    journal.say(&format!("VMM {} is there", vmm.pid));
+    let log = journal;
+    let mut shim = Shim {
+        id,
+        vmm,
+        process,
+        streams,
+        listener,
+        connections,
+        out,
+        memory_events,
+        instance,
+        log,
+    };
     match await_api(&mut shim, &inotify, &run, deadline) {
-        Ok(()) => Ok(shim),
+        Ok(()) => {
+            shim.log.say("its API answers");
+            Ok(shim)
+        }
         Err(error) => {
+            shim.log.say(&chain(&error));
             let _ = shim.process.kill();
             shim.bury();
             Err(error)
@@ -347,6 +369,7 @@ impl Shim {
             oom_kills: self.oom_kills(),
             console_tail: self.streams.console_log.tail(),
         };
+        self.log.say(&format!("VMM {} ended: {}", self.vmm.pid, record.reason()));
         if let Ok(text) = serde_json::to_vec(&record) {
             let _ = put(&self.out, EXIT, &text);
         }

@@ -114,55 +114,16 @@ impl Monitor {
 
     fn live(&mut self, instance: &InstanceId, event: EventKind) {
         let life = self.lives.entry(instance.clone()).or_default();
-        match event {
-            EventKind::InstanceStarted => {
-                if life.is_alive {
-                    self.violations.push(format!(
-                        "{instance} was booted anew while its memory was to be kept"
-                    ));
-                }
-                *life = Life { is_alive: true, counter: 0 };
+        if event == EventKind::InstanceStarted {
+            if life.is_alive {
+                self.violations
+                    .push(format!("{instance} was booted anew while its memory was to be kept"));
             }
-            EventKind::InstanceFailed | EventKind::InstanceStopped => *life = Life::default(),
-            EventKind::InstanceDestroyed => {
-                self.lives.remove(instance);
-            }
-            EventKind::TenantCreated
-            | EventKind::TenantUpdated
-            | EventKind::SecretsSet
-            | EventKind::SecretsRotated
-            | EventKind::SecretsDelivered
-            | EventKind::TenantDestroyed
-            | EventKind::PoolCreated
-            | EventKind::PoolUpdated
-            | EventKind::PoolBuilt
-            | EventKind::PoolRolledBack
-            | EventKind::PoolCollected
-            | EventKind::PoolScaled
-            | EventKind::PoolDestroyed
-            | EventKind::InstanceCreated
-            | EventKind::InstancePublished
-            | EventKind::InstanceUnpublished
-            | EventKind::IsolationViolation
-            | EventKind::InstanceWarmed
-            | EventKind::InstanceSlept
-            | EventKind::InstanceWoken
-            | EventKind::SnapshotPublished
-            | EventKind::SnapshotDiscarded
-            | EventKind::DrainForced
-            | EventKind::IntegrationCheckpointed
-            | EventKind::IntegrationRestored
-            | EventKind::IntegrationFailed
-            | EventKind::QuotaExceeded
-            | EventKind::ShimLost
-            | EventKind::VolumeCreated
-            | EventKind::VolumeGrown
-            | EventKind::VolumeKept
-            | EventKind::VolumeAttached
-            | EventKind::VolumeRemoved
-            | EventKind::VolumeWiped
-            | EventKind::KeyRotated
-            | EventKind::FirewallRepaired => {}
+            *life = Life { is_alive: true, counter: 0 };
+        } else if matches!(event, EventKind::InstanceFailed | EventKind::InstanceStopped) {
+            *life = Life::default();
+        } else if event == EventKind::InstanceDestroyed {
+            self.lives.remove(instance);
         }
     }
 

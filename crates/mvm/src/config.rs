@@ -1,9 +1,11 @@
 //! Configuration: built-in defaults, then `config.toml`, then the environment, then the caller.
 //!
-//! This is the only file that reads the environment (SPEC §14).
+//! This is the only module that reads the environment (SPEC §14). [`Config::settings`] tells of each
+//! setting where its value comes from.
+
+mod settings;
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -26,6 +28,8 @@ use crate::{
     forward,
     provider::{HostChoice, Machine},
 };
+use settings::Settings;
+pub use settings::{Origin, Setting};
 
 /// The version of Firecracker that is used unless told otherwise.
 pub const FIRECRACKER: &str = "1.12.1";
@@ -66,6 +70,25 @@ pub struct Config {
     pub vcpu_overcommit: u32,
     /// Where keys of tenants are that each command brings along (`MVM_TENANT_KEY_<ID>`).
     pub tenant_keys: BTreeMap<TenantId, ValueSource>,
+    /// What is logged to standard error, as directives `target=level,…` (`MVM_LOG`); nothing if
+    /// absent.
+    pub log: Option<String>,
+    /// The form of the log; that of the results if absent.
+    pub log_format: Option<LogFormat>,
+    /// At which size, in bytes, a tenant's `audit.log` is rotated (`audit.rotate_bytes`).
+    pub audit_rotate_bytes: u64,
+    /// How many rotated files a tenant's audit log keeps (`audit.keep_files`).
+    pub audit_keep_files: u64,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
 }
 
 /// What a caller sets over everything else.
@@ -75,6 +98,21 @@ pub struct Overrides {
     pub config_file: Option<PathBuf>,
     /// As [`Config::data_dir`].
     pub data_dir: Option<PathBuf>,
+    /// As [`Config::log`].
+    pub log: Option<String>,
+    /// As [`Config::log_format`].
+    pub log_format: Option<LogFormat>,
+}
+
+impl Overrides {
+    /// What of it counts here: in a machine that was forwarded to, the caller's paths mean nothing.
+    fn here(&self) -> Self {
+        if forward::is_far() {
+            Self { config_file: None, data_dir: None, ..self.clone() }
+        } else {
+            self.clone()
+        }
+    }
 }
 
 /// `config.toml`; unknown keys are errors.
@@ -93,10 +131,22 @@ struct File {
     machine: Machine,
     disk_reserve_percent: Option<u8>,
     vcpu_overcommit: Option<u32>,
+    log: Option<String>,
+    log_format: Option<LogFormat>,
+    #[serde(default)]
+    audit: AuditTable,
     #[serde(default)]
     tenant_keys: BTreeMap<TenantId, ValueSource>,
     #[serde(default)]
     gc: GcTable,
+}
+
+/// The table `[audit]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuditTable {
+    rotate_bytes: Option<u64>,
+    keep_files: Option<u64>,
 }
 
 /// The table `[gc]`.
@@ -112,23 +162,7 @@ impl Config {
     /// # Errors
     /// `Invalid` with file, line and key when the file or a variable makes no sense.
     pub fn read(overrides: &Overrides) -> Result<Self, Error> {
-        // In a machine that was forwarded to, the caller's paths mean nothing.
-        let none = Overrides::default();
-        let overrides = if forward::is_far() { &none } else { overrides };
-        let unreadable = RefCell::new(None);
-        let config = Self::assemble(overrides, &|name| match std::env::var(name) {
-            Ok(value) => Some(value).filter(|value| !value.is_empty()),
-            Err(std::env::VarError::NotPresent) => None,
-            Err(std::env::VarError::NotUnicode(_)) => {
-                unreadable.replace(Some(name.to_owned()));
-                None
-            }
-        });
-        if let Some(name) = unreadable.into_inner() {
-            let message = format!("the value of {name} is not UTF-8");
-            return Err(Error::new(ErrorKind::Invalid, message));
-        }
-        let mut config = config?;
+        let (mut config, _) = Self::assemble(&overrides.here(), &environment)?;
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         config.tenant_keys.extend(keys::named(names)?);
         keys::admit(&config.tenant_keys, config.production)?;
@@ -141,6 +175,14 @@ impl Config {
     /// `Invalid` when a variable is not set or not text.
     pub(crate) fn given_keys(&self) -> Result<GivenKeys, Error> {
         keys::given(&self.tenant_keys, &|name| std::env::var(name).ok())
+    }
+
+    /// Every setting of this process, with its value and where that comes from.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn settings(overrides: &Overrides) -> Result<Vec<Setting>, Error> {
+        Ok(Self::assemble(&overrides.here(), &environment)?.1)
     }
 
     /// The variables that a command takes along into another machine: how to speak, and what this
@@ -199,54 +241,63 @@ impl Config {
 
     fn assemble(
         overrides: &Overrides,
-        variable: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Self, Error> {
-        let path = |name: &str| variable(name).map(PathBuf::from);
-        let config_dir = path("MVM_CONFIG_DIR").unwrap_or_else(|| PathBuf::from("/etc/mvm"));
+        variable: &dyn Fn(&str) -> Result<Option<String>, Error>,
+    ) -> Result<(Self, Vec<Setting>), Error> {
+        let mut all = Settings::new(variable);
+        let path = |text: String| Ok(PathBuf::from(text));
+        let config_dir =
+            all.named("config_dir").variable("MVM_CONFIG_DIR", path)?.or("/etc/mvm".into());
         let file = match &overrides.config_file {
             Some(file) => read_file(file, Presence::Required)?,
             None => read_file(&config_dir.join("config.toml"), Presence::Optional)?,
         };
-        let production = match variable("MVM_PRODUCTION").as_deref() {
-            None => file.production.unwrap_or(false),
-            Some("1" | "true") => true,
-            Some("0" | "false") => false,
-            Some(other) => {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    format!("MVM_PRODUCTION is {other:?}: it must be 1 or 0"),
-                ));
-            }
-        };
+        let (data_dir, run_dir) = directories(&mut all, overrides, file.data_dir, file.run_dir)?;
+        let production = all
+            .named("production")
+            .variable("MVM_PRODUCTION", |text| yes_or_no("MVM_PRODUCTION", &text))?
+            .file(file.production)
+            .or(false);
+        let firecracker = all
+            .named("firecracker")
+            .variable("MVM_FC_VERSION", Ok)?
+            .file(file.firecracker)
+            .or(FIRECRACKER.to_owned());
+        let asset_mirror =
+            all.named("asset_mirror").variable("MVM_ASSET_MIRROR", Ok)?.file(file.asset_mirror);
+        let asset_mirror = asset_mirror.or_none();
+        let (log, log_format) = logging(&mut all, overrides, file.log, file.log_format)?;
+        let lock_wait = all.named("lock_wait_seconds").file(file.lock_wait_seconds).or(LOCK_WAIT);
+        let host_choice = all
+            .named("host")
+            .variable("MVM_HOST", |text| host(&text))?
+            .file(file.host)
+            .or(HostChoice::default());
+        let (audit_rotate_bytes, audit_keep_files) = audit(&mut all, &file.audit);
+        let mtu = all.named("mtu").file(file.mtu).or_none();
+        let (disk_reserve_percent, vcpu_overcommit) =
+            capacity(&mut all, file.disk_reserve_percent, file.vcpu_overcommit);
+        let keep_builds = all.named("gc.keep_builds").file(file.gc.keep_builds).or(KEEP_BUILDS);
         let config = Self {
-            data_dir: overrides
-                .data_dir
-                .clone()
-                .or_else(|| path("MVM_DATA_DIR"))
-                .or(file.data_dir)
-                .unwrap_or_else(|| PathBuf::from("/var/lib/mvm")),
-            run_dir: path("MVM_RUN_DIR")
-                .or(file.run_dir)
-                .unwrap_or_else(|| PathBuf::from("/run/mvm")),
+            data_dir,
             config_dir,
+            run_dir,
             production,
-            firecracker: variable("MVM_FC_VERSION")
-                .or(file.firecracker)
-                .unwrap_or_else(|| FIRECRACKER.to_owned()),
-            keep_builds: file.gc.keep_builds.unwrap_or(KEEP_BUILDS),
-            asset_mirror: variable("MVM_ASSET_MIRROR").or(file.asset_mirror),
-            lock_wait: Duration::from_secs(file.lock_wait_seconds.unwrap_or(LOCK_WAIT).into()),
-            host: match variable("MVM_HOST") {
-                None => file.host.unwrap_or_default(),
-                Some(text) => host(&text)?,
-            },
+            firecracker,
+            keep_builds,
+            asset_mirror,
+            lock_wait: Duration::from_secs(lock_wait.into()),
+            log,
+            log_format,
+            audit_rotate_bytes,
+            audit_keep_files,
+            host: host_choice,
             machine: file.machine,
-            mtu: file.mtu,
-            disk_reserve_percent: file.disk_reserve_percent.unwrap_or(RESERVE_PERCENT),
-            vcpu_overcommit: file.vcpu_overcommit.unwrap_or(VCPU_OVERCOMMIT),
+            mtu,
+            disk_reserve_percent,
+            vcpu_overcommit,
             tenant_keys: file.tenant_keys,
         };
-        config.validate()
+        Ok((config.validate()?, all.list))
     }
 
     fn validate(self) -> Result<Self, Error> {
@@ -280,6 +331,17 @@ impl Config {
                 ErrorKind::Invalid,
                 format!("vcpu_overcommit is {}: it must be 1 to 1000", self.vcpu_overcommit),
             ));
+        }
+        for (name, value, least) in [
+            ("audit.rotate_bytes", self.audit_rotate_bytes, 256),
+            ("audit.keep_files", self.audit_keep_files, 1),
+        ] {
+            if value < least {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("{name} is {value}: it must be {least} or more"),
+                ));
+            }
         }
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         if self.firecracker.split('.').count() != 3 || !self.firecracker.split('.').all(digits) {
@@ -329,6 +391,66 @@ fn host(text: &str) -> Result<HostChoice, Error> {
     })
 }
 
+fn environment(name: &str) -> Result<Option<String>, Error> {
+    match std::env::var(name) {
+        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(Error::new(ErrorKind::Invalid, format!("the value of {name} is not UTF-8")))
+        }
+    }
+}
+
+fn yes_or_no(name: &str, text: &str) -> Result<bool, Error> {
+    match text {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        other => {
+            Err(Error::new(ErrorKind::Invalid, format!("{name} is {other:?}: it must be 1 or 0")))
+        }
+    }
+}
+
+/// At which size audit logs are rotated, and how many files are kept.
+fn audit(all: &mut Settings<'_>, file: &AuditTable) -> (u64, u64) {
+    let bytes = all.named("audit.rotate_bytes").file(file.rotate_bytes).or(10 * 1024 * 1024);
+    (bytes, all.named("audit.keep_files").file(file.keep_files).or(10))
+}
+
+/// What is logged, and in which form.
+/// Where state and where sockets are.
+fn directories(
+    all: &mut Settings<'_>,
+    overrides: &Overrides,
+    data: Option<PathBuf>,
+    run: Option<PathBuf>,
+) -> Result<(PathBuf, PathBuf), Error> {
+    let path = |text: String| Ok(PathBuf::from(text));
+    let chosen = all.named("data_dir").flag(overrides.data_dir.clone());
+    let data = chosen.variable("MVM_DATA_DIR", path)?.file(data).or("/var/lib/mvm".into());
+    let chosen = all.named("run_dir").variable("MVM_RUN_DIR", path)?;
+    Ok((data, chosen.file(run).or("/run/mvm".into())))
+}
+
+/// What the node may be filled with.
+fn capacity(all: &mut Settings<'_>, reserve: Option<u8>, overcommit: Option<u32>) -> (u8, u32) {
+    let reserve = all.named("disk_reserve_percent").file(reserve).or(RESERVE_PERCENT);
+    let overcommit = all.named("vcpu_overcommit").file(overcommit).or(VCPU_OVERCOMMIT);
+    (reserve, overcommit)
+}
+
+fn logging(
+    all: &mut Settings<'_>,
+    overrides: &Overrides,
+    log: Option<String>,
+    format: Option<LogFormat>,
+) -> Result<(Option<String>, Option<LogFormat>), Error> {
+    let chosen = all.named("log").flag(overrides.log.clone()).variable("MVM_LOG", Ok)?;
+    let log = chosen.file(log).or_none();
+    let chosen = all.named("log_format").flag(overrides.log_format);
+    Ok((log, chosen.file(format).or_none()))
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Presence {
     Required,
@@ -359,13 +481,21 @@ mod tests {
     use super::*;
 
     fn with(variables: &[(&str, &str)]) -> Result<Config, Error> {
+        Ok(found(&Overrides::default(), variables)?.0)
+    }
+
+    fn found(
+        overrides: &Overrides,
+        variables: &[(&str, &str)],
+    ) -> Result<(Config, Vec<Setting>), Error> {
         let nowhere = ("MVM_CONFIG_DIR", "/nonexistent");
-        Config::assemble(&Overrides::default(), &|name| {
-            variables
+        Config::assemble(overrides, &|name| {
+            let found = variables
                 .iter()
                 .chain(std::iter::once(&nowhere))
                 .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
+                .map(|(_, value)| (*value).to_owned());
+            Ok(found)
         })
     }
 
@@ -406,9 +536,8 @@ mod tests {
             .unwrap();
         let place = dir.path().to_str().unwrap().to_owned();
         let read = || {
-            Config::assemble(&Overrides::default(), &|name| {
-                (name == "MVM_CONFIG_DIR").then(|| place.clone())
-            })
+            let place = |name: &str| Ok((name == "MVM_CONFIG_DIR").then(|| place.clone()));
+            Config::assemble(&Overrides::default(), &place).map(|(config, _)| config)
         };
         read().unwrap().set_production().unwrap();
         let config = read().unwrap();
@@ -419,5 +548,40 @@ mod tests {
     #[test]
     fn an_unknown_key_of_the_file_is_an_error() {
         assert!(toml::from_str::<File>("data_dri = \"/x\"").is_err());
+    }
+
+    #[test]
+    fn every_setting_tells_where_its_value_comes_from() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, "run_dir = \"/r\"\nlog = \"mvm=info\"\n[audit]\nkeep_files = 3\n")
+            .unwrap();
+        let overrides = Overrides {
+            config_file: Some(file),
+            data_dir: Some("/flag".into()),
+            ..Overrides::default()
+        };
+        let variables = [("MVM_DATA_DIR", "/variable"), ("MVM_LOG", "debug")];
+        let (config, settings) = found(&overrides, &variables).unwrap();
+        let of = |name: &str| {
+            let one = settings.iter().find(|one| one.name == name).unwrap();
+            (one.value.clone(), one.origin)
+        };
+        assert_eq!(of("data_dir"), (Some("/flag".to_owned()), Origin::Flag));
+        assert_eq!(of("log"), (Some("debug".to_owned()), Origin::Environment));
+        assert_eq!(of("run_dir"), (Some("/r".to_owned()), Origin::File));
+        assert_eq!(of("audit.keep_files"), (Some("3".to_owned()), Origin::File));
+        assert_eq!(of("production"), (Some("false".to_owned()), Origin::Default));
+        assert_eq!(of("asset_mirror"), (None, Origin::Default));
+        assert_eq!(config.data_dir, Path::new("/flag"));
+    }
+
+    #[test]
+    fn a_log_that_would_rotate_with_every_line_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, "audit.rotate_bytes = 1").unwrap();
+        let overrides = Overrides { config_file: Some(file), ..Overrides::default() };
+        assert!(found(&overrides, &[]).unwrap_err().message.contains("audit.rotate_bytes"));
     }
 }

@@ -22,19 +22,25 @@ pub mod forward;
 mod manifest;
 mod methods;
 pub mod provider;
+mod rebuild;
 mod wiring;
 
-pub use config::{Config, Overrides};
+pub use config::{Config, LogFormat, Origin, Overrides, Setting};
 pub use mvm_core::{
     Error, ErrorKind,
+    audit::{AuditFile, AuditReport},
     desired::DesiredState,
     disk::{DiskClass, DiskUse, Room},
     error,
     event::{Actor, Event, EventKind, LoggedEvent},
-    id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolId, PoolRef, TenantId, VolumeId},
+    id::{
+        ImageHash, InstanceId, InstanceRef, InvalidId, OperationId, PoolId, PoolRef, TenantId,
+        VolumeId,
+    },
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     integration::Integration,
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
+    moment::Since,
     net::{NetId, Network, Offset, Subnet},
     observed::{BootId, Dns, NodeFacts},
     operation::{NewPool, Operation, Rebuild},
@@ -44,8 +50,8 @@ pub use mvm_core::{
         Revision, RevisionName, Role, RuntimePolicy, SeccompPolicy, SleepPolicy, Source,
     },
     port::{
-        Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, Logs, ProbeOutcome,
-        ProbeTarget, Progress, ProgressStep, TerminalSize,
+        Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, LogSource, Logs,
+        ProbeOutcome, ProbeTarget, Progress, ProgressStep, TerminalSize,
     },
     publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},
@@ -57,10 +63,13 @@ pub use mvm_core::{
     volume::{Volume, VolumeFate, VolumeKind, VolumePlan, VolumeStage},
 };
 pub use mvm_engine::{
-    Cancel, Change, Context, Deferral, Failed, Made, Outcome, Preview, Removal,
+    Cancel, Change, Context, Deferral, EventFilter, Failed, Follow, Made, Outcome, Preview,
+    Removal, SPAN,
     figures::{GroupStats, InstanceStats, NodeStats},
     is_cancelled,
     netcheck::{CrossTenant, Depth, Expected, NetReport, Probe, TapOwner, TenantNet},
     query::{DiskView, Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
+    rebuild::{Rebuilt, Recovered},
 };
-pub use wiring::Mvm;
+pub use rebuild::RebuildWhen;
+pub use wiring::{Mvm, new_operation};

@@ -1,6 +1,7 @@
 //! One method per operation, named like its command.
 
 use mvm_core::{
+    audit::AuditReport,
     desired::{self, Addressee, DesiredState},
     error::Error,
     event::LoggedEvent,
@@ -9,7 +10,7 @@ use mvm_core::{
     net::{NetId, Subnet},
     operation::{NewPool, Operation},
     pool::{PoolChange, RevisionName},
-    port::{Console, ExecRequest, ExecStatus, ExecStreams, Logs},
+    port::{Console, ExecRequest, ExecStatus, ExecStreams, LogSource, Logs},
     publish::Publish,
     quota::{QuotaChange, Quotas},
     secrets::SecretsSource,
@@ -18,7 +19,7 @@ use mvm_core::{
     volume::{Volume, VolumeFate},
 };
 use mvm_engine::{
-    Context, Outcome, Preview,
+    Context, EventFilter, Follow, Outcome, Preview,
     figures::{InstanceStats, NodeStats},
     netcheck::{Depth, NetReport},
     query::{DiskView, Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
@@ -351,6 +352,17 @@ impl Mvm {
         self.engine.logs(instance, lines)
     }
 
+    /// Each line that is added to these logs from now on, until `cx` is cancelled or `sink` has enough.
+    pub fn instance_logs_follow(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        sources: &[LogSource],
+        sink: &mut dyn FnMut(LogSource, &str) -> Follow,
+    ) -> Result<(), Error> {
+        self.engine.follow_logs(cx, instance, sources, sink)
+    }
+
     /// Runs a command in an instance.
     pub fn instance_exec(
         &self,
@@ -362,9 +374,39 @@ impl Mvm {
         self.engine.exec(cx, instance, request, streams)
     }
 
-    /// The last `last` events of a tenant, oldest first.
-    pub fn events(&self, tenant: &TenantId, last: usize) -> Result<Vec<LoggedEvent>, Error> {
-        self.engine.events(tenant, 0, last)
+    /// Events of a tenant, oldest first; of the destroyed tenants of this name if `archived`.
+    pub fn events(
+        &self,
+        tenant: &TenantId,
+        filter: &EventFilter,
+        archived: bool,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        if archived {
+            self.engine.archived_events(tenant, filter)
+        } else {
+            self.engine.history(tenant, filter)
+        }
+    }
+
+    /// Events of a tenant and then new ones as they come, until `cx` is cancelled, `sink` has enough,
+    /// or the tenant is gone.
+    pub fn events_follow(
+        &self,
+        cx: &Context,
+        tenant: &TenantId,
+        filter: &EventFilter,
+        sink: &mut dyn FnMut(&LoggedEvent) -> Follow,
+    ) -> Result<(), Error> {
+        self.engine.follow(cx, tenant, filter, sink)
+    }
+
+    /// Whether audit logs are whole: of one tenant or all, living or `archived`.
+    pub fn events_verify(
+        &self,
+        tenant: Option<&TenantId>,
+        archived: bool,
+    ) -> Result<Vec<AuditReport>, Error> {
+        self.engine.audit(tenant, archived)
     }
 
     /// What this node is, has and holds.

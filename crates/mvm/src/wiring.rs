@@ -8,10 +8,15 @@ use std::{
 
 use mvm_core::{
     error::{Error, ErrorKind},
+    id::OperationId,
     layout::data,
+    port::Clock,
     units::Mib,
 };
-use mvm_engine::{Engine, Ports, store::sqlite::SqliteStore};
+use mvm_engine::{
+    Engine, Ports,
+    store::{export::Rotation, recover, sqlite::SqliteStore},
+};
 use mvm_host::{
     clock::SystemClock, guest::VsockGuest, local::LocalHost, lock::FileLocks, roots::Roots,
     secrets::LocalVault,
@@ -36,18 +41,20 @@ impl Mvm {
     /// # Errors
     /// `Permission` without root, `Failed` when the data directory or the store cannot be used.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(Error::new(ErrorKind::Permission, "mvm needs root on this machine")
-                .hint("run it with sudo"));
-        }
+        require_root()?;
         make_directories(config)?;
+        if !config.data_dir.join(data::STATE).exists() && recover::is_there(&config.data_dir) {
+            let message = format!("the store in {} is gone", config.data_dir.display());
+            let hint = "put it back from a backup, or make it anew from the exported files: mvm node rebuild";
+            return Err(Error::new(ErrorKind::Integrity, message).hint(hint));
+        }
         let roots = Roots { given: Arc::new(config.given_keys()?), ..roots(config) };
         mvm_host::boot_id::begin(&roots)?;
-        let state = config.data_dir.join(data::STATE);
+        let store = store(config)?;
         let ports = Ports {
             host: Arc::new(LocalHost::new(roots.clone()).with_mtu(config.mtu)),
             guest: Arc::new(VsockGuest::new(roots.clone())),
-            store: Arc::new(SqliteStore::open(&state, Some(config.data_dir.clone()))?),
+            store: Arc::new(store),
             builder: Arc::new(builder(config)),
             vault: Arc::new(LocalVault::new(roots.clone())),
             clock: Arc::new(SystemClock),
@@ -71,6 +78,39 @@ impl Mvm {
             production: config.production,
         })
     }
+
+    /// This `mvm` for one operation: whatever it does or is asked bears the id, in logs, events and
+    /// guests.
+    #[must_use]
+    pub fn for_operation(&self, operation: OperationId) -> Self {
+        let (roots, firecracker) = (self.roots.clone(), self.firecracker.clone());
+        let engine = self.engine.bound(operation);
+        Self { engine, roots, firecracker, production: self.production }
+    }
+}
+
+/// # Errors
+/// `Permission` for anybody else.
+pub(crate) fn require_root() -> Result<(), Error> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Permission, "mvm needs root on this machine")
+        .hint("run it with sudo"))
+}
+
+/// Opens the store; a new one if there is none.
+pub(crate) fn store(config: &Config) -> Result<SqliteStore, Error> {
+    let state = config.data_dir.join(data::STATE);
+    let store = SqliteStore::open(&state, Some(config.data_dir.clone()))?;
+    let rotation = Rotation { bytes: config.audit_rotate_bytes, keep: config.audit_keep_files };
+    Ok(store.rotating(rotation))
+}
+
+/// A fresh id for what is about to be asked.
+#[must_use]
+pub fn new_operation() -> OperationId {
+    OperationId::from_random(SystemClock.draw())
 }
 
 /// Where this configuration keeps things.

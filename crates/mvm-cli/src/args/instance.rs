@@ -10,7 +10,7 @@ use mvm::{
 
 use super::Volumes;
 
-use super::examples;
+use super::{LogsArgs, examples};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum InstanceCommand {
@@ -89,14 +89,8 @@ pub(crate) enum InstanceCommand {
         #[arg(long, value_name = "SECS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
         watch: Option<u32>,
     },
-    /// Show an instance's console and VMM logs
-    Logs {
-        #[command(flatten)]
-        instance: InstanceArg,
-        /// Lines of each log
-        #[arg(long, value_name = "N", default_value_t = 100)]
-        last: usize,
-    },
+    /// Show an instance's logs: its console, its VMM's, its shim's
+    Logs(LogsArgs),
     /// Destroy an instance with its data
     Destroy {
         #[command(flatten)]

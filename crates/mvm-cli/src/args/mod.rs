@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mvm::{LogFormat, Overrides};
 
 mod agent;
+mod config;
 mod events;
 mod examples;
 mod instance;
+mod logs;
 mod machine;
 mod net;
 mod node;
@@ -16,10 +19,12 @@ mod tenant;
 mod volume;
 
 pub(crate) use agent::{AgentCommand, DesiredArgs};
+pub(crate) use config::ConfigCommand;
 pub(crate) use events::EventsArgs;
 pub(crate) use instance::{
     CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,
 };
+pub(crate) use logs::LogsArgs;
 pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;
@@ -52,6 +57,9 @@ pub(crate) struct Global {
     /// Keep state in this directory [default: /var/lib/mvm]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// Write log lines in this form [default: that of the results]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogForm>,
     /// Print results in this form
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
@@ -64,10 +72,32 @@ pub(crate) struct Global {
 }
 
 impl Global {
+    /// What the flags set over file and environment.
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides {
+            config_file: self.config_file.clone(),
+            data_dir: self.data_dir.clone(),
+            log: self.verbose.then(|| crate::log::VERBOSE.to_owned()),
+            log_format: self.log_format.map(|form| match form {
+                LogForm::Human => LogFormat::Human,
+                LogForm::Json => LogFormat::Json,
+            }),
+        }
+    }
+
     /// The form of results that was asked for.
     pub(crate) const fn output(&self) -> Format {
         if self.json { Format::Json } else { self.format }
     }
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogForm {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
 }
 
 /// How results are printed.
@@ -120,6 +150,9 @@ pub(crate) enum Command {
     /// Check the network
     #[command(subcommand)]
     Net(NetCommand),
+    /// See the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Print the completions of a shell
     Completions {
         /// Which shell

@@ -10,6 +10,12 @@ pub(crate) enum NodeCommand {
     Info,
     /// Show what all instances hold and take, in all and by tenant
     Stats,
+    /// Make a lost or damaged store anew, from the exported files and what this machine shows
+    Rebuild {
+        /// Also when the store is healthy
+        #[arg(long)]
+        force: bool,
+    },
     /// Remove builds, images, downloads, logs and orphans that nothing uses
     #[command(after_long_help = examples::GC)]
     Gc {

@@ -85,13 +85,14 @@ fn run(
     if let Some(why) = why {
         let program = request.argv.first().map_or("", String::as_str);
         let message = format!("cannot run {program:?} in {instance}: {why}");
-        render::error::say(&Error::new(ErrorKind::Failed, message), session.format);
+        let error = Error::new(ErrorKind::Failed, message);
+        render::error::say(&error, session.format, session.cx.operation.as_ref());
     }
     exit::of_guest(status)
 }
 
 fn failed(session: &Session, error: &Error) -> ExitCode {
-    render::error::say(error, session.format);
+    render::error::say(error, session.format, session.cx.operation.as_ref());
     ExitCode::from(exit::EXEC_FAILED)
 }
 

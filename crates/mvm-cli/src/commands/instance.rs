@@ -7,7 +7,7 @@ use mvm::{
     units::{Mib, Seconds},
 };
 
-use super::{confirm, guest};
+use super::{confirm, guest, logs};
 use crate::{
     args::{self, InstanceCommand, PortsArgs},
     run::Session,
@@ -53,11 +53,7 @@ pub(crate) fn run(session: &Session, command: InstanceCommand) -> Result<ExitCod
             confirm(force, &format!("destroy the instance {instance} {}", volumes.words()))?;
             session.operate(&Operation::InstanceDestroy { instance, volumes: volumes.fate() })
         }
-        InstanceCommand::Logs { instance, last } => {
-            let logs = session.mvm.instance_logs(&instance.instance, last)?;
-            session.print(&logs, show::logs)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        InstanceCommand::Logs(args) => logs::run(session, &args),
         InstanceCommand::Exec(args) => Ok(guest::exec(session, args)),
         InstanceCommand::Ssh(args) => Ok(guest::ssh(session, args)),
         InstanceCommand::Cp(args) => guest::cp(session, &args),

@@ -1,9 +1,11 @@
 //! The commands, one file a noun: parse, ask the library, render.
 
 pub(crate) mod agent;
+pub(crate) mod config;
 pub(crate) mod events;
 pub(crate) mod guest;
 pub(crate) mod instance;
+mod logs;
 pub(crate) mod machine;
 pub(crate) mod net;
 pub(crate) mod node;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use mvm::Error;
+use mvm::{Error, OperationId};
 
 use crate::args::Format;
 
@@ -20,12 +20,18 @@ fn inside(text: &str) -> String {
 }
 
 /// Says an error; with JSON or YAML the error document follows on standard output.
-pub(crate) fn say(error: &Error, format: Format) {
+pub(crate) fn say(error: &Error, format: Format, operation: Option<&OperationId>) {
     // Where standard error is gone, the exit code still speaks.
     let _ = writeln!(io::stderr(), "{}", text(error));
     if format != Format::Table {
-        let document = serde_json::json!({ "error": error });
-        let _ = super::result(format, &document, |_| String::new());
+        let _ = super::result(format, &document(error, operation), |_| String::new());
+    }
+}
+
+fn document(error: &Error, operation: Option<&OperationId>) -> serde_json::Value {
+    match operation {
+        Some(operation) => serde_json::json!({ "error": error, "operation": operation }),
+        None => serde_json::json!({ "error": error }),
     }
 }
 

@@ -4,10 +4,10 @@ use mvm::{
     Actor, Assignment, BootId, Change, Cidr, CopyReport, Counts, Deferral, Drain, Error, ErrorKind,
     EventKind, Failed, Failure, Finding, Grant, GroupStats, GuestMetrics, ImageHash, Instance,
     InstanceId, InstanceRef, Integration, LoggedEvent, Logs, Made, MatchRule, NetId, Network,
-    NodeFacts, Offset, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview, Quotas, Removal,
-    Resources, Revision, Role, Route, RoutingTable, RuntimePolicy, Scope, SecretsSource, Selector,
-    Source, State, Step, Subnet, Target, Tenant, TenantId, TenantSecrets, Usage, VolumeFate,
-    VolumeId, VolumeKind, VolumePlan, Want, WorkerState,
+    NodeFacts, Offset, OperationId, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview, Quotas,
+    Removal, Resources, Revision, Role, Route, RoutingTable, RuntimePolicy, Scope, SecretsSource,
+    Selector, Source, State, Step, Subnet, Target, Tenant, TenantId, TenantSecrets, Usage,
+    VolumeFate, VolumeId, VolumeKind, VolumePlan, Want, WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };
 use serde_json::{Value, json};
@@ -21,6 +21,7 @@ leaf! {
     InstanceId => { "type": "string", "pattern": "^i-[0-9a-f]{8}$" };
     PoolRef => { "type": "string", "pattern": "^[a-z0-9-]+/[a-z0-9-]+$" };
     InstanceRef => { "type": "string", "pattern": "^[a-z0-9-]+/[a-z0-9-]+/i-[0-9a-f]{8}$" };
+    OperationId => { "type": "string", "pattern": "^[0-9a-f]{8}$" };
     ImageHash => { "type": "string", "pattern": "^[0-9a-f]{64}$" };
     Subnet => { "type": "string" };
     Role => { "type": "string" };
@@ -410,7 +411,8 @@ impl Described for Outcome {
         named(definitions, "Outcome", |definitions| {
             let mut fields = Fields::new("What a change did, piece by piece.");
             let text = || json!({ "type": "string" });
-            fields.add("operation", "Its id, as in the logs.", text());
+            let id = OperationId::schema(definitions);
+            fields.add_optional("operation", "Its id, as in logs and events.", id);
             fields.add("changes", "Changes of instances.", Vec::<Change>::schema(definitions));
             fields.add("deferrals", "What was left alone.", Vec::<Deferral>::schema(definitions));
             fields.add("failures", "What did not work.", Vec::<Failed>::schema(definitions));
@@ -447,6 +449,7 @@ describe!(Finding, "Finding", "Something wrong with the network.", {
 describe!(Logs, "Logs", "Logs of an instance, oldest line first.", {
     console: "The guest's console.",
     vmm: "The VMM's own log.",
+    shim: "The log of what watches the VMM.",
 });
 
 impl Described for LoggedEvent {

@@ -1,9 +1,12 @@
 //! What commands print, and which command prints what.
 
-use mvm::{CopyReport, Error, LoggedEvent, Logs, NetReport, Outcome, Preview, Volume};
+use mvm::{
+    AuditFile, AuditReport, CopyReport, Error, LoggedEvent, Logs, NetReport, OperationId, Origin,
+    Outcome, Preview, Rebuilt, Recovered, Setting, Volume,
+};
 use serde_json::{Value, json};
 
-use super::{Definitions, Described, Fields, Shape, describe, named};
+use super::{Definitions, Described, Fields, Shape, describe, named, words};
 use crate::{
     commands::guest::Would,
     show::{
@@ -18,11 +21,12 @@ pub(super) struct Failure;
 impl Described for Failure {
     fn schema(definitions: &mut Definitions) -> Value {
         let error = Error::schema(definitions);
+        let operation = OperationId::schema(definitions);
         named(definitions, "ErrorDocument", |_| {
             json!({
                 "description": "What is printed instead when the command fails.",
                 "type": "object",
-                "properties": { "error": error },
+                "properties": { "error": error, "operation": operation },
                 "required": ["error"],
                 "additionalProperties": false,
             })
@@ -43,8 +47,10 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "instance-info" => question(Instance::schema),
         "instance-logs" => question(Logs::schema),
         "instance-stats" => question(Stats::schema),
-        "events" => question(Vec::<LoggedEvent>::schema),
         "agent-desired" => question(desired_state),
+        "events" => question(events),
+        "config-ls" => question(Vec::<Setting>::schema),
+        "node-rebuild" => question(Rebuilt::schema),
         "node-info" => question(Node::schema),
         "node-stats" => question(Fleet::schema),
         "node-disk" => question(Disk::schema),
@@ -95,6 +101,58 @@ fn desired_state(definitions: &mut Definitions) -> Value {
     }
     named(definitions, "DesiredState", |_| Value::Object(schema))
 }
+
+/// The entries, or with `--verify` what a look at the logs found.
+fn events(definitions: &mut Definitions) -> Value {
+    let entries = Vec::<LoggedEvent>::schema(definitions);
+    json!({ "anyOf": [entries, Vec::<AuditReport>::schema(definitions)] })
+}
+
+words!(Origin, "Origin", "Where a value comes from.", [Flag, Environment, File, Default]);
+
+describe!(Setting, "Setting", "A setting as it is in force.", {
+    name: "Its key in `config.toml`.",
+    value: "Its value; null when it is not set and has no default.",
+    origin: "Where the value comes from.",
+    variable: "The environment variable that sets it, if one does.",
+});
+
+describe!(AuditFile, "AuditFile", "One file of an exported audit log.", {
+    name: "Its name in the tenant's directory or in the archive.",
+    first_seq: "Its first entry; 0 when it is empty.",
+    last_seq: "Its last entry; 0 when it is empty.",
+});
+
+describe!(AuditReport, "AuditReport", "What a look at one audit log found.", {
+    tenant: "Whose log.",
+    last_seq: "The last entry, as anchored.",
+    last_hash: "The hash of the last entry, as anchored.",
+    first_stored_seq: "The first entry that is in the store.",
+    files: "The exported files, oldest first.",
+    unexported: "How many entries the files lack until the next event.",
+    problems: "Where the chain breaks; empty when it is whole.",
+} or absent {
+    archive: "Where the archived log of a destroyed tenant is.",
+});
+
+describe!(Recovered, "Recovered", "An instance in the new store.", {
+    instance: "Its address.",
+    state: "Its state.",
+} or absent {
+    note: "What the machine showed otherwise than its file.",
+});
+
+describe!(Rebuilt, "Rebuilt", "What is, or would be, in the new store.", {
+    reason: "Why the old store was given up.",
+    tenants: "The tenants.",
+    pools: "How many pools.",
+    instances: "The instances.",
+    volumes: "The kept volumes.",
+    events: "How many audit entries.",
+    lost: "What could not be recovered, and why.",
+} or absent {
+    kept: "Where the old store is now.",
+});
 
 describe!(Tenant, "Tenant", "A tenant.", {
     tenant_id: "Its id.",

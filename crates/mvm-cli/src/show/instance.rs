@@ -6,7 +6,6 @@ use mvm::{
 };
 use serde::Serialize;
 
-use super::events::time;
 use crate::render::table::{facts, table};
 
 /// An instance, as `instance list` shows it.
@@ -97,7 +96,7 @@ pub(crate) fn instance(one: &Instance) -> String {
     );
     facts(vec![
         ("Instance", one.instance.clone()),
-        ("State", format!("{} since {}", one.state, time(one.state_since))),
+        ("State", format!("{} since {}", one.state, one.state_since.rfc3339())),
         ("Address", or(&one.address, "none")),
         ("MAC", one.mac.clone()),
         ("Role", one.role.clone()),
@@ -108,16 +107,18 @@ pub(crate) fn instance(one: &Instance) -> String {
         ("Image", or(&short, "none")),
         ("User", one.uid.to_string()),
         ("Process", process),
-        ("Created", time(one.created_at)),
+        ("Created", one.created_at.rfc3339()),
         ("Note", one.note()),
     ])
 }
 
 pub(crate) fn logs(logs: &Logs) -> String {
     let mut text = logs.console.join("\n");
-    if !logs.vmm.is_empty() {
-        text.push_str("\n--- VMM ---\n");
-        text.push_str(&logs.vmm.join("\n"));
+    for (name, lines) in [("VMM", &logs.vmm), ("shim", &logs.shim)] {
+        if !lines.is_empty() {
+            text.push_str(&format!("\n--- {name} ---\n"));
+            text.push_str(&lines.join("\n"));
+        }
     }
-    text
+    text.trim_start_matches('\n').to_owned()
 }

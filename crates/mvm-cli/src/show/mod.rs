@@ -1,5 +1,6 @@
 //! What results look like: the documents of `--json`, and the same facts as text. One file a noun.
 
+mod config;
 mod disk;
 mod events;
 mod instance;
@@ -12,13 +13,13 @@ mod stats;
 mod tenant;
 mod volume;
 
+pub(crate) use config::settings;
 pub(crate) use disk::{Disk, disk};
-pub(crate) use events::events;
-use events::time;
+pub(crate) use events::{audit_reports, event_line, events};
 pub(crate) use instance::{Instance, instance, instances, logs};
 pub(crate) use machine::{Machine, checks, machine};
 pub(crate) use net::verified;
-pub(crate) use node::{Node, node};
+pub(crate) use node::{Node, node, rebuilt};
 pub(crate) use outcome::{outcome, outcome_json, preview};
 pub(crate) use pool::{Pool, pool, pools};
 pub(crate) use stats::{

@@ -1,6 +1,6 @@
 //! What `mvm node …` shows.
 
-use mvm::Usage;
+use mvm::{Rebuilt, Usage};
 use serde::Serialize;
 
 use crate::render::table::facts;
@@ -85,4 +85,24 @@ pub(crate) fn node(node: &Node) -> String {
             ),
         ),
     ])
+}
+
+/// What a new store holds.
+pub(crate) fn rebuilt(rebuilt: &Rebuilt) -> String {
+    let mut lines = vec![format!(
+        "{} tenants, {} pools, {} instances, {} audit entries ({}).",
+        rebuilt.tenants.len(),
+        rebuilt.pools,
+        rebuilt.instances.len(),
+        rebuilt.events,
+        rebuilt.reason
+    )];
+    for one in &rebuilt.instances {
+        let note = one.note.iter().map(|note| format!(" ({note})"));
+        lines.push(format!("{}: {}{}", one.instance, one.state, note.collect::<String>()));
+    }
+    lines.extend(rebuilt.volumes.iter().map(|name| format!("kept volume {name}")));
+    lines.extend(rebuilt.lost.iter().map(|lost| format!("not recovered: {lost}")));
+    lines.extend(rebuilt.kept.iter().map(|kept| format!("The old store is {kept}.")));
+    lines.join("\n")
 }

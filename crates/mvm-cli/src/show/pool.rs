@@ -66,7 +66,7 @@ impl Pool {
             let is_current = self.current.as_deref() == Some(one.image.as_str());
             let mark = if is_current { " (current)" } else { "" };
             let source = one.source.as_ref().map(|source| format!(" from {source}"));
-            let (image, at) = (one.image.short(), super::time(one.built_at));
+            let (image, at) = (one.image.short(), one.built_at.rfc3339());
             format!("{}: {image} of {at}{}{mark}", place + 1, source.unwrap_or_default())
         };
         let all: Vec<_> = self.revisions.iter().enumerate().map(line).collect();

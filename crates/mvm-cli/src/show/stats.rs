@@ -114,7 +114,7 @@ pub(crate) fn stats(one: &Stats) -> String {
     let used = one.memory.guest_used_bytes.map_or_else(unknown, size);
     facts(vec![
         ("Instance", one.instance.clone()),
-        ("State", format!("{} since {}", one.state, super::time(one.state_since))),
+        ("State", format!("{} since {}", one.state, one.state_since.rfc3339())),
         (
             "CPU",
             format!("{:.1} % of {} vCPU, {:.1} s", one.cpu_percent, one.vcpus, one.cpu_seconds),
@@ -163,7 +163,7 @@ pub(crate) fn stats(one: &Stats) -> String {
             "Failure",
             health.last_failure.as_ref().map_or_else(
                 || "none".to_owned(),
-                |failure| format!("{}: {}", super::time(failure.at), failure.reason),
+                |failure| format!("{}: {}", failure.at.rfc3339(), failure.reason),
             ),
         ),
     ])

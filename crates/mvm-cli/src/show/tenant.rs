@@ -120,7 +120,7 @@ pub(crate) fn secrets(one: &Secrets) -> String {
         return format!("Tenant {} has no secrets.", one.tenant);
     };
     let how = if one.sealed { "sealed with the tenant's key" } else { "in the clear" };
-    let time = one.updated_at.map(super::events::time).unwrap_or_default();
+    let time = one.updated_at.map(Timestamp::rfc3339).unwrap_or_default();
     let mut lines = vec![facts(vec![
         ("Tenant", one.tenant.clone()),
         ("Epoch", one.epoch.to_string()),

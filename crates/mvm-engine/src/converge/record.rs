@@ -103,6 +103,9 @@ impl Engine {
                 let discarded = event(EventKind::SnapshotDiscarded);
                 events.push(discarded.with("epoch", record.epoch.0));
             }
+            (State::Sleeping, EventKind::InstanceWoken) => {
+                events.push(event(EventKind::SnapshotRetired).with("epoch", record.epoch.0));
+            }
             (_, _) => {}
         }
         if to.state == State::Running && is_untold(record) {

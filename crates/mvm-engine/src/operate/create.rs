@@ -106,10 +106,7 @@ impl Engine {
             take(tx, volume, &mut record)?;
         }
         admit::check(tx, &tenant, None, &record, None)?;
-        let key = record.instance.to_string();
-        tx.claim(&format!("instance/{}", record.instance.instance), &key)?;
-        tx.claim(&format!("address/{}/{}", record.network.net, record.offset.0), &key)?;
-        tx.claim(&format!("uid/{}", record.uid.0), &key)?;
+        claim(tx, &record)?;
         publish::claim(tx, &mut record, ports)?;
         records::put(tx, &mut record)?;
         records::raise_network_generation(tx)?;
@@ -159,6 +156,15 @@ fn take(tx: &mut dyn Transaction, id: &VolumeId, record: &mut Instance) -> Resul
     record.volume.is_growing = volume.is_growing;
     record.volume.joining = Some(id.clone());
     records::put(tx, &mut volume)
+}
+
+/// Claims what only one instance can have.
+pub(crate) fn claim(tx: &mut dyn Transaction, record: &Instance) -> Result<(), Error> {
+    let key = record.instance.to_string();
+    tx.claim(&format!("instance/{}", record.instance.instance), &key)?;
+    tx.claim(&format!("address/{}/{}", record.network.net, record.offset.0), &key)?;
+    tx.claim(&format!("uid/{}", record.uid.0), &key)?;
+    record.publish.iter().try_for_each(|port| tx.claim(&port.claim(), &key))
 }
 
 fn free_offset(tx: &mut dyn Transaction, tenant: &Tenant) -> Result<Offset, Error> {

@@ -10,7 +10,7 @@ use mvm_core::{
     effect::Effect,
     error::{Error, ErrorKind},
     event::EventKind,
-    id::{ImageHash, InstanceRef, PoolRef, Subject},
+    id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
     instance::Instance,
     net::NetId,
     plan::gc,
@@ -27,6 +27,8 @@ use crate::{
 
 /// The owner of the addresses that are held while stray taps go; its record is never written.
 const COLLECTOR: &str = "collector";
+/// So many removals are named in an event; the rest is counted.
+const NAMED: usize = 20;
 
 /// Everything that has a record.
 struct Records {
@@ -58,6 +60,19 @@ impl Engine {
                 }
             }
         }
+        let before = outcome.removals.len();
+        let collected = self.collect_stray(cx, keep, &mut outcome);
+        let told = self.tell_collected(cx, None, outcome.removals.get(before..));
+        collected.and(told)?;
+        Ok(outcome)
+    }
+
+    fn collect_stray(
+        &self,
+        cx: &Context,
+        keep: Option<u32>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Error> {
         let stray = self.stray(keep)?;
         for (effect, removal) in stray.iter().zip(self.weighed(&stray)?) {
             cx.cancel.check()?;
@@ -65,11 +80,34 @@ impl Engine {
             let is_taken =
                 matches!(effect, Effect::RemoveImage(_)) && !self.stray(keep)?.contains(effect);
             if !is_taken && self.hold_name(effect)? {
-                settle(&mut outcome, removal, self.execute(effect));
+                settle(outcome, removal, self.execute(effect));
             }
         }
-        self.within(|tx| tx.delete(Table::Meta, COLLECTOR))?;
-        Ok(outcome)
+        self.within(|tx| tx.delete(Table::Meta, COLLECTOR))
+    }
+
+    /// Tells what was removed, of a pool or of nobody, also when something else failed.
+    fn tell_collected(
+        &self,
+        cx: &Context,
+        pool: Option<&PoolRef>,
+        gone: Option<&[Removal]>,
+    ) -> Result<(), Error> {
+        let gone = gone.unwrap_or_default();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let bytes: u64 = gone.iter().map(|one| one.bytes).sum();
+        let event = match pool {
+            Some(id) => {
+                self.event(&cx.actor, &id.tenant, EventKind::PoolCollected).of_pool(&id.pool)
+            }
+            None => self.event(&cx.actor, &TenantId::node(), EventKind::NodeCollected),
+        };
+        let what = gone.iter().take(NAMED).map(|one| format!("{} {}", one.effect, one.subject));
+        let what = what.collect::<Vec<_>>().join(", ");
+        let event = event.with("removed", gone.len()).with("bytes", bytes).with("what", what);
+        self.within(|tx| tx.append(&event.clone().because("nothing uses it any more")))
     }
 
     /// Takes the address of a stray tap while that is removed, so that no new instance gets it;
@@ -129,9 +167,21 @@ impl Engine {
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
         let _lock = self.lock_pool(id)?;
+        let before = outcome.removals.len();
+        let collected = self.collect_locked(cx, id, keep, outcome);
+        let told = self.tell_collected(cx, Some(id), outcome.removals.get(before..));
+        collected.and(told)
+    }
+
+    fn collect_locked(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        keep: Option<u32>,
+        outcome: &mut Outcome,
+    ) -> Result<(), Error> {
         let (pool, instances) = self.pool_with_instances(id)?;
         let builds = self.builds(&pool, &instances, keep)?;
-        let before = outcome.removals.len();
         if !builds.is_empty() {
             self.forget_builds(&pool.pool, &builds)?;
         }
@@ -146,15 +196,7 @@ impl Engine {
         for (effect, removal) in logs.iter().zip(self.weighed(&logs)?) {
             settle(outcome, removal, self.execute(effect));
         }
-        let gone = outcome.removals.get(before..).unwrap_or_default();
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let bytes: u64 = gone.iter().map(|one| one.bytes).sum();
-        let kind = EventKind::PoolCollected;
-        let event = self.event(&cx.actor, &id.tenant, kind).of_pool(&id.pool);
-        let event = event.with("removed", gone.len()).with("bytes", bytes);
-        self.within(|tx| tx.append(&event))
+        Ok(())
     }
 
     /// Removes what an instance left behind, unless somebody works on it.

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     admit,
     converge::{FirewallAfter, Rest},
-    engine::{Context, Engine},
+    engine::{Context, Engine, Telling},
     outcome::{Change, Outcome},
     run,
     store::records,
@@ -69,7 +69,7 @@ impl Precedence {
     pub(crate) const fn of(actor: &Actor) -> Self {
         match actor {
             Actor::Uid(_) => Self::Person,
-            Actor::Engine | Actor::Policy => Self::Background,
+            Actor::Engine | Actor::Policy | Actor::Certificate(_) => Self::Background,
         }
     }
 }
@@ -86,7 +86,7 @@ pub(crate) const fn mover(actor: &Actor) -> ParkedBy {
     match actor {
         Actor::Uid(_) => ParkedBy::Person,
         Actor::Engine => ParkedBy::Counts,
-        Actor::Policy => ParkedBy::Policy,
+        Actor::Policy | Actor::Certificate(_) => ParkedBy::Policy,
     }
 }
 
@@ -230,7 +230,7 @@ impl Engine {
 
     /// The record after a look at the instance; the caller holds its lock.
     pub(crate) fn truth(&self, id: &InstanceRef) -> Result<(Instance, ObservedInstance), Error> {
-        let record = self.within(|tx| prepared(tx, id))?;
+        let record = self.within(|tx| self.prepared(tx, id))?;
         let seen =
             run::patiently(&*self.ports.clock, || self.ports.host.observe_instance(&record))?;
         match plan::truth::notice(&record, &seen) {
@@ -290,9 +290,16 @@ impl Engine {
         let capacity = self.capacity()?;
         let has_volume = HasVolume::seen(&record, seen);
         let admitted = self.admit_disk(&record, seen, wish.want).and_then(|()| {
-            self.within(|tx| self.admit_wish(tx, &record, wish, capacity, has_volume))
+            self.within(|tx| {
+                if wish.by == ParkedBy::Person {
+                    self.tell_override(tx, &cx.actor, &record, wish.want)?;
+                }
+                self.admit_wish(tx, &record, wish, capacity, has_volume)
+            })
         });
-        if let Err(error) = &admitted {
+        if let Err(error) = &admitted
+            && error.kind == ErrorKind::Refused
+        {
             self.tell_refusal(cx, &wish.instance, error);
         }
         admitted
@@ -342,19 +349,53 @@ impl Engine {
         records::put(tx, &mut record)?;
         Ok(record)
     }
-}
 
-/// The record of an instance, Ready if its pool got a build since.
-fn prepared(tx: &mut dyn Transaction, id: &InstanceRef) -> Result<Instance, Error> {
-    let mut record = records::instance(tx, id)?;
-    if record.state == State::Created
-        && let Some(image) = records::pool(tx, &id.pool_ref())?.current()
-    {
-        record.state = State::Ready;
-        record.image = Some(image.clone());
-        records::put(tx, &mut record)?;
+    /// Tells that a person's command comes before a minimum time is over: those bind policy and counts
+    /// only (SPEC §7).
+    fn tell_override(
+        &self,
+        tx: &mut dyn Transaction,
+        actor: &Actor,
+        record: &Instance,
+        want: Want,
+    ) -> Result<(), Error> {
+        let least = match (record.state, want) {
+            (State::Running, Want::Warm | Want::Sleeping | Want::Stopped) => {
+                record.policy.min_running_seconds
+            }
+            (State::Warm, Want::Sleeping) => record.policy.min_warm_seconds,
+            (_, _) => return Ok(()),
+        };
+        if record.state_since.plus(least) <= self.ports.clock.now() {
+            return Ok(());
+        }
+        let event = self
+            .event(actor, &record.instance.tenant, EventKind::MinRuntimeOverridden)
+            .of_pool(&record.instance.pool)
+            .of_instance(&record.instance.instance)
+            .because(format!("{} for less than {least}", record.state))
+            .with("from", record.state)
+            .with("to", want.state(record.state));
+        tx.append(&event)
     }
-    Ok(record)
+
+    /// The record of an instance, Ready if its pool got a build since.
+    fn prepared(&self, tx: &mut dyn Transaction, id: &InstanceRef) -> Result<Instance, Error> {
+        let mut record = records::instance(tx, id)?;
+        if record.state == State::Created
+            && let Some(image) = records::pool(tx, &id.pool_ref())?.current()
+        {
+            record.state = State::Ready;
+            record.image = Some(image.clone());
+            records::put(tx, &mut record)?;
+            let event = self
+                .event(&Actor::Engine, &id.tenant, EventKind::InstanceReady)
+                .of_pool(&id.pool)
+                .of_instance(&id.instance);
+            tx.append(&event.because("its pool has a build").with("image", image))?;
+        }
+        Ok(record)
+    }
 }
 
 enum Underway {

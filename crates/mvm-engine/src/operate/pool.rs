@@ -115,7 +115,8 @@ impl Engine {
             .ports
             .builder
             .ensure_image(&order, &cx.progress)
-            .map_err(|e| e.context(format!("cannot build pool {id} from {}", order.source)))?;
+            .map_err(|e| e.context(format!("cannot build pool {id} from {}", order.source)))
+            .inspect_err(|error| self.tell_failed_build(cx, id, error))?;
         let _pool = self.lock(&Subject::Pool(id.clone()))?;
         cx.cancel.check()?;
         self.within(|tx| living(tx, id))?;
@@ -125,6 +126,18 @@ impl Engine {
             self.prepare(&instance)?;
         }
         Ok(Outcome { made: Some(Made::Image(image)), ..Outcome::default() })
+    }
+
+    /// Puts a failed build into the audit log, if the pool is there.
+    fn tell_failed_build(&self, cx: &Context, id: &PoolRef, error: &Error) {
+        let told = self.within(|tx| {
+            living(tx, id)?;
+            let event = self.event(&cx.actor, &id.tenant, EventKind::PoolBuildFailed);
+            tx.append(&event.of_pool(&id.pool).because(error.to_string()))
+        });
+        if let Err(error) = told {
+            tracing::warn!(pool = %id, %error, "cannot put a failed build into the audit log");
+        }
     }
 
     fn record_build(

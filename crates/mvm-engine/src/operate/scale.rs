@@ -72,8 +72,26 @@ impl Engine {
         for (wish, result) in wishes.iter().zip(results) {
             settle(&mut outcome, &wish.instance, result);
         }
+        self.tell_deferrals(cx, &outcome.deferrals)?;
         outcome.made = Some(Made::Pool(Box::new(pool)));
         Ok(outcome)
+    }
+
+    /// Puts what was left alone into the audit log.
+    fn tell_deferrals(&self, cx: &Context, deferrals: &[Deferral]) -> Result<(), Error> {
+        if deferrals.is_empty() {
+            return Ok(());
+        }
+        self.within(|tx| {
+            for Deferral { instance, reason } in deferrals {
+                let event = self
+                    .event(&cx.actor, &instance.tenant, EventKind::TransitionDeferred)
+                    .of_pool(&instance.pool)
+                    .of_instance(&instance.instance);
+                tx.append(&event.because(reason.clone()))?;
+            }
+            Ok(())
+        })
     }
 
     /// Checks the counts and puts them into the pool's record.

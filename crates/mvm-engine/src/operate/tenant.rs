@@ -10,7 +10,7 @@ use mvm_core::{
     alloc,
     effect::Effect,
     error::{Error, ErrorKind},
-    event::EventKind,
+    event::{Actor, EventKind},
     id::{PoolRef, Subject, TenantId},
     instance::Instance,
     net::{MAX_TENANT_NET, NetId, Network, Subnet},
@@ -48,7 +48,7 @@ impl Engine {
         let found = self.within(|tx| records::find::<Tenant>(tx, ask.tenant.as_str()))?;
         if let Some(tenant) = found {
             refuse_destroying("tenant", &ask.tenant, tenant.destroying)?;
-            self.tenant_effects(&tenant)?;
+            self.tenant_effects(&cx.actor, &tenant)?;
             return Err(exists(&ask.tenant));
         }
         let made = cx
@@ -62,7 +62,7 @@ impl Engine {
                 return Err(error);
             }
         };
-        self.tenant_effects(&tenant)?;
+        self.tenant_effects(&cx.actor, &tenant)?;
         Ok(Outcome { made: Some(Made::Tenant(tenant)), ..Outcome::default() })
     }
 
@@ -101,7 +101,10 @@ impl Engine {
         tx.claim(&format!("net/{}", tenant.network.net), ask.tenant.as_str())?;
         records::put(tx, &mut tenant)?;
         records::raise_network_generation(tx)?;
-        tx.append(&self.event(&cx.actor, &ask.tenant, EventKind::TenantCreated))?;
+        let event = self.event(&cx.actor, &ask.tenant, EventKind::TenantCreated);
+        // Whoever recovers a lost store needs them of tenants that are gone.
+        let Network { net, subnet, .. } = &tenant.network;
+        tx.append(&event.with("net_id", net).with("subnet", subnet))?;
         Ok(tenant)
     }
 
@@ -153,7 +156,7 @@ impl Engine {
         }
         let _lock = self.lock(&Subject::Tenant(id.clone()))?;
         let tenant = self.within(|tx| records::tenant(tx, id))?;
-        if tenant.destroying { Ok(()) } else { self.tenant_effects(&tenant) }
+        if tenant.destroying { Ok(()) } else { self.tenant_effects(&Actor::Engine, &tenant) }
     }
 
     /// The effects that a tenant lacks, besides the firewall.
@@ -178,9 +181,12 @@ impl Engine {
         Ok(effects)
     }
 
-    fn tenant_effects(&self, tenant: &Tenant) -> Result<(), Error> {
+    fn tenant_effects(&self, actor: &Actor, tenant: &Tenant) -> Result<(), Error> {
         for effect in self.tenant_missing(tenant)? {
             self.execute(&effect)?;
+            if let Effect::EnsureTenantKey(id) = &effect {
+                self.within(|tx| tx.append(&self.event(actor, id, EventKind::KeyCreated)))?;
+            }
         }
         self.sync_firewall(&tenant.network)
     }

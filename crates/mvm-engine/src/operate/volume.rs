@@ -46,7 +46,20 @@ impl Engine {
         let more = size.0.saturating_sub(before.resources.data_disk_mib.0);
         let admitted = self
             .admit_volume(&format!("the larger volume of {id}"), u64::from(more))
-            .and_then(|()| self.within(|tx| self.admit_growth(tx, id, size)));
+            .and_then(|()| {
+                self.within(|tx| {
+                    let grown = self.admit_growth(tx, id, size)?;
+                    if grown.resources.data_disk_mib != record.resources.data_disk_mib {
+                        let event = self
+                            .event(&cx.actor, &id.tenant, EventKind::VolumeGrowing)
+                            .of_pool(&id.pool)
+                            .of_instance(&id.instance)
+                            .with("size", size);
+                        tx.append(&event)?;
+                    }
+                    Ok(grown)
+                })
+            });
         let grown = match admitted {
             Ok(grown) => grown,
             Err(error) => {
@@ -163,17 +176,11 @@ impl Engine {
             }
             records::remove::<Volume>(tx, id.as_str())?;
             let kind = if wipe { EventKind::VolumeWiped } else { EventKind::VolumeRemoved };
-            tx.append(&self.event(&cx.actor, &local()?, kind).with("volume", id))
+            // Kept volumes belong to the built-in tenant.
+            tx.append(&self.event(&cx.actor, &TenantId::local(), kind).with("volume", id))
         })?;
         Ok(Outcome { made: Some(Made::Removed(format!("volume {id}"))), ..Outcome::default() })
     }
-}
-
-/// Kept volumes belong to the built-in tenant.
-fn local() -> Result<TenantId, Error> {
-    TenantId::LOCAL
-        .parse()
-        .map_err(|e| Error::new(ErrorKind::Failed, "the built-in tenant has no id").because(&e))
 }
 
 /// The act that removes a kept volume; nobody can have it from here on.

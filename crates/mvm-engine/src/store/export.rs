@@ -1,9 +1,19 @@
 //! The documented files (SPEC §5), written after each commit for people and backup tools.
 //!
-//! They are never read back, but for the place of the last line of an audit log. A failure here
-//! never fails the commit, which is durable: the next commit of the subject writes what is missing.
-//! An exclusive lock on the tenant's audit log orders the exports of several processes, and what is
-//! written is read from the store under that lock, so that an older record never replaces a newer.
+//! They are never read back but to check an audit log, to show entries that left the store, and when
+//! the store is lost (`node rebuild`). A failure here never fails the commit, which is durable: the
+//! next commit of the subject writes what is missing. An exclusive lock on the tenant's audit log
+//! orders the exports of several processes, and what is written is read from the store under that
+//! lock, so that an older record never replaces a newer.
+//!
+//! # Rotation
+//!
+//! ```text
+//! audit.log synced ─▶ recorded as audit.log.<n> ─▶ renamed ─▶ older entries leave the store,
+//!                                                             the oldest files go
+//! ```
+//! A crash after the record is noticed by the next export, which renames. Entries leave the store only
+//! when the file that has them was synced, renamed and read whole.
 #![expect(
     clippy::disallowed_types,
     clippy::disallowed_methods,
@@ -13,7 +23,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -22,13 +32,25 @@ use mvm_core::{
     id::{InstanceRef, PoolRef, TenantId},
     layout::data,
     pool::Pool,
-    port::{Store, Table},
+    port::Table,
 };
 
-use super::sqlite::SqliteStore;
+use super::{chain, ledger::Closed, records, segments, sqlite::SqliteStore};
 
-/// How much of a log's end is looked at for its last line; an entry is far smaller.
-const TAIL: u64 = 1 << 20;
+/// When audit logs are rotated, and what is kept of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rotation {
+    /// The size, in bytes, that `audit.log` is rotated at.
+    pub bytes: u64,
+    /// How many rotated files are kept, 1 or more.
+    pub keep: u64,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { bytes: 10 * 1024 * 1024, keep: 10 }
+    }
+}
 
 /// What a transaction changed.
 #[derive(Debug, Default)]
@@ -59,11 +81,26 @@ impl Touched {
 #[derive(Debug)]
 pub(super) struct Exporter {
     data: PathBuf,
+    rotation: Rotation,
 }
 
 impl Exporter {
-    pub(super) const fn new(data: PathBuf) -> Self {
-        Self { data }
+    pub(super) const fn new(data: PathBuf, rotation: Rotation) -> Self {
+        Self { data, rotation }
+    }
+
+    pub(super) fn rotating(self, rotation: Rotation) -> Self {
+        Self { rotation, ..self }
+    }
+
+    /// Where the exported files of a tenant are.
+    pub(super) fn directory(&self, tenant: &TenantId) -> PathBuf {
+        self.data.join(data::tenant(tenant))
+    }
+
+    /// Where the logs of destroyed tenants are.
+    pub(super) fn archive(&self) -> PathBuf {
+        self.data.join(data::ARCHIVE)
     }
 
     /// Writes what follows from a commit; a failure is told to the log of `mvm` only.
@@ -73,34 +110,121 @@ impl Exporter {
                 tracing::warn!(%tenant, %error, "cannot write the exported files of a tenant");
             }
         }
+        if let Err(error) = self.node(store, touched) {
+            tracing::warn!(%error, "cannot write the exported files of the node");
+        }
+    }
+
+    /// What is no tenant's: kept volumes and the node's id. A lock on the directory orders the exports
+    /// of several processes.
+    fn node(&self, store: &SqliteStore, touched: &Touched) -> io::Result<()> {
+        let mine = |(table, key): &&(Table, String)| match table {
+            Table::Volumes => true,
+            Table::Meta => key == records::NODE_ID,
+            Table::Tenants | Table::Pools | Table::Instances | Table::Tombstones => false,
+        };
+        let mut mine = touched.records.iter().filter(mine).peekable();
+        if mine.peek().is_none() {
+            return Ok(());
+        }
+        make_directory(&self.data.join(data::VOLUMES))?;
+        let directory = File::open(self.data.join(data::VOLUMES))?;
+        directory.lock()?;
+        for (table, key) in mine {
+            if *table == Table::Volumes {
+                self.record(store, *table, key)?;
+            } else if let Some(id) = store.read(*table, key).map_err(io::Error::other)? {
+                write(&self.data.join(data::NODE_ID), id.as_bytes())?;
+            }
+        }
+        Ok(())
     }
 
     fn tenant(&self, store: &SqliteStore, tenant: &TenantId, touched: &Touched) -> io::Result<()> {
-        if store.read(Table::Tenants, tenant.as_str()).map_err(io::Error::other)?.is_none() {
+        let record = store.read(Table::Tenants, tenant.as_str()).map_err(io::Error::other)?;
+        if record.is_none() && !tenant.is_built_in() {
             return Ok(());
         }
-        let directory = self.data.join(data::tenant(tenant));
+        let directory = self.directory(tenant);
         make_directory(&directory)?;
-        let mut log = OpenOptions::new()
-            .create(true)
-            .read(true)
-            .append(true)
-            .mode(0o600)
-            .open(directory.join("audit.log"))?;
-        log.lock()?;
+        let mut log = segments::lock(&directory)?;
         for (table, key) in &touched.records {
             if key.split('/').next() == Some(tenant.as_str()) {
                 self.record(store, *table, key)?;
             }
         }
-        let last = last_seq(&mut log)?;
-        let entries = store.events(tenant, last, usize::MAX).map_err(io::Error::other)?;
+        let closed = store.closed(tenant).map_err(io::Error::other)?;
+        if let Some(last) = closed.last()
+            && finish_rotation(&directory, last)?
+        {
+            log = segments::lock(&directory)?;
+        }
+        self.log(store, tenant, &mut log, &closed)
+    }
+
+    /// Writes the entries that the files lack, and rotates a file that is full. The log is locked.
+    fn log(
+        &self,
+        store: &SqliteStore,
+        tenant: &TenantId,
+        log: &mut File,
+        closed: &[Closed],
+    ) -> io::Result<()> {
+        let rotated = closed.last().map_or(0, |file| file.last_seq);
+        let (last, length) = segments::last_seq(log)?;
+        let entries = store.stored_events(tenant, last.unwrap_or(rotated).max(rotated), usize::MAX);
+        let entries = entries.map_err(io::Error::other)?;
+        let Some(newest) = entries.last() else { return Ok(()) };
         let mut lines = Vec::new();
-        for entry in entries {
-            serde_json::to_writer(&mut lines, &entry)?;
+        for entry in &entries {
+            lines.extend(segments::line(entry)?);
             lines.push(b'\n');
         }
-        log.write_all(&lines)
+        log.write_all(&lines)?;
+        store.exported(tenant, newest.seq).map_err(io::Error::other)?;
+        if length + lines.len() as u64 >= self.rotation.bytes {
+            let file = Closed {
+                number: closed.last().map_or(1, |file| file.number + 1),
+                first_seq: rotated + 1,
+                last_seq: newest.seq,
+                last_hash: newest.hash.clone(),
+            };
+            self.rotate(store, tenant, log, &file)?;
+        }
+        Ok(())
+    }
+
+    fn rotate(
+        &self,
+        store: &SqliteStore,
+        tenant: &TenantId,
+        log: &File,
+        file: &Closed,
+    ) -> io::Result<()> {
+        let directory = self.directory(tenant);
+        log.sync_all()?;
+        store.close(tenant, file).map_err(io::Error::other)?;
+        finish_rotation(&directory, file)?;
+        let closed = store.closed(tenant).map_err(io::Error::other)?;
+        let first_kept = (file.number + 1).saturating_sub(self.rotation.keep);
+        for older in closed.iter().filter(|older| older.number < file.number) {
+            if is_whole(&directory, older)? {
+                store.leave(tenant, older, first_kept).map_err(io::Error::other)?;
+            } else {
+                let file = segments::name(older.number);
+                tracing::warn!(%tenant, file, "a rotated audit log is not whole: the store keeps it");
+                break;
+            }
+        }
+        let kept = store.closed(tenant).map_err(io::Error::other)?;
+        let oldest = kept.first().map_or(u64::MAX, |file| file.number);
+        for path in segments::list(&directory)? {
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name.and_then(segments::number).is_some_and(|number| number < oldest) {
+                segments::remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn record(&self, store: &SqliteStore, table: Table, key: &str) -> io::Result<()> {
@@ -130,7 +254,8 @@ fn record_file(table: Table, key: &str) -> Option<PathBuf> {
         Table::Tenants => data::tenant(&key.parse().ok()?).join("tenant.json"),
         Table::Pools => data::pool(&key.parse::<PoolRef>().ok()?).join("pool.json"),
         Table::Instances => data::instance(&key.parse::<InstanceRef>().ok()?).join("instance.json"),
-        Table::Tombstones | Table::Volumes | Table::Meta => return None,
+        Table::Volumes => data::kept_volume_record(&key.parse().ok()?),
+        Table::Tombstones | Table::Meta => return None,
     })
 }
 
@@ -154,24 +279,25 @@ fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(&partial, file)
 }
 
-/// The number of the last whole line; a line that a crash cut off is removed.
-fn last_seq(log: &mut File) -> io::Result<u64> {
-    #[derive(serde::Deserialize)]
-    struct Line {
-        seq: u64,
+/// Gives a file that was recorded as rotated its name, if it has not got it yet; true if so.
+fn finish_rotation(directory: &Path, file: &Closed) -> io::Result<bool> {
+    let (current, rotated) =
+        (directory.join(segments::CURRENT), directory.join(segments::name(file.number)));
+    if rotated.exists() || segments::first_seq(&current)? != Some(file.first_seq) {
+        return Ok(false);
     }
-    let length = log.seek(SeekFrom::End(0))?;
-    let start = length.saturating_sub(TAIL);
-    log.seek(SeekFrom::Start(start))?;
-    let mut tail = Vec::new();
-    log.read_to_end(&mut tail)?;
-    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |place| place + 1);
-    if whole < tail.len() {
-        log.set_len(start + whole as u64)?;
-    }
-    let lines = tail.get(..whole).unwrap_or_default();
-    let Some(last) = lines.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty()) else {
-        return Ok(0);
+    fs::rename(&current, &rotated)?;
+    segments::sync(directory)?;
+    Ok(true)
+}
+
+/// Whether a rotated file is what was recorded of it.
+fn is_whole(directory: &Path, file: &Closed) -> io::Result<bool> {
+    let Some(segment) = segments::read(&directory.join(segments::name(file.number)))? else {
+        return Ok(false);
     };
-    Ok(serde_json::from_slice::<Line>(last)?.seq)
+    Ok(segment.damage.is_none()
+        && segment.first_seq() == file.first_seq
+        && segment.entries.last().is_some_and(|last| last.hash == file.last_hash)
+        && chain::verify(&segment.entries).is_ok())
 }

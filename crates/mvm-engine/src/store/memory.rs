@@ -11,6 +11,7 @@ use std::{
 };
 
 use mvm_core::{
+    audit::AuditReport,
     error::{Error, ErrorKind},
     event::{Event, LoggedEvent},
     id::TenantId,
@@ -26,6 +27,7 @@ struct Content {
     records: Records,
     claims: BTreeMap<String, String>,
     events: BTreeMap<TenantId, Vec<LoggedEvent>>,
+    archives: Vec<(TenantId, Vec<LoggedEvent>)>,
 }
 
 /// The store in memory.
@@ -66,6 +68,29 @@ impl Store for MemoryStore {
         let skipped = newer.clone().count().saturating_sub(limit);
         Ok(newer.skip(skipped).cloned().collect())
     }
+
+    fn audit(&self, tenant: &TenantId) -> Result<AuditReport, Error> {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(report(tenant, content.events.get(tenant).map_or(&[][..], Vec::as_slice)))
+    }
+
+    fn audit_archives(&self, tenant: Option<&TenantId>) -> Result<Vec<AuditReport>, Error> {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let those = content.archives.iter().filter(|(of, _)| tenant.is_none_or(|id| id == of));
+        Ok(those.map(|(of, log)| report(of, log)).collect())
+    }
+
+    fn archived_events(&self, tenant: &TenantId) -> Result<Vec<LoggedEvent>, Error> {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let those = content.archives.iter().filter(|(of, _)| of == tenant);
+        Ok(those.flat_map(|(_, log)| log.iter().cloned()).collect())
+    }
+}
+
+fn report(tenant: &TenantId, log: &[LoggedEvent]) -> AuditReport {
+    let (seq, hash) = log.last().map_or((0, chain::START), |last| (last.seq, last.hash.as_str()));
+    let problems = chain::verify(log).err().map(|error| error.message);
+    AuditReport { problems: problems.into_iter().collect(), ..AuditReport::of(tenant, seq, hash) }
 }
 
 enum Undo {
@@ -92,6 +117,7 @@ impl Drop for Open<'_> {
                     }
                 }
                 Undo::Log(tenant, log) => {
+                    self.content.archives.pop();
                     self.content.events.insert(tenant, log);
                 }
             }
@@ -149,6 +175,7 @@ impl Transaction for Open<'_> {
             && let Ok(tenant) = key.parse()
             && let Some(log) = self.content.events.remove(&tenant)
         {
+            self.content.archives.push((tenant.clone(), log.clone()));
             self.undo.push(Undo::Log(tenant, log));
         }
         Ok(())

@@ -7,13 +7,19 @@
 //! - [`chain`] — the hash chain of the audit log.
 //! - [`tally`] — what instances cost together, kept up with every record.
 //! - [`export`] — the documented files, written after each commit and never read back.
+//! - [`recover`] — reading those files when the store is lost.
+//! - `ledger` — the anchors of audit logs; `segments` — their files; `verify` — one against the other.
 
 pub mod chain;
 pub mod export;
+mod ledger;
 pub mod memory;
 pub mod records;
+pub mod recover;
+mod segments;
 pub mod sqlite;
 pub mod tally;
+mod verify;
 
 #[cfg(test)]
 mod tests;

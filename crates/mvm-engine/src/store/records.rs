@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::tally;
 
 const NETWORK_GENERATION: &str = "network_generation";
-const NODE_ID: &str = "node_id";
+pub(super) const NODE_ID: &str = "node_id";
 const ROUTES_GENERATION: &str = "routes_generation";
 
 /// A record with an address and a count of its changes.
@@ -259,6 +259,17 @@ pub fn network_generation(tx: &mut dyn Transaction) -> Result<Generation, Error>
     value.map_or(Ok(Generation(0)), |v| parse(Table::Meta, NETWORK_GENERATION, &v))
 }
 
+/// Sets the count of changes of the intended network, in a store that has none.
+///
+/// # Errors
+/// Why the store failed.
+pub fn set_network_generation(
+    tx: &mut dyn Transaction,
+    generation: Generation,
+) -> Result<(), Error> {
+    tx.put(Table::Meta, NETWORK_GENERATION, &generation.0.to_string())
+}
+
 /// Says that the intended network changed.
 ///
 /// # Errors
@@ -281,6 +292,14 @@ pub fn raise_routes_generation(tx: &mut dyn Transaction) -> Result<u64, Error> {
     Ok(next)
 }
 
+/// Lets the next routes bear a number above this one, in a store that has none.
+///
+/// # Errors
+/// Why the store failed.
+pub fn set_routes_generation(tx: &mut dyn Transaction, last: u64) -> Result<(), Error> {
+    tx.put(Table::Meta, ROUTES_GENERATION, &last.to_string())
+}
+
 /// The node's id; made from `draw` on first use.
 ///
 /// # Errors
@@ -292,6 +311,14 @@ pub fn node_id(tx: &mut dyn Transaction, draw: u32) -> Result<String, Error> {
     let id = format!("node-{draw:08x}");
     tx.put(Table::Meta, NODE_ID, &id)?;
     Ok(id)
+}
+
+/// Gives the node an id that it had.
+///
+/// # Errors
+/// Why the store failed.
+pub fn set_node_id(tx: &mut dyn Transaction, id: &str) -> Result<(), Error> {
+    tx.put(Table::Meta, NODE_ID, id)
 }
 
 fn tombstone_key(net: NetId) -> String {

@@ -11,6 +11,7 @@ use std::{
 };
 
 use mvm_core::{
+    audit::AuditReport,
     error::{Error, ErrorKind},
     event::{Event, LoggedEvent},
     id::TenantId,
@@ -22,15 +23,18 @@ use rusqlite::{
 
 use super::{
     below, chain, claimed_number,
-    export::{Exporter, Touched},
-    table_name,
+    export::{Exporter, Rotation, Touched},
+    ledger::{self, Anchor, Archived, Closed},
+    recover::FoundLog,
+    segments, table_name, verify,
 };
 
 /// How long a transaction waits for those of other processes.
 const BUSY: Duration = Duration::from_secs(10);
 
 /// The schema, one step per version; a released step is never edited.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE record (
         tbl TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
         PRIMARY KEY (tbl, key)
@@ -41,12 +45,14 @@ const MIGRATIONS: [&str; 1] = ["
         tenant TEXT NOT NULL, seq INTEGER NOT NULL, body TEXT NOT NULL, hash TEXT NOT NULL,
         PRIMARY KEY (tenant, seq)
     ) WITHOUT ROWID;
-"];
+",
+    ledger::MIGRATION,
+];
 
 /// The store in a database file.
 pub struct SqliteStore {
     connection: Mutex<Connection>,
-    exporter: Option<Exporter>,
+    pub(super) exporter: Option<Exporter>,
 }
 
 impl SqliteStore {
@@ -73,7 +79,15 @@ impl SqliteStore {
                 .map_err(|e| e.context(format!("cannot open {}", file.display())))?;
         }
         drop(turn);
-        Ok(Self { connection: Mutex::new(connection), exporter: export.map(Exporter::new) })
+        let exporter = export.map(|data| Exporter::new(data, Rotation::default()));
+        Ok(Self { connection: Mutex::new(connection), exporter })
+    }
+
+    /// This store, with another rule of when audit logs are rotated.
+    #[must_use]
+    pub fn rotating(mut self, rotation: Rotation) -> Self {
+        self.exporter = self.exporter.map(|exporter| exporter.rotating(rotation));
+        self
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -86,6 +100,123 @@ impl SqliteStore {
     /// Why the store failed.
     pub(super) fn read(&self, table: Table, key: &str) -> Result<Option<String>, Error> {
         get(&self.connection(), table, key)
+    }
+
+    /// The entries of a log that are in the database.
+    pub(super) fn stored_events(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        let connection = self.connection();
+        let read = || -> Result<Vec<String>, rusqlite::Error> {
+            let mut statement = connection.prepare_cached(
+                "SELECT body FROM event WHERE tenant = ?1 AND seq > ?2 ORDER BY seq DESC LIMIT ?3",
+            )?;
+            let after = i64::try_from(after_seq).unwrap_or(i64::MAX);
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            statement.query_map(params![tenant.as_str(), after, limit], |row| row.get(0))?.collect()
+        };
+        let bodies = read().map_err(|e| failure(&e))?;
+        let entry = |body: &String| {
+            serde_json::from_str(body).map_err(|e| {
+                let message = format!("an audit entry of {tenant} is damaged");
+                Error::new(ErrorKind::Integrity, message).because(&e)
+            })
+        };
+        bodies.iter().rev().map(entry).collect()
+    }
+
+    /// The entries of a log as they stand in the database, with their places and hashes.
+    pub(super) fn raw_events(
+        &self,
+        tenant: &TenantId,
+    ) -> Result<Vec<(u64, String, String)>, Error> {
+        let connection = self.connection();
+        let read = || -> Result<Vec<(u64, String, String)>, rusqlite::Error> {
+            let mut statement = connection
+                .prepare("SELECT seq, body, hash FROM event WHERE tenant = ?1 ORDER BY seq")?;
+            let rows = statement.query_map([tenant.as_str()], |row| {
+                let seq: i64 = row.get(0)?;
+                Ok((u64::try_from(seq).unwrap_or(0), row.get(1)?, row.get(2)?))
+            })?;
+            rows.collect()
+        };
+        read().map_err(|e| failure(&e))
+    }
+
+    pub(super) fn anchor(&self, tenant: &TenantId) -> Result<Option<Anchor>, Error> {
+        ledger::anchor(&self.connection(), tenant)
+    }
+
+    pub(super) fn closed(&self, tenant: &TenantId) -> Result<Vec<Closed>, Error> {
+        ledger::closed(&self.connection(), tenant)
+    }
+
+    pub(super) fn close(&self, tenant: &TenantId, file: &Closed) -> Result<(), Error> {
+        ledger::close(&self.connection(), tenant, file)
+    }
+
+    pub(super) fn exported(&self, tenant: &TenantId, seq: u64) -> Result<(), Error> {
+        ledger::exported(&self.connection(), tenant, seq, &segments::boot())
+    }
+
+    /// Lets the entries of a rotated file leave the database, and forgets files below `first_kept`
+    /// up to this one, in one transaction.
+    pub(super) fn leave(
+        &self,
+        tenant: &TenantId,
+        file: &Closed,
+        first_kept: u64,
+    ) -> Result<(), Error> {
+        let mut connection = self.connection();
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|e| failure(&e))?;
+        ledger::leave(&transaction, tenant, file.last_seq)?;
+        ledger::forget(&transaction, tenant, first_kept.min(file.number + 1))?;
+        transaction.commit().map_err(|e| failure(&e))
+    }
+
+    /// Puts a tenant's exported audit log back.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    pub fn import(&self, tenant: &TenantId, log: &FoundLog) -> Result<(), Error> {
+        let mut connection = self.connection();
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|e| failure(&e))?;
+        ledger::import(&transaction, tenant, &log.entries, &log.closed)?;
+        transaction.commit().map_err(|e| failure(&e))
+    }
+
+    /// Anchors the archived log of a destroyed tenant.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    pub fn import_archive(&self, tenant: &TenantId, log: &[LoggedEvent]) -> Result<(), Error> {
+        ledger::import_archive(&self.connection(), tenant, log)
+    }
+
+    /// Puts everything into the one file, so that it can be moved.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    pub fn settle(self) -> Result<(), Error> {
+        let settled = self
+            .connection()
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        match settled {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Error::new(ErrorKind::Unavailable, "the new store is in use")),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
+    pub(super) fn archived(&self, tenant: Option<&TenantId>) -> Result<Vec<Archived>, Error> {
+        ledger::archived(&self.connection(), tenant)
     }
 }
 
@@ -158,33 +289,36 @@ impl Store for SqliteStore {
         after_seq: u64,
         limit: usize,
     ) -> Result<Vec<LoggedEvent>, Error> {
-        let connection = self.connection();
-        let read = || -> Result<Vec<String>, rusqlite::Error> {
-            let mut statement = connection.prepare_cached(
-                "SELECT body FROM event WHERE tenant = ?1 AND seq > ?2 ORDER BY seq DESC LIMIT ?3",
-            )?;
-            let after = i64::try_from(after_seq).unwrap_or(i64::MAX);
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            statement.query_map(params![tenant.as_str(), after, limit], |row| row.get(0))?.collect()
-        };
-        let bodies = read().map_err(|e| failure(&e))?;
-        bodies
-            .iter()
-            .rev()
-            .map(|body| {
-                serde_json::from_str(body).map_err(|e| {
-                    Error::new(
-                        ErrorKind::Integrity,
-                        format!("an audit entry of {tenant} is damaged"),
-                    )
-                    .because(&e)
-                })
-            })
-            .collect()
+        let mut entries = self.stored_events(tenant, after_seq, limit)?;
+        let missing = limit.saturating_sub(entries.len());
+        if missing > 0
+            && let Some(exporter) = &self.exporter
+        {
+            let first = entries.first().map(|entry| entry.seq);
+            if self.anchor(tenant)?.is_some_and(|at| at.left_seq > after_seq) {
+                let range = (after_seq, first.unwrap_or(u64::MAX));
+                let mut older = verify::older(self, exporter, tenant, range, missing)?;
+                older.append(&mut entries);
+                return Ok(older);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn audit(&self, tenant: &TenantId) -> Result<AuditReport, Error> {
+        verify::living(self, tenant)
+    }
+
+    fn audit_archives(&self, tenant: Option<&TenantId>) -> Result<Vec<AuditReport>, Error> {
+        verify::archives(self, tenant)
+    }
+
+    fn archived_events(&self, tenant: &TenantId) -> Result<Vec<LoggedEvent>, Error> {
+        verify::archived_events(self, tenant)
     }
 }
 
-fn failure(error: &rusqlite::Error) -> Error {
+pub(super) fn failure(error: &rusqlite::Error) -> Error {
     let kind = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => ErrorKind::Unavailable,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Integrity,
@@ -266,7 +400,7 @@ impl Transaction for Open<'_> {
         self.execute("DELETE FROM record WHERE tbl = ?1 AND key = ?2", &[table_name(table), key])?;
         self.execute("DELETE FROM claim WHERE owner = ?1", &[key])?;
         if table == Table::Tenants {
-            self.execute("DELETE FROM event WHERE tenant = ?1", &[key])?;
+            ledger::bury(self.connection, key)?;
         }
         self.touched.record(table, key);
         Ok(())
@@ -301,25 +435,19 @@ impl Transaction for Open<'_> {
     }
 
     fn append(&mut self, event: &Event) -> Result<(), Error> {
-        let tenant = event.tenant.as_str();
-        let last: Option<(i64, String)> = self
-            .connection
-            .prepare_cached(
-                "SELECT seq, hash FROM event WHERE tenant = ?1 ORDER BY seq DESC LIMIT 1",
-            )
-            .and_then(|mut s| {
-                s.query_row([tenant], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-            })
-            .map_err(|e| failure(&e))?;
-        let (seq, previous) = last.unwrap_or_else(|| (0, chain::START.to_owned()));
-        let entry = chain::link(&previous, u64::try_from(seq).unwrap_or(0) + 1, event)?;
+        let (seq, previous) = ledger::end(self.connection, &event.tenant)?;
+        let entry = chain::link(&previous, seq + 1, event)?;
         let body = serde_json::to_string(&entry).map_err(|e| {
             Error::new(ErrorKind::Failed, "cannot write an audit entry").because(&e)
         })?;
         self.connection
             .prepare_cached("INSERT INTO event (tenant, seq, body, hash) VALUES (?1, ?2, ?3, ?4)")
-            .and_then(|mut s| s.execute(params![tenant, seq + 1, body, entry.hash]))
+            .and_then(|mut s| {
+                let seq = i64::try_from(entry.seq).unwrap_or(i64::MAX);
+                s.execute(params![event.tenant.as_str(), seq, body, entry.hash])
+            })
             .map_err(|e| failure(&e))?;
+        ledger::advance(self.connection, &event.tenant, entry.seq, &entry.hash)?;
         self.touched.log(&event.tenant);
         Ok(())
     }

@@ -6,6 +6,8 @@
 )]
 #![expect(clippy::disallowed_methods, reason = "R3: the tests read what the store exported")]
 
+mod audit;
+
 use std::{
     collections::BTreeMap,
     fs,

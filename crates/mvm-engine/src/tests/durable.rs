@@ -87,5 +87,5 @@ fn four_processes_over_one_database_never_give_out_the_same_twice() {
     let entries: Vec<LoggedEvent> =
         log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     chain::verify(&entries).unwrap();
-    assert_eq!(entries.len(), 27);
+    assert_eq!(entries.len(), 28);
 }

@@ -5,6 +5,7 @@
     reason = "tests stop at the first surprise"
 )]
 
+mod audit;
 mod bench;
 mod crashes;
 mod desired;
@@ -14,6 +15,7 @@ mod integrations;
 mod network;
 mod overrides;
 mod races;
+mod rebuild;
 mod routes;
 mod secrets;
 mod tenants;

@@ -109,7 +109,7 @@ fn only_the_given_limits_change_and_the_log_says_from_what_to_what() {
         log.iter().filter(|one| one.event.event == EventKind::TenantUpdated).collect();
     assert_eq!(told.len(), 1, "what changes nothing is not told");
     let detail = &told.first().unwrap().event.detail;
-    assert_eq!(detail.len(), 1);
+    assert_eq!(detail.keys().collect::<Vec<_>>(), ["max_running", "operation"]);
     assert_eq!(detail.get("max_running").unwrap(), "8 -> 9");
 }
 
@@ -177,15 +177,19 @@ fn the_audit_log_tells_the_whole_life_in_order() {
     use EventKind::*;
     let life = [
         TenantCreated,
+        KeyCreated,
         PoolCreated,
         PoolBuilt,
         InstanceCreated,
         VolumeCreated,
         InstanceStarted,
+        MinRuntimeOverridden,
         InstanceWarmed,
         SnapshotPublished,
         InstanceSlept,
+        SnapshotRetired,
         InstanceWoken,
+        MinRuntimeOverridden,
         InstanceStopped,
         InstanceDestroyed,
     ];

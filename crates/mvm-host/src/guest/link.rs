@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use mvm_core::{Error, ErrorKind};
+use mvm_core::{Error, ErrorKind, id::OperationId};
 use mvm_proto::{Event, GUEST_PORT, Generations, Hello, Request, Session, StreamId};
 use mvm_shim::{identity::Process, record::VSOCK_SOCKET};
 use rustix::event::PollFlags;
@@ -68,10 +68,14 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects until the agent says hello.
-    pub(super) fn open(place: &Place, deadline: Deadline) -> Result<Self, Lost> {
+    pub(super) fn open(
+        place: &Place,
+        operation: Option<&OperationId>,
+        deadline: Deadline,
+    ) -> Result<Self, Lost> {
         loop {
             let vmm = hold(place)?;
-            match attempt(place, vmm, deadline.at_most(ATTEMPT)) {
+            match attempt(place, operation, vmm, deadline.at_most(ATTEMPT)) {
                 Ok(link) => {
                     tracing::debug!(instance = %place.instance, "the agent says hello");
                     return Ok(Self { deadline, ..link });
@@ -205,7 +209,12 @@ fn hold(place: &Place) -> Result<Process, Lost> {
     process.ok_or(Lost::Vmm)
 }
 
-fn attempt(place: &Place, vmm: Process, deadline: Deadline) -> Result<Link, Lost> {
+fn attempt(
+    place: &Place,
+    operation: Option<&OperationId>,
+    vmm: Process,
+    deadline: Deadline,
+) -> Result<Link, Lost> {
     let name = VSOCK_SOCKET.rsplit('/').next().unwrap_or(VSOCK_SOCKET);
     let directory = place.sockets().map_err(Lost::Host)?;
     // No socket yet, or nobody behind it: a VMM without a guest.
@@ -216,6 +225,7 @@ fn attempt(place: &Place, vmm: Process, deadline: Deadline) -> Result<Link, Lost
         version: env!("CARGO_PKG_VERSION").to_owned(),
         boot_id: String::new(),
         instance_id: None,
+        operation: operation.map(ToString::to_string),
     };
     let mut link =
         Link { stream, session: Session::caller(hello), vmm, deadline, unsent: Vec::new() };

@@ -19,28 +19,28 @@ use super::{
     MARGIN, PROMPT,
     link::{Link, Lost},
 };
-use crate::{
-    roots::Roots,
-    vmm::{place::Place, socket::Deadline},
-};
+use crate::vmm::socket::Deadline;
+
+/// Until when the outcomes are waited for.
+pub(super) fn deadline(targets: &[ProbeTarget], timeout: Duration) -> Deadline {
+    // An agent of an older image tries one target after the other.
+    let in_turn = timeout.saturating_mul(u32::try_from(targets.len()).unwrap_or(u32::MAX));
+    Deadline::after(PROMPT + in_turn + MARGIN)
+}
 
 /// Lets the guest try.
 pub(super) fn run(
-    roots: &Roots,
+    link: Result<Link, Lost>,
     instance: &InstanceRef,
     targets: &[ProbeTarget],
     timeout: Duration,
 ) -> Result<Vec<ProbeOutcome>, Error> {
-    let place = Place::of(roots, &instance.instance);
-    // An agent of an older image tries one target after the other.
-    let in_turn = timeout.saturating_mul(u32::try_from(targets.len()).unwrap_or(u32::MAX));
-    let deadline = Deadline::after(PROMPT + in_turn + MARGIN);
     let request = Request::Probe {
         targets: targets.iter().map(target).collect(),
         timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
     };
     let lost = |lost: Lost| lost.error(&instance.to_string(), "no agent answers in it");
-    let mut link = Link::open(&place, deadline).map_err(lost)?;
+    let mut link = link.map_err(lost)?;
     let stream = link.begin(request).map_err(lost)?;
     loop {
         if let Some(results) = results(link.next_event().map_err(lost)?, stream) {

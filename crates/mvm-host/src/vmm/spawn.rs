@@ -14,7 +14,7 @@ use std::{
 
 use mvm_core::{
     Error, ErrorKind,
-    id::{InstanceId, InstanceRef},
+    id::{InstanceId, InstanceRef, OperationId},
     layout::{self, data},
     units::Uid,
 };
@@ -54,7 +54,12 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 /// # Errors
 /// `Conflict` when the VMM has a guest, `NotFound` when Firecracker is not installed, `Failed`
 /// with the jailer's or Firecracker's own words.
-pub fn ensure(roots: &Roots, instance: &InstanceRef, uid: Uid) -> Result<(), Error> {
+pub fn ensure(
+    roots: &Roots,
+    instance: &InstanceRef,
+    uid: Uid,
+    operation: Option<&OperationId>,
+) -> Result<(), Error> {
     let place = Place::of(roots, &instance.instance);
     let records = Records::at(&place);
     if is_alive(records)? && records.is_shim_alive()? {
@@ -75,7 +80,8 @@ pub fn ensure(roots: &Roots, instance: &InstanceRef, uid: Uid) -> Result<(), Err
     }
     remove(roots, &instance.instance)?;
     version::check(roots, version::CURRENT)?;
-    let spec = prepare(roots, instance, &place, uid)?;
+    let operation = operation.map(ToString::to_string);
+    let spec = Spec { operation, ..prepare(roots, instance, &place, uid)? };
     let started = launch(roots, &place, &spec);
     if started.is_err() {
         // The records stay: they tell how it ended.
@@ -88,7 +94,12 @@ pub fn ensure(roots: &Roots, instance: &InstanceRef, uid: Uid) -> Result<(), Err
 ///
 /// # Errors
 /// `Conflict` when there is no VMM, `Failed` with the shim's own words; the VMM lives on.
-pub fn ensure_shim(roots: &Roots, instance: &InstanceRef, uid: Uid) -> Result<(), Error> {
+pub fn ensure_shim(
+    roots: &Roots,
+    instance: &InstanceRef,
+    uid: Uid,
+    operation: Option<&OperationId>,
+) -> Result<(), Error> {
     let place = Place::of(roots, &instance.instance);
     let records = Records::at(&place);
     if records.is_shim_alive()? {
@@ -98,7 +109,8 @@ pub fn ensure_shim(roots: &Roots, instance: &InstanceRef, uid: Uid) -> Result<()
         let message = format!("{} has no VMM to watch", instance.instance);
         return Err(Error::new(ErrorKind::Conflict, message));
     };
-    let spec = Spec { watch: Some(vmm), ..spec(roots, instance, &place, uid) };
+    let operation = operation.map(ToString::to_string);
+    let spec = Spec { watch: Some(vmm), operation, ..spec(roots, instance, &place, uid) };
     launch(roots, &place, &spec)
 }
 
@@ -126,6 +138,7 @@ fn spec(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Spec 
         logs: roots.data.join(data::logs(instance)),
         cgroup: roots.cgroup.join(layout::cgroup(&instance.instance)),
         watch: None,
+        operation: None,
     }
 }
 

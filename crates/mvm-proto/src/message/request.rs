@@ -109,6 +109,37 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// The name of the request, as on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Ping { .. } => "ping",
+            Self::Status { .. } => "status",
+            Self::SleepPrep { .. } => "sleep_prep",
+            Self::Wake(_) => "wake",
+            Self::Checkpoint { .. } => "checkpoint",
+            Self::Restore { .. } => "restore",
+            Self::IntegrationStatus { .. } => "integration_status",
+            Self::Exec(_) => "exec",
+            Self::CopyIn { .. } => "copy_in",
+            Self::CopyOut { .. } => "copy_out",
+            Self::Configure(_) => "configure",
+            Self::AttachDrive(_) => "attach_drive",
+            Self::DetachDrive { .. } => "detach_drive",
+            Self::SecretsRefresh { .. } => "secrets_refresh",
+            Self::Routes(_) => "routes",
+            Self::Quiesce { .. } => "quiesce",
+            Self::Thaw { .. } => "thaw",
+            Self::Probe { .. } => "probe",
+            Self::Resize { .. } => "resize",
+            Self::Shutdown { .. } => "shutdown",
+            Self::Metrics { .. } => "metrics",
+            Self::Notify { .. } => "notify",
+        }
+    }
+}
+
 /// Most targets of one [`Request::Probe`]; the guest tries them one after the other.
 pub const PROBE_MAX: usize = 256;
 

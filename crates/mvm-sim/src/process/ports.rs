@@ -8,6 +8,7 @@ use std::{
 
 use mvm_core::{
     Error, ErrorKind,
+    audit::AuditReport,
     disk::{DiskUse, Room},
     effect::{Effect, Firewall},
     event::{Event, LoggedEvent},
@@ -283,6 +284,18 @@ impl Store for Process {
     ) -> Result<Vec<LoggedEvent>, Error> {
         let call = Call::of("events", None);
         self.through(&call, || self.sim.store.events(tenant, after_seq, limit))
+    }
+
+    fn audit(&self, tenant: &TenantId) -> Result<AuditReport, Error> {
+        self.through(&Call::of("audit", None), || self.sim.store.audit(tenant))
+    }
+
+    fn audit_archives(&self, tenant: Option<&TenantId>) -> Result<Vec<AuditReport>, Error> {
+        self.through(&Call::of("audit", None), || self.sim.store.audit_archives(tenant))
+    }
+
+    fn archived_events(&self, tenant: &TenantId) -> Result<Vec<LoggedEvent>, Error> {
+        self.through(&Call::of("events", None), || self.sim.store.archived_events(tenant))
     }
 }
 

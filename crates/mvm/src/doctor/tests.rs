@@ -12,7 +12,7 @@ fn machine(files: &[(&str, &str)]) -> (tempfile::TempDir, Config) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    let overrides = Overrides { data_dir: Some(root.path().join("data")), config_file: None };
+    let overrides = Overrides { data_dir: Some(root.path().join("data")), ..Default::default() };
     (root, Config::read(&overrides).unwrap())
 }
 

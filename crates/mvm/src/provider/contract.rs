@@ -123,7 +123,7 @@ impl Provider for Directory {
 
 fn config(base: &std::path::Path, host: HostChoice) -> Config {
     let overrides =
-        crate::config::Overrides { data_dir: Some(base.join("data")), config_file: None };
+        crate::config::Overrides { data_dir: Some(base.join("data")), ..Default::default() };
     let config = Config::read(&overrides).unwrap();
     Config { run_dir: base.join("run"), host, ..config }
 }
