@@ -31,12 +31,21 @@ const DOCS: &str = "/usr/local/share/doc/mvm";
 const HOSTS: usize = 3;
 /// The exit code of ssh itself.
 const SSH_LOST: i32 = 255;
+/// What Firecracker says of a guest's triple fault. An orderly guest never has one, so in the logs of
+/// a failed script it means that the software CPU computed wrongly. A fault of ours would come again.
+const TRIPLE_FAULT: &str = "KVM_EXIT_SHUTDOWN";
+
+/// How much of a failed script's log is shown, in bytes.
+const SHOWN: u64 = 8_000;
+/// How much of it holds the last words of guests that died, in bytes.
+const LAST_WORDS: u64 = 64_000;
 
 /// How one attempt at a script ended.
 enum Verdict {
     Passed,
     Failed(String),
-    HostLost,
+    /// The test host's own fault.
+    HostLost(&'static str),
 }
 
 /// How one script ended.
@@ -116,19 +125,21 @@ impl Suite {
     }
 
     /// Runs one script; its own failure is an outcome, not an error. When the host itself stops
-    /// answering (a software CPU's nested guests hang it now and then), that is said aloud and the
-    /// script runs again from the start in a fresh host.
+    /// answering or computes wrongly (a software CPU with nested guests does now and then), that is
+    /// said aloud and the script runs again from the start in a fresh host.
     fn run_one(&self, script: &Script) -> Result<Outcome> {
         let log = self.logs.join(format!("{}.log", script.name));
         let started = Instant::now();
         let mut hosts = 1;
         let failure = loop {
             match self.attempt(script, &log) {
-                Ok(Verdict::HostLost) if hosts < HOSTS => {
-                    println!("HUNG {}: its test host stopped answering; once more", script.name);
+                Ok(Verdict::HostLost(why)) if hosts < HOSTS => {
+                    println!("LOST {}: its test host {why}; once more", script.name);
                     hosts += 1;
                 }
-                Ok(Verdict::HostLost) => break Some(format!("{hosts} test hosts hung")),
+                Ok(Verdict::HostLost(why)) => {
+                    break Some(format!("{hosts} test hosts were lost; the last one {why}"));
+                }
                 Ok(Verdict::Passed) => break None,
                 Ok(Verdict::Failed(why)) => break Some(why),
                 Err(error) => break Some(format!("no test host: {error}")),
@@ -152,7 +163,7 @@ impl Suite {
             for boot in 0..script.header.resets {
                 match follow(&host, script, boot, log, started)? {
                     Verdict::Passed => host.reset()?,
-                    other @ (Verdict::Failed(_) | Verdict::HostLost) => return Ok(other),
+                    other @ (Verdict::Failed(_) | Verdict::HostLost(_)) => return Ok(other),
                 }
             }
             return follow(&host, script, script.header.resets, log, started);
@@ -190,7 +201,10 @@ fn follow(
         if let Some(status) = child.try_wait().act(|| "wait for ssh".into())? {
             break match status.code() {
                 Some(0) => Verdict::Passed,
-                Some(SSH_LOST) => Verdict::HostLost,
+                Some(SSH_LOST) => Verdict::HostLost("stopped answering"),
+                _ if tail(log, LAST_WORDS).contains(TRIPLE_FAULT) => {
+                    Verdict::HostLost("computed wrongly: a guest had a triple fault")
+                }
                 _ => Verdict::Failed(status.to_string()),
             };
         }
@@ -223,7 +237,7 @@ fn report(outcome: &Outcome) {
         None => println!("PASS {:<40} {seconds:6.1} s", outcome.name),
         Some(why) => {
             println!("FAIL {:<40} {seconds:6.1} s  {why}", outcome.name);
-            println!("{}", tail(&outcome.log, 8_000).trim_end());
+            println!("{}", tail(&outcome.log, SHOWN).trim_end());
             println!("(all of it: {})", outcome.log.display());
         }
     }
