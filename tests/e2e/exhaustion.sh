@@ -18,7 +18,7 @@ took=$(seconds guest "$greedy" dd if=/dev/zero of=/data/fill bs=64k count=96 con
 check "6 MB to the disk at 1 MB/s take at least 4 s ($took s)" test "$took" -ge 4
 guest "$greedy" sh -c 'dd if=/dev/zero of=/run/fill bs=64k count=96; setsid httpd -p 80 -h /run </dev/null >/dev/null 2>&1'
 address=$(mvm --json instance list greedy | jq -r '.[0].address')
-took=$(seconds curl -sf "http://$address/fill")
+took=$(seconds curl -sf -m 60 "http://$address/fill")
 check "6 MB from the network at 1 MB/s take at least 4 s ($took s)" test "$took" -ge 4
 
 say 'forks without end stay inside the guest'
