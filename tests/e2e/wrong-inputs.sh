@@ -1,4 +1,4 @@
-# tier: full
+# tier: ci
 # minutes: 6
 # Two hundred wrong inputs: each gives a clear error in the documented form and the right exit code, and
 # changes nothing. They stand in lib/wrong-inputs.txt.
