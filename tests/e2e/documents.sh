@@ -6,6 +6,8 @@ source /usr/local/lib/mvm-e2e/prelude.sh
 # Types a line of a document; a real id stands in for the document's. Its output is in $OUT.
 real=i-00000000
 typed() { printf '\n$ %s\n' "$1"; OUT=$(eval "${1//i-a3f7b2c1/$real}"); printf '%s\n' "$OUT"; }
+# Types a line at a terminal, where a destruction asks first, and answers yes.
+at_terminal() { printf '\n$ %s\n' "$1"; script -qec "${1//i-a3f7b2c1/$real}" /dev/null <<<y; }
 # A line that this version refuses, with this exit code.
 declined() { printf '\n$ %s\n' "$2"; refused "$1" bash -c "${2//i-a3f7b2c1/$real}"; }
 fits() { python3 /usr/local/lib/mvm-e2e/fits.py "$1" <<<"$OUT"; }
@@ -28,6 +30,11 @@ equal 'network, quotas and counts' "$(value '[.network.tenant_net_id, .network.i
 check 'the bridge is there' ip link show br-tenant-3
 typed 'mvm tenant update acme --max-vcpus 32 --max-running 16'
 equal 'the quotas are other ones' "$(mvm --json tenant info acme | jq -r '[.quotas.max_vcpus, .quotas.max_running, .quotas.max_warm] | join(" ")')" '32 16 4'
+cd /run && echo '{"API_KEY": "k-1"}' >secrets.json
+typed 'mvm tenant secrets set acme --from-file secrets.json'
+equal 'it is listed by name' "$(mvm --json tenant secrets list acme | jq -c '[.. | strings | select(. == "API_KEY")] | length')" 1
+check 'and not by value' test -z "$(mvm --json tenant secrets list acme | grep k-1)"
+typed 'mvm tenant secrets rotate acme'
 typed 'mvm tenant destroy acme --force'
 refused 3 mvm tenant info acme
 check 'nothing of it is left' test -z "$(find "$MVM_DATA_DIR/tenants" "$MVM_DATA_DIR/keys" -mindepth 1)" -a ! -e /sys/class/net/br-tenant-3
@@ -87,7 +94,10 @@ typed 'mvm instance stats acme/workers/i-a3f7b2c1'
 for fact in CPU Memory Idle Health snapshots; do check "$fact is shown" grep -q "$fact" <<<"$OUT"; done
 typed 'mvm instance stats acme/workers/i-a3f7b2c1 --json'; fits instance-stats
 typed 'mvm instance logs acme/workers/i-a3f7b2c1'; check 'console and VMM' grep -q -- '--- VMM ---' <<<"$OUT"
-typed 'mvm instance destroy acme/workers/i-a3f7b2c1 --force'
+at_terminal 'mvm instance destroy acme/workers/i-a3f7b2c1'
+refused 3 mvm instance info "acme/workers/$real"
+real=$(pick Warm)
+at_terminal 'mvm instance destroy acme/workers/i-a3f7b2c1 --wipe-volumes'
 refused 3 mvm instance info "acme/workers/$real"
 
 say 'Day-2 Operations, and the rest of Pool Management'
@@ -97,6 +107,8 @@ typed 'mvm node stats                 # aggregate fleet stats across tenants'; c
 typed 'mvm instance list              # all instances across all tenants'
 typed 'mvm tenant info acme --json    # full config as JSON'; fits tenant-info
 typed 'mvm events acme --last 10      # recent audit events'; equal 'ten and a head' "$(wc -l <<<"$OUT")" 11
+typed 'mvm agent desired --file desired.json'
+equal 'the desired state is in the file' "$(jq -r '[.schema_version, .tenants[0].tenant_id] | join(" ")' desired.json)" '1 acme'
 typed 'mvm pool scale acme/workers --running 5 --warm 2 --sleeping 3'
 equal 'they are there' "$(states acme/workers)" \
     'Running Running Running Running Running Sleeping Sleeping Sleeping Warm Warm'
@@ -130,5 +142,8 @@ OUT=$(mvm --json instance info acme/workers/i-00000000 2>/dev/null || true); fit
 
 say 'Teardown'
 typed 'mvm tenant destroy acme --force'
+refused 3 mvm tenant info acme
+mvm --quiet tenant create acme
+typed 'mvm tenant destroy acme --force --wipe-volumes'
 refused 3 mvm tenant info acme
 clean

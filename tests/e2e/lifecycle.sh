@@ -74,7 +74,7 @@ check 'two wakes never draw the same random bytes' test "${wakes[0]}" != "${wake
 
 say 'what happened is in the audit log'
 equal 'events' "$(mvm --json events acme --last 100 | jq -r '[.[].event | select(startswith("Instance"))] | unique | join(" ")')" \
-    'InstanceCreated InstanceSlept InstanceStarted InstanceWarmed InstanceWoken'
+    'InstanceCreated InstanceReady InstanceSlept InstanceStarted InstanceWarmed InstanceWoken'
 
 say 'stop, start, destroy'
 mvm instance stop "$id"
