@@ -31,9 +31,13 @@ const DOCS: &str = "/usr/local/share/doc/mvm";
 const HOSTS: usize = 3;
 /// The exit code of ssh itself.
 const SSH_LOST: i32 = 255;
-/// What Firecracker says of a guest's triple fault. An orderly guest never has one, so in the logs of
-/// a failed script it means that the software CPU computed wrongly. A fault of ours would come again.
-const TRIPLE_FAULT: &str = "KVM_EXIT_SHUTDOWN";
+/// What shows in the log of a failed script that the software CPU computed wrongly, and what that was.
+/// A fault of ours would come again in the next host.
+const MISCOMPUTED: &[(&str, &str)] = &[
+    // Firecracker's word for a triple fault, which an orderly guest never has.
+    ("KVM_EXIT_SHUTDOWN", "computed wrongly: a guest had a triple fault"),
+    ("does not answer (await_agent)", "computed wrongly: a guest stood still while it booted"),
+];
 
 /// How much of a failed script's log is shown, in bytes.
 const SHOWN: u64 = 8_000;
@@ -202,10 +206,8 @@ fn follow(
             break match status.code() {
                 Some(0) => Verdict::Passed,
                 Some(SSH_LOST) => Verdict::HostLost("stopped answering"),
-                _ if tail(log, LAST_WORDS).contains(TRIPLE_FAULT) => {
-                    Verdict::HostLost("computed wrongly: a guest had a triple fault")
-                }
-                _ => Verdict::Failed(status.to_string()),
+                _ => miscomputed(log)
+                    .map_or_else(|| Verdict::Failed(status.to_string()), Verdict::HostLost),
             };
         }
         if started.elapsed() > script.header.deadline {
@@ -220,6 +222,12 @@ fn follow(
         keep_console(host, log)?;
     }
     Ok(verdict)
+}
+
+/// What the software CPU did wrongly, when the log of a failed script shows it.
+fn miscomputed(log: &Path) -> Option<&'static str> {
+    let text = tail(log, LAST_WORDS);
+    MISCOMPUTED.iter().find(|(mark, _)| text.contains(mark)).map(|(_, why)| *why)
 }
 
 /// Adds the end of the host's console to the log: an oops there explains much.
