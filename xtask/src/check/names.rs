@@ -18,8 +18,17 @@ const SHARED: &[(&str, &str)] = &[
     ("instance_cp", "instance_copy_in"),
 ];
 /// Commands about the command line itself, and about the machine that microVMs run in.
-const OWN: &[&str] =
-    &["completions", "bootstrap", "setup", "doctor", "status", "shell", "stop", "destroy"];
+const OWN: &[&str] = &[
+    "completions",
+    "config_ls",
+    "bootstrap",
+    "setup",
+    "doctor",
+    "status",
+    "shell",
+    "stop",
+    "destroy",
+];
 
 /// Compares the four lists; `pages` are the generated files of `docs/`.
 pub(super) fn check(sources: &[Source], pages: &BTreeMap<String, String>) -> Vec<Finding> {
