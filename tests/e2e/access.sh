@@ -1,5 +1,5 @@
 # tier: ci
-# minutes: 3
+# minutes: 5
 # What a person does inside one instance and with its builds: ssh, cp, console, stats, rollback, gc.
 source /usr/local/lib/mvm-e2e/prelude.sh
 

@@ -1,5 +1,5 @@
 # tier: ci
-# minutes: 3
+# minutes: 5
 # What happened is told: by whom, why, for which operation, in one chain. A log that was altered is noticed.
 source /usr/local/lib/mvm-e2e/prelude.sh
 

@@ -1,5 +1,5 @@
-# tier: ci
-# minutes: 4
+# tier: full
+# minutes: 6
 # The command lines of the documents, typed one by one, do what the documents say of them.
 source /usr/local/lib/mvm-e2e/prelude.sh
 

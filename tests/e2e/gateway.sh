@@ -1,5 +1,5 @@
 # tier: ci
-# minutes: 5
+# minutes: 6
 # A gateway leads traffic by every rule and selector, and to who is available; integrations are
 # saved before a sleep and restored after a wake. The documents' own lines set the scene.
 source /usr/local/lib/mvm-e2e/prelude.sh

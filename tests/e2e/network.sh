@@ -1,5 +1,5 @@
 # tier: ci
-# minutes: 4
+# minutes: 6
 # Guests resolve names, ports of the host lead to them, packets fit; net verify tells what holds.
 source /usr/local/lib/mvm-e2e/prelude.sh
 
