@@ -104,7 +104,7 @@ equal 'who gets them later' "$(jq -r '.deferrals[].instance' /run/live)" "$some"
 equal 'no second key and nothing staged is left' "$(ls /var/lib/mvm/keys /var/lib/mvm/tenants/acme | grep -E 'acme.*key|^secrets' | tr '\n' ' ')" 'acme.key secrets.json '
 mvm --quiet instance wake "$some"
 equal 'the guest and the woken snapshot have the newest' "$(sees "$all") $(sees "$some" mail/)" 'canary-mail-2 canary-mail-2'
-equal 'what happened is told' "$(mvm --json events acme --last 200 | jq -r '[.[].event | select(startswith("Secrets") or startswith("Key"))] | unique | join(" ")')" 'KeyRotated SecretsDelivered SecretsRotated SecretsSet'
+equal 'what happened is told' "$(mvm --json events acme --last 200 | jq -r '[.[].event | select(startswith("Secrets") or startswith("Key"))] | unique | join(" ")')" 'KeyCreated KeyRotated SecretsDelivered SecretsRotated SecretsSet'
 
 say 'nothing is left'
 mvm --quiet tenant destroy acme --force & mvm --quiet tenant destroy other --force; wait $!
