@@ -14,6 +14,7 @@ use crate::{
     observed::PausedFor,
     pool::{Resources, Role, RuntimePolicy},
     publish::Publish,
+    secrets::Scope,
     units::{Generation, Mib, Uid},
     volume::{VolumeEffect, VolumeKind},
 };
@@ -73,6 +74,15 @@ pub struct Identity {
     pub policy: RuntimePolicy,
 }
 
+/// What a secrets drive holds, by number and name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriveSecrets {
+    /// Of which epoch the tenant's secrets must be at least; 0 for none.
+    pub epoch: Generation,
+    /// Which of them; all when empty.
+    pub scopes: Vec<Scope>,
+}
+
 /// What is needed to lay out a jail.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Jail {
@@ -88,6 +98,8 @@ pub struct Jail {
     pub volume: VolumeKind,
     /// What the config drive says.
     pub identity: Identity,
+    /// What the secrets drive holds.
+    pub secrets: DriveSecrets,
 }
 
 /// Limits of an instance's cgroup (SPEC §9), all read back after writing.
@@ -149,6 +161,14 @@ pub enum Effect {
     /// What the tenant itself has sealed under the next key, which takes the place of the present
     /// one → `next_key`. Without a next key nothing happens.
     PromoteNextKey(TenantId),
+    /// The tenant's staged secrets of this epoch in force, and no others staged → `secrets`,
+    /// `secrets_staged`. Epoch 0 removes all. An epoch older than the one in force is refused.
+    PublishSecrets {
+        /// Whose.
+        tenant: TenantId,
+        /// Which.
+        epoch: Generation,
+    },
     /// Key and directory gone, the audit log archived → `files`, `key`.
     RemoveTenantFiles(TenantId),
     /// The image linked into the pool's artifacts and `current` naming it → `revisions`, `current`.
@@ -203,7 +223,7 @@ pub enum Effect {
     },
     /// No such cgroup; it must be empty.
     RemoveCgroup(InstanceId),
-    /// Jail directory with the drives, the image and a private tmpfs → `jail`. Inverse:
+    /// Jail directory with the drives, the image and a private tmpfs → `jail`, `secrets`. Inverse:
     /// [`Effect::RemoveJail`].
     EnsureJail(Box<Jail>),
     /// Jail, its mount and its tmpfs gone; durably, for a jail that came back with the power would
@@ -235,6 +255,16 @@ pub enum Effect {
         instance: InstanceRef,
         /// Which.
         epoch: Generation,
+    },
+    /// The secrets drive of a VM that has a guest replaced by one of at least this epoch → `secrets`.
+    /// The guest is not told.
+    SwapSecrets {
+        /// Whose it is.
+        instance: InstanceRef,
+        /// The user and group of the VMM.
+        uid: Uid,
+        /// What it holds.
+        secrets: DriveSecrets,
     },
     /// vCPUs paused, for this purpose → phase.
     PauseVmm {
@@ -296,6 +326,7 @@ impl Effect {
             Self::DrawNextKey(_) => "draw_next_key",
             Self::RekeyInstance { .. } => "rekey_instance",
             Self::PromoteNextKey(_) => "promote_next_key",
+            Self::PublishSecrets { .. } => "publish_secrets",
             Self::RemoveTenantFiles(_) => "remove_tenant_files",
             Self::EnsureRevision { .. } => "ensure_revision",
             Self::RemoveRevision { .. } => "remove_revision",
@@ -316,6 +347,7 @@ impl Effect {
             Self::RemoveVmm(_) => "remove_vmm",
             Self::BootVmm(_) => "boot_vmm",
             Self::LoadSnapshot { .. } => "load_snapshot",
+            Self::SwapSecrets { .. } => "swap_secrets",
             Self::PauseVmm { .. } => "pause_vmm",
             Self::ResumeVmm(_) => "resume_vmm",
             Self::WriteSnapshot { .. } => "write_snapshot",

@@ -16,6 +16,12 @@ pub enum EventKind {
     TenantCreated,
     /// A tenant's limits were changed; the detail has each, before and after.
     TenantUpdated,
+    /// A tenant's secrets were given anew; the detail has epoch and count.
+    SecretsSet,
+    /// A tenant's secrets were read again and sealed under a fresh key; detail as above.
+    SecretsRotated,
+    /// A running guest has its tenant's newest secrets.
+    SecretsDelivered,
     /// A tenant is gone.
     TenantDestroyed,
     /// A pool exists.

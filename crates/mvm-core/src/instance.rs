@@ -10,6 +10,7 @@ use crate::{
     observed::BootId,
     pool::{Resources, Role, RuntimePolicy},
     publish::Publish,
+    secrets::Grant,
     state::State,
     units::{Generation, Timestamp, Uid},
     volume::{VolumeKind, VolumePlan},
@@ -118,6 +119,9 @@ pub struct Instance {
     /// What is recorded of its data volume; its size is in `resources`.
     #[serde(default)]
     pub volume: VolumePlan,
+    /// What it gets of its tenant's secrets.
+    #[serde(default)]
+    pub secrets: Grant,
     /// The last known state.
     pub state: State,
     /// What is asked of it.

@@ -119,6 +119,18 @@ pub mod data {
         PathBuf::from(KEYS).join("volumes").join(format!("{id}.key"))
     }
 
+    /// A tenant's secrets in force, 0600.
+    #[must_use]
+    pub fn secrets(id: &TenantId) -> PathBuf {
+        tenant(id).join("secrets.json")
+    }
+
+    /// A tenant's secrets of an epoch that is not in force yet.
+    #[must_use]
+    pub fn staged_secrets(id: &TenantId, epoch: Generation) -> PathBuf {
+        tenant(id).join(format!("secrets.{}.json", epoch.0))
+    }
+
     /// A pool's directory.
     #[must_use]
     pub fn pool(id: &PoolRef) -> PathBuf {

@@ -147,6 +147,8 @@ pub struct ObservedInstance {
     pub jail: bool,
     /// Snapshots by epoch.
     pub snapshots: BTreeMap<Generation, SnapshotPhase>,
+    /// Of which epoch the drive with its secrets is; none without such a drive.
+    pub secrets: Option<Generation>,
     /// The size of its data volume.
     pub volume: Option<Mib>,
     /// Whether the device of its encrypted volume is open.
@@ -171,6 +173,10 @@ pub struct ObservedTenant {
     pub key: bool,
     /// Whether a key that shall take the place of that is there.
     pub next_key: bool,
+    /// The epoch of its secrets in force; none without secrets.
+    pub secrets: Option<Generation>,
+    /// Whether secrets are staged that are not in force.
+    pub secrets_staged: bool,
     /// Whether its directory is there.
     pub files: bool,
     /// Which generation of the firewall is in force; none when it is absent or was altered.

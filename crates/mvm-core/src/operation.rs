@@ -12,7 +12,7 @@ use crate::{
     pool::{PoolChange, Resources, RevisionName, Role, RuntimePolicy, Source},
     publish::Publish,
     quota::{QuotaChange, Quotas},
-    secrets::Scope,
+    secrets::{Scope, SecretsSource},
     state::Move,
     units::{Mib, Seconds},
     volume::VolumeFate,
@@ -52,6 +52,23 @@ pub enum Operation {
         tenant: TenantId,
         /// The new limits; an absent one stays.
         quotas: QuotaChange,
+    },
+    /// Gives a tenant other secrets. Legal while the tenant exists and, in production, has a key.
+    TenantSecretsSet {
+        /// Whose.
+        tenant: TenantId,
+        /// Where they come from.
+        source: SecretsSource,
+    },
+    /// Reads a tenant's secrets again and seals them under a fresh key. Legal while there is a source
+    /// that can be read.
+    TenantSecretsRotate {
+        /// Whose.
+        tenant: TenantId,
+        /// Where they come from; where they came from before if absent.
+        source: Option<SecretsSource>,
+        /// Whether running guests get them at once, and not at their next start or wake.
+        live: bool,
     },
     /// Removes a tenant with all it has. Legal always; again after a failure.
     TenantDestroy {
@@ -199,6 +216,8 @@ impl Operation {
         match self {
             Self::TenantCreate { .. } => "tenant_create",
             Self::TenantUpdate { .. } => "tenant_update",
+            Self::TenantSecretsSet { .. } => "tenant_secrets_set",
+            Self::TenantSecretsRotate { .. } => "tenant_secrets_rotate",
             Self::TenantDestroy { .. } => "tenant_destroy",
             Self::PoolCreate(_) => "pool_create",
             Self::PoolUpdate { .. } => "pool_update",

@@ -26,7 +26,8 @@ use crate::{
     operation::Rebuild,
     pool::{Role, Source},
     publish::Protocol,
-    units::{Seconds, Timestamp},
+    secrets::SecretsSource,
+    units::{Generation, Seconds, Timestamp},
 };
 
 /// The machine: acts and truth.
@@ -165,6 +166,13 @@ pub enum GuestAct {
         offset: Offset,
         /// Rises with every wake; programs in the guest can watch it.
         generation: u64,
+        /// The epoch of the secrets on its drive; a guest with older ones reads them first.
+        secrets: Generation,
+    },
+    /// Tells a running guest to read its secrets drive again.
+    RefreshSecrets {
+        /// The epoch of the secrets on it.
+        epoch: Generation,
     },
     /// Lets the workload run again, of a guest that never left this process.
     Thaw,
@@ -362,6 +370,42 @@ pub trait Guest: Send + Sync {
         request: &ExecRequest,
         streams: ExecStreams,
     ) -> Result<ExecStatus, Error>;
+}
+
+/// Secrets to be sealed.
+#[derive(Debug, Clone, Copy)]
+pub struct SecretsToSeal<'a> {
+    /// Whose.
+    pub tenant: &'a TenantId,
+    /// Their epoch.
+    pub epoch: Generation,
+    /// Whether the tenant's key seals them.
+    pub keyed: bool,
+    /// Where they come from.
+    pub source: &'a SecretsSource,
+}
+
+/// Tenants' secrets. Values pass neither in nor out: the vault reads them from their source, keeps
+/// them sealed, and the host puts them into guests' drives.
+pub trait Vault: Send + Sync {
+    /// Reads a source and says how many secrets it has.
+    ///
+    /// # Errors
+    /// `Invalid` naming the key that is wrong; `NotFound` and `Permission` of the source.
+    fn check(&self, source: &SecretsSource) -> Result<u32, Error>;
+
+    /// Reads a source and stages what it has, durably, beside what is in force; says how many there
+    /// are. What was staged under the same epoch is replaced.
+    ///
+    /// # Errors
+    /// As [`Vault::check`]; why they cannot be sealed or written.
+    fn seal(&self, ask: &SecretsToSeal<'_>) -> Result<u32, Error>;
+
+    /// The keys of a tenant's secrets of this epoch or a later one, sorted.
+    ///
+    /// # Errors
+    /// `NotFound` when there are none, `Integrity` when they cannot be opened.
+    fn keys(&self, tenant: &TenantId, epoch: Generation) -> Result<Vec<String>, Error>;
 }
 
 /// The tables of the store. Keys are addresses; a prefix of an address lists what is below it.

@@ -156,6 +156,14 @@ pub struct Grant {
     pub scopes: Vec<Scope>,
 }
 
+impl Grant {
+    /// Whether a running guest still has to get what it was granted.
+    #[must_use]
+    pub const fn is_due(&self) -> bool {
+        self.epoch.0 > self.delivered.0
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod tests {

@@ -6,6 +6,7 @@ use crate::{
     id::TenantId,
     net::Network,
     quota::Quotas,
+    secrets::TenantSecrets,
     units::{Generation, Timestamp},
 };
 
@@ -24,12 +25,23 @@ pub struct Tenant {
     /// Whether its key is being replaced.
     #[serde(default)]
     pub rotating: bool,
+    /// What is known of its secrets; none before the first were set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<TenantSecrets>,
     /// Whether it is being destroyed: nothing new may be made in it.
     pub destroying: bool,
     /// When it was created.
     pub created_at: Timestamp,
     /// Counts the changes of this record.
     pub generation: Generation,
+}
+
+impl Tenant {
+    /// The epoch of its secrets, 0 without any.
+    #[must_use]
+    pub fn secrets_epoch(&self) -> Generation {
+        self.secrets.as_ref().map_or(Generation(0), |secrets| secrets.epoch)
+    }
 }
 
 /// What remains of a destroyed tenant: its net-id stays taken for a while (SPEC §2).

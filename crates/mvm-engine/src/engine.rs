@@ -15,7 +15,9 @@ use mvm_core::{
     event::{Actor, Event, EventKind},
     id::{InstanceId, PoolId, Subject, TenantId},
     operation::Operation,
-    port::{Builder, Clock, Guest, Host, Lock, Locks, Progress, ProgressStep, Store, Transaction},
+    port::{
+        Builder, Clock, Guest, Host, Lock, Locks, Progress, ProgressStep, Store, Transaction, Vault,
+    },
     quota::Capacity,
     units::{Mib, Seconds},
 };
@@ -41,6 +43,8 @@ pub struct Ports {
     pub builder: Arc<dyn Builder>,
     /// Time and randomness.
     pub clock: Arc<dyn Clock>,
+    /// Tenants' secrets.
+    pub vault: Arc<dyn Vault>,
     /// Exclusion between threads and processes.
     pub locks: Arc<dyn Locks>,
 }
@@ -58,6 +62,8 @@ pub struct Config {
     pub parallel: usize,
     /// How many of a pool's newest builds garbage collection keeps.
     pub keep_builds: u32,
+    /// Whether everything that weakens isolation is refused.
+    pub production: bool,
     /// Memory for guests; nine tenths of the node's if absent.
     pub guest_memory: Option<Mib>,
     /// vCPUs of guests together; [`VCPU_OVERCOMMIT`] times the node's processors if absent.
@@ -75,6 +81,7 @@ impl Default for Config {
             net_id_rest: Seconds(30 * 24 * 3600),
             parallel: thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             keep_builds: 3,
+            production: false,
             guest_memory: None,
             guest_vcpus: None,
         }
@@ -167,6 +174,12 @@ impl Engine {
                 self.tenant_destroy(cx, &tenant, force, volumes)
             }
             Operation::TenantKeyRotate { tenant } => self.tenant_key_rotate(cx, &tenant),
+            Operation::TenantSecretsSet { tenant, source } => {
+                self.secrets_set(cx, &tenant, &source)
+            }
+            Operation::TenantSecretsRotate { tenant, source, live } => {
+                self.secrets_rotate(cx, &tenant, source.as_ref(), live)
+            }
             Operation::PoolCreate(ask) => self.pool_create(cx, &ask),
             Operation::PoolUpdate { pool, change } => self.pool_update(cx, &pool, &change),
             Operation::PoolBuild { pool, timeout, rebuild } => {

@@ -1,6 +1,9 @@
 //! A small world for unit tests: a host that keeps state and can be told to fail, guests that can
 //! be told what to answer, locks between threads, and a clock that moves only when it is read.
 
+mod locks;
+mod vault;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
@@ -56,6 +59,10 @@ pub(crate) struct Content {
     pub(crate) rekeyed: BTreeSet<InstanceId>,
     pub(crate) room: Option<Room>,
     pub(crate) keys: BTreeSet<TenantId>,
+    /// Epochs of secrets: staged and in force.
+    pub(crate) secrets: BTreeMap<TenantId, (BTreeSet<Generation>, Option<Generation>)>,
+    /// Epochs of secrets drives.
+    pub(crate) drives: BTreeMap<InstanceId, Generation>,
     pub(crate) firewall: Option<Firewall>,
     pub(crate) firewall_altered: bool,
     pub(crate) boots: u32,
@@ -165,6 +172,7 @@ impl Host for World {
             snapshots,
             volume: content.volumes.get(id).copied(),
             mapping: content.mappings.contains(id),
+            secrets: content.drives.get(id).copied(),
             firewall: content.firewall_generation(),
             boot: BootId(format!("boot-{}", content.boots)),
         })
@@ -178,6 +186,11 @@ impl Host for World {
             key: content.keys.contains(&network.tenant),
             next_key: content.next_keys.contains(&network.tenant),
             files: content.keys.contains(&network.tenant),
+            secrets: content.secrets.get(&network.tenant).and_then(|(_, there)| *there),
+            secrets_staged: content
+                .secrets
+                .get(&network.tenant)
+                .is_some_and(|(staged, _)| !staged.is_empty()),
             firewall: content.firewall_generation(),
             firewall_altered: content.firewall_altered,
             resolvers: content.resolvers.clone(),
@@ -275,7 +288,7 @@ impl Content {
                 self.firewall_altered = false;
             }
             Effect::EnsureTenantKey(t) => drop(self.keys.insert(t.clone())),
-            Effect::RemoveTenantFiles(t) => drop(self.keys.remove(t)),
+            Effect::RemoveTenantFiles(t) => drop((self.keys.remove(t), self.secrets.remove(t))),
             Effect::EnsureRevision { .. }
             | Effect::RemoveRevision { .. }
             | Effect::RemoveImage(_)
@@ -296,8 +309,10 @@ impl Content {
             Effect::RemoveTap { net, offset } => drop(self.taps.remove(&(*net, *offset))),
             Effect::EnsureCgroup { instance, .. } => drop(self.cgroups.insert(instance.clone())),
             Effect::RemoveCgroup(i) => drop(self.cgroups.remove(i)),
-            Effect::EnsureJail(jail) => drop(self.jails.insert(jail.instance.instance.clone())),
-            Effect::RemoveJail(i) => drop(self.jails.remove(i)),
+            Effect::EnsureJail(_) | Effect::PublishSecrets { .. } | Effect::SwapSecrets { .. } => {
+                return self.secret(effect);
+            }
+            Effect::RemoveJail(i) => drop((self.jails.remove(i), self.drives.remove(i))),
             Effect::EnsureShim { instance, .. } => drop(self.orphans.remove(&instance.instance)),
             Effect::SpawnVmm { .. }
             | Effect::RemoveVmm(_)
@@ -447,6 +462,7 @@ impl World {
             GuestAct::Drain { .. } => "drain",
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
+            GuestAct::RefreshSecrets { .. } => "refresh",
             GuestAct::Thaw => "thaw",
             GuestAct::Resize => "resize",
             GuestAct::Shutdown { .. } => "shutdown",
@@ -461,35 +477,6 @@ impl World {
 impl Builder for World {
     fn ensure_image(&self, _: &BuildOrder, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
         Ok("ab".repeat(32).parse().unwrap())
-    }
-}
-
-struct Held(World, Subject);
-
-impl Lock for Held {
-    fn retire(self: Box<Self>) {
-        self.0.look().lock_files.remove(&self.1);
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.0.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&self.1);
-        self.0.0.2.notify_all();
-    }
-}
-
-impl Locks for World {
-    fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
-        let held = self.0.1.lock().unwrap();
-        let (mut held, late) =
-            self.0.2.wait_timeout_while(held, wait, |held| held.contains(subject)).unwrap();
-        if late.timed_out() && held.contains(subject) {
-            return Err(Error::new(ErrorKind::Unavailable, format!("{subject} is locked")));
-        }
-        held.insert(subject.clone());
-        self.look().lock_files.insert(subject.clone());
-        Ok(Box::new(Held(self.clone(), subject.clone())))
     }
 }
 

@@ -6,6 +6,7 @@ use mvm_core::{
     id::{ImageHash, InstanceRef, TenantId},
     instance::Instance,
     pool::Pool,
+    secrets::TenantSecrets,
     state::State,
     tenant::Tenant,
 };
@@ -43,6 +44,13 @@ pub struct Outcome {
 pub enum Made {
     /// A tenant.
     Tenant(Tenant),
+    /// A tenant's secrets.
+    Secrets {
+        /// Whose.
+        tenant: TenantId,
+        /// What is known of them.
+        secrets: TenantSecrets,
+    },
     /// A pool, or its new counts.
     Pool(Pool),
     /// A pool's current image.

@@ -60,6 +60,12 @@ impl Engine {
                 let made = self.rehearse(|tx| self.tenant_requota(tx, cx, &tenant, &quotas))?;
                 Ok(Preview { made: Some(Made::Tenant(made)), ..Preview::default() })
             }
+            Operation::TenantSecretsSet { tenant, source } => {
+                self.preview_secrets(cx, &tenant, Some(&source), false)
+            }
+            Operation::TenantSecretsRotate { tenant, source, live } => {
+                self.preview_secrets(cx, &tenant, source.as_ref(), live)
+            }
             Operation::TenantDestroy { tenant, force, volumes: _ } => {
                 self.rehearse(|tx| tenant::begin(tx, &tenant, force))?;
                 self.preview_destroy(tenant.as_str())

@@ -14,6 +14,7 @@ use mvm_core::{
     pool::Pool,
     port::{ExecRequest, ExecStatus, ExecStreams, Logs},
     quota::Usage,
+    secrets::TenantSecrets,
     state::State,
     tenant::Tenant,
     volume::Volume,
@@ -63,6 +64,19 @@ pub struct TenantView {
     pub usage: Usage,
 }
 
+/// What may be told of a tenant's secrets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretsView {
+    /// Whose they are.
+    pub tenant: TenantId,
+    /// What the record says; none before the first were set.
+    pub record: Option<TenantSecrets>,
+    /// Their keys, sorted.
+    pub keys: Vec<String>,
+    /// Whether the tenant's key seals them.
+    pub sealed: bool,
+}
+
 /// A pool with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolView {
@@ -109,6 +123,19 @@ impl Engine {
     pub fn tenant(&self, id: &TenantId) -> Result<TenantView, Error> {
         let record = self.within(|tx| records::tenant(tx, id))?;
         self.tenant_view(record)
+    }
+
+    /// A tenant's secrets: keys, epoch, source and time, no value.
+    ///
+    /// # Errors
+    /// `NotFound`; `Integrity` when they cannot be opened; why the store failed.
+    pub fn secrets(&self, id: &TenantId) -> Result<SecretsView, Error> {
+        let tenant = self.within(|tx| records::tenant(tx, id))?;
+        let keys = match &tenant.secrets {
+            Some(secrets) => self.ports.vault.keys(id, secrets.epoch)?,
+            None => Vec::new(),
+        };
+        Ok(SecretsView { tenant: id.clone(), record: tenant.secrets, keys, sealed: tenant.keyed })
     }
 
     fn tenant_view(&self, record: Tenant) -> Result<TenantView, Error> {

@@ -270,7 +270,7 @@ pub(crate) fn read_secrets(agent: &Agent, epoch: Option<u64>) -> Outcome<()> {
     with_mounted(SECRETS_LABEL, |drive| {
         fs::create_dir_all(target).because("cannot make the secrets' place")?;
         if device_at(target).is_none() {
-            mount("tmpfs", target, c"tmpfs", flags, c"mode=0755,size=2m")
+            mount("tmpfs", target, c"tmpfs", flags, c"mode=0755,size=16m")
                 .because("cannot make the secrets' tmpfs")?;
         } else {
             mount_remount(target, flags, c"").because("cannot open the secrets' tmpfs")?;

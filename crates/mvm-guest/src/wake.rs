@@ -1,4 +1,4 @@
-//! After a restore: clock, entropy, generation, network.
+//! After a restore: clock, entropy, generation, network, secrets.
 //!
 //! The order matters: entropy before anything that might draw from it, and all of it before the
 //! workload thaws, which is a request of its own. This module refuses to know snapshots.
@@ -7,11 +7,13 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
+use mvm_proto::FailureKind;
 use mvm_proto::message::Wake;
 
 use crate::agent::Agent;
+use crate::console::say;
 use crate::failure::{Context, Outcome};
-use crate::{kernel, workload};
+use crate::{drives, kernel, workload};
 
 /// The file with the generation: eight bytes, little-endian, always the same inode, so that
 /// programs may map it once and watch it (SPEC §8).
@@ -29,8 +31,18 @@ pub(crate) fn wake(agent: &Agent, wake: &Wake) -> Outcome<String> {
         agent.take_on(network)?;
     }
     workload::end_drain(agent);
-    let is_stale = wake.secrets_epoch != agent.secrets_epoch();
-    Ok(if is_stale { "awake, secrets are stale" } else { "awake" }.to_owned())
+    if wake.secrets_epoch <= agent.secrets_epoch() {
+        return Ok("awake".to_owned());
+    }
+    match drives::read_secrets(agent, Some(wake.secrets_epoch)) {
+        Ok(()) => Ok("awake, with new secrets".to_owned()),
+        // A guest that was started without the drive is not lost for it.
+        Err(missing) if missing.kind == FailureKind::NotFound => {
+            say("there are new secrets and no drive to read them from");
+            Ok("awake, without a secrets drive".to_owned())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Raises the number in the generation file; it never goes down.

@@ -107,7 +107,13 @@ fn snapshots(what: &str, base: &Path, ram: &Path, key: Option<&TenantKey>, size:
 
 fn drive() {
     let data = vec![b'x'; 2000];
-    let file = File { path: "config.json".to_owned(), mode: 0o444, uid: Uid(0), gid: Uid(0), data };
+    let file = File {
+        path: "config.json".to_owned(),
+        mode: 0o444,
+        uid: Uid(0),
+        gid: Uid(0),
+        data: data.into(),
+    };
     let image =
         Image { label: "mvm-config".to_owned(), size: Image::DEFAULT_SIZE, files: vec![file] };
     let target = tempfile::tempfile_in("/dev/shm").unwrap();

@@ -26,7 +26,7 @@ use mvm_core::{
         ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer, ProbeOutcome,
         ProbeTarget,
     },
-    units::Seconds,
+    units::{Generation, Seconds},
 };
 use mvm_proto::{Entropy, Event, Failure, FailureKind, Reply, Request, StreamId, message::Wake};
 
@@ -104,9 +104,12 @@ impl Guest for VsockGuest {
                 let request = Request::Quiesce { workload: true, filesystems: true, timeout_ms };
                 self.request(instance, [request], FREEZE + MARGIN)
             }
-            GuestAct::Wake { network, offset, generation } => {
-                let word = Request::Wake(wake(network, *offset, *generation)?);
+            GuestAct::Wake { network, offset, generation, secrets } => {
+                let word = Request::Wake(wake(network, *offset, *generation, *secrets)?);
                 self.request(instance, [word, Request::Thaw {}], PROMPT)
+            }
+            GuestAct::RefreshSecrets { epoch } => {
+                self.request(instance, [Request::SecretsRefresh { epoch: epoch.0 }], PROMPT)
             }
             GuestAct::Thaw => self.request(instance, [Request::Thaw {}], PROMPT),
             GuestAct::Resize => {
@@ -248,7 +251,12 @@ fn settle(instance: &InstanceRef, answer: Result<GuestAnswer, Lost>) -> Result<G
     }
 }
 
-fn wake(network: &Network, offset: Offset, generation: u64) -> Result<Wake, Error> {
+fn wake(
+    network: &Network,
+    offset: Offset,
+    generation: u64,
+    secrets: Generation,
+) -> Result<Wake, Error> {
     let mut entropy = Entropy([0; Entropy::LENGTH]);
     getrandom::fill(&mut entropy.0)
         .map_err(|error| std::io::Error::other(error.to_string()))
@@ -262,7 +270,7 @@ fn wake(network: &Network, offset: Offset, generation: u64) -> Result<Wake, Erro
         wall_clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
         entropy,
         network: Some(network),
-        secrets_epoch: 0,
+        secrets_epoch: secrets.0,
         generation,
     })
 }

@@ -2,6 +2,7 @@
 //!
 //! - [`net`] — bridges, taps, policy routes, the two nftables tables.
 //! - [`disk`] — drives, volumes, keys, sealed snapshots, the documented directories.
+//! - [`secrets`] — from a source to a sealed file, and into guests' drives.
 //! - [`vmm`] — cgroup, jail, shim, Firecracker's API.
 //! - [`tool`] — the one place that spawns a helper program; [`kvm`] — whether guests boot here.
 //! - [`local`] — the `Host` port: one arm per effect; [`guest`] — the `Guest` port over vsock;
@@ -19,5 +20,6 @@ pub mod local;
 pub mod lock;
 pub mod net;
 pub mod roots;
+pub mod secrets;
 pub mod tool;
 pub mod vmm;

@@ -22,11 +22,15 @@ use mvm_shim::record::{CONSOLE_LOG, VMM_LOG};
 use crate::{
     boot_id,
     disk::{
-        files, key, listing, rekey, shelf, snapshot as disk_snapshot, space, stock, usage, volume,
+        files, key, listing, rekey, secrets as sealed, shelf, snapshot as disk_snapshot, space,
+        stock, usage, volume,
     },
     net::{self, Mtu},
     roots::Roots,
-    vmm::{boot, cgroup, console, facts, jail, meter, observe, place::Place, snapshot, spawn},
+    vmm::{
+        boot, cgroup, console, facts, jail, meter, observe, place::Place, secrets, secrets::swap,
+        snapshot, spawn,
+    },
 };
 
 /// The machine that this process runs on.
@@ -95,6 +99,7 @@ impl Host for LocalHost {
             Effect::RemoveRoutes(id) => net::remove_routes(*id),
             Effect::ReplaceFirewall(intent) => net::replace_firewall(roots, intent),
             Effect::EnsureTenantKey(tenant) => key::ensure(roots, tenant),
+            Effect::PublishSecrets { tenant, epoch } => sealed::publish(roots, tenant, *epoch),
             Effect::RemoveTenantFiles(tenant) => files::remove_tenant(roots, tenant),
             Effect::EnsureRevision { pool, image } => files::ensure_revision(roots, pool, image),
             Effect::RemoveRevision { pool, image } => stock::remove_revision(roots, pool, image),
@@ -124,6 +129,7 @@ impl Host for LocalHost {
             Effect::LoadSnapshot { instance, epoch } => self
                 .with_vmm(&instance.instance)
                 .and_then(|()| snapshot::load(roots, instance, *epoch)),
+            Effect::SwapSecrets { instance, uid, secrets } => swap(roots, instance, *uid, secrets),
             Effect::PauseVmm { instance, purpose } => {
                 self.with_vmm(instance).and_then(|()| boot::pause(roots, instance, *purpose))
             }
@@ -163,6 +169,7 @@ impl Host for LocalHost {
             cgroup: cgroup::is_there(&place)?,
             jail: jail::is_there(&place)?,
             snapshots: disk_snapshot::phases(roots, id)?,
+            secrets: secrets::epoch(&place)?,
             volume: volume::size(roots, id, instance.volume.kind)?,
             mapping: volume::is_open(&id.instance)?,
             files: listing::instance_is_there(roots, id)?,
@@ -179,6 +186,8 @@ impl Host for LocalHost {
             routes: net::routes_are_there(network)?,
             key: key::exists(roots, &network.tenant)?,
             next_key: key::next_exists(roots, &network.tenant)?,
+            secrets: sealed::published(roots, &network.tenant)?,
+            secrets_staged: sealed::is_staged(roots, &network.tenant)?,
             files: listing::tenant_is_there(roots, &network.tenant)?,
             firewall: firewall.generation,
             firewall_altered: firewall.is_altered,

@@ -72,6 +72,7 @@ impl Ground {
             image: Some(image),
             keyed,
             volume: VolumePlan::default(),
+            secrets: mvm_core::secrets::Grant::default(),
             state: State::Ready,
             want: Want::Idle,
             drain: Drain::Ask,
@@ -369,6 +370,7 @@ fn lay_ground(ground: &Ground, memory: Mib) -> mvm_core::effect::Jail {
             role: record.role.clone(),
             policy: record.policy,
         },
+        secrets: mvm_core::effect::DriveSecrets::default(),
     };
     let limits = Limits { memory, ..Limits::of(record.resources) };
     let (net, offset, uid) = (record.network.net, record.offset, record.uid);

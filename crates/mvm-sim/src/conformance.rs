@@ -21,6 +21,7 @@ use mvm_core::{
     effect::Effect,
     id::{ImageHash, InstanceId, InstanceRef},
     port::{Guest, Host},
+    units::Generation,
     volume::VolumeEffect,
 };
 
@@ -46,6 +47,17 @@ pub trait Rig {
     /// # Errors
     /// When there is none or it does not die.
     fn kill_shim(&self, instance: &InstanceId) -> Result<(), Error>;
+    /// Seals secrets of the instance's tenant, staged as this epoch, and returns what stands for
+    /// their content.
+    ///
+    /// # Errors
+    /// When they cannot be sealed.
+    fn seal(&self, instance: &InstanceRef, epoch: Generation) -> Result<u64, Error>;
+    /// What stands for the secrets that the guest sees; 0 for none.
+    ///
+    /// # Errors
+    /// When the guest does not answer.
+    fn secrets(&self, instance: &InstanceRef) -> Result<u64, Error>;
     /// Adds one to a counter that the guest holds only in memory, and returns it.
     ///
     /// # Errors
@@ -67,7 +79,7 @@ pub struct Subject<'a> {
 type Case = fn(&mut Bench<'_>) -> Result<(), String>;
 
 /// All cases, in the order in which they run.
-const CASES: [(&str, Case); 22] = [
+const CASES: [(&str, Case); 24] = [
     ("a_bridge_is_made_once_seen_and_removed", parts::bridge),
     ("routes_are_made_once_seen_and_removed", parts::routes),
     ("the_firewall_is_replaced_whole_and_never_by_an_older_intent", parts::firewall),
@@ -84,6 +96,8 @@ const CASES: [(&str, Case); 22] = [
     ("a_vmm_needs_jail_and_cgroup_and_holds_both", parts::spawn),
     ("acts_on_a_vmm_that_is_not_there_fail", parts::no_vmm),
     ("removing_what_is_not_there_succeeds", parts::absent),
+    ("secrets_are_published_once_and_never_older_ones", parts::secrets),
+    ("a_guest_has_the_secrets_of_its_drive_and_new_ones_when_told", life::secrets),
     ("a_guest_boots_pauses_and_resumes", life::boot),
     ("a_guest_sleeps_and_wakes_with_its_memory", life::sleep_and_wake),
     ("a_snapshot_is_resumable_only_while_published", life::phases),
@@ -118,7 +132,7 @@ pub fn run(under_test: &Subject<'_>, report: &mut dyn FnMut(&str, Result<(), Str
 }
 
 /// How many variants [`Effect`] has.
-const EFFECTS: usize = 42;
+const EFFECTS: usize = 44;
 
 /// The place of a variant in [`Effect`]; a new one does not compile until it has its own, and
 /// [`EFFECTS`] must follow.
@@ -168,5 +182,7 @@ const fn position(effect: &Effect) -> usize {
         Effect::RemoveImage(_) => 39,
         Effect::RemoveRotatedLogs(_) => 40,
         Effect::RemoveDownloads => 41,
+        Effect::PublishSecrets { .. } => 42,
+        Effect::SwapSecrets { .. } => 43,
     }
 }

@@ -27,6 +27,10 @@ pub enum Path {
     VolumeKey(VolumeId),
     /// A tenant's directory.
     Tenant(TenantId),
+    /// A tenant's secrets in force.
+    Secrets(TenantId),
+    /// A tenant's staged secrets of an epoch.
+    StagedSecrets(TenantId, Generation),
     /// A pool's directory.
     Pool(PoolRef),
     /// A revision of a pool.
@@ -50,7 +54,9 @@ impl Path {
     #[must_use]
     pub fn is_below(&self, above: &Self) -> bool {
         let (tenant, pool, instance) = match self {
-            Self::Tenant(tenant) => (tenant, None, None),
+            Self::Tenant(tenant) | Self::Secrets(tenant) | Self::StagedSecrets(tenant, _) => {
+                (tenant, None, None)
+            }
             Self::Pool(pool) | Self::Revision(pool, _) | Self::Current(pool) => {
                 (&pool.tenant, Some(pool.clone()), None)
             }
@@ -72,6 +78,8 @@ impl Path {
             | Self::NextKey(_)
             | Self::Kept(_)
             | Self::VolumeKey(_)
+            | Self::Secrets(_)
+            | Self::StagedSecrets(..)
             | Self::Revision(..)
             | Self::Current(_)
             | Self::Volume(_)
@@ -99,6 +107,17 @@ pub struct Snapshot {
     pub sealed_with: Option<u64>,
 }
 
+/// Secrets, as far as a simulation needs them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Secrets {
+    /// Their epoch; 0 for none.
+    pub epoch: Generation,
+    /// Stands for their content: never the same for two sealings.
+    pub content: u64,
+    /// The key that opens them; none for plain ones.
+    pub sealed_with: Option<u64>,
+}
+
 /// What is in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Content {
@@ -106,6 +125,8 @@ pub enum Content {
     Bare,
     /// A tenant's key.
     Key(u64),
+    /// A tenant's secrets.
+    Secrets(Secrets),
     /// The image that a pool's `current` names.
     Current(ImageHash),
     /// A data volume.
@@ -228,6 +249,18 @@ impl Disk {
         if let Some(Content::Volume { writes, .. }) = self.now.get_mut(&Path::Volume(of.clone())) {
             *writes += 1;
         }
+    }
+
+    /// The secrets of a tenant of this epoch, or later ones in force.
+    #[must_use]
+    pub fn secrets(&self, of: &TenantId, at_least: Generation) -> Option<Secrets> {
+        [Path::Secrets(of.clone()), Path::StagedSecrets(of.clone(), at_least)]
+            .iter()
+            .filter_map(|path| match self.now.get(path) {
+                Some(Content::Secrets(secrets)) => Some(*secrets),
+                _ => None,
+            })
+            .find(|secrets| secrets.epoch >= at_least)
     }
 
     /// The key of a tenant.

@@ -2,7 +2,7 @@
 //!
 //! A guest answers only while its vCPUs run and its agent lives. The commands: `counter` prints
 //! how far the workload is, `increment` works one step and prints, `write` writes to the data disk,
-//! `random` prints a number from the guest's generator.
+//! `random` prints a number from the guest's generator, `secrets` what stands for its secrets.
 
 use std::{
     io::{Read, Write},
@@ -116,14 +116,19 @@ impl Guest for SimGuest {
                 guest.is_frozen = true;
                 world.disk.sync(&Path::Volume(instance.clone()));
             }
-            GuestAct::Wake { generation, .. } => {
+            GuestAct::Wake { generation, secrets, .. } => {
+                let is_old = guest.secrets.epoch < *secrets;
                 if guest.is_unaware || guest.generation != *generation {
                     guest.random ^= fresh;
                 }
                 guest.is_unaware = false;
                 guest.generation = *generation;
                 guest.is_frozen = false;
+                if is_old {
+                    world.read_secrets(instance, *secrets);
+                }
             }
+            GuestAct::RefreshSecrets { epoch } => world.read_secrets(instance, *epoch),
             GuestAct::Thaw => guest.is_frozen = false,
             GuestAct::Resize => {}
             GuestAct::Shutdown { .. } => {
@@ -192,6 +197,7 @@ impl Guest for SimGuest {
                 }
                 (drawn.to_string(), 0)
             }
+            "secrets" => (guest.secrets.content.to_string(), 0),
             "write" => {
                 world.disk.write_volume(instance);
                 (String::new(), 0)

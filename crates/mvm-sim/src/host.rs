@@ -2,10 +2,12 @@
 //!
 //! Each arm keeps what [`mvm_core::effect::Effect`] promises and fails where a kernel would: a tap
 //! without its bridge, a cgroup that is not empty, a VMM without a jail, a snapshot that may not be
-//! resumed. The arms of VMMs and snapshots are in `vmm`, those of files in `files`.
+//! resumed. The arms of VMMs and snapshots are in `vmm`, those of files in `files`, those of
+//! secrets in `secrets`.
 
 mod files;
 mod observe;
+mod secrets;
 mod vmm;
 mod volumes;
 
@@ -66,6 +68,7 @@ impl Host for SimHost {
             Effect::RemoveRoutes(net) => world.forget(|world| world.routes.remove(net).is_some()),
             Effect::ReplaceFirewall(intent) => world.replace_firewall(intent),
             Effect::EnsureTenantKey(tenant) => world.ensure_key(tenant),
+            Effect::PublishSecrets { tenant, epoch } => world.publish_secrets(tenant, *epoch),
             Effect::RemoveTenantFiles(tenant) => world.remove_tenant_files(tenant),
             Effect::EnsureRevision { pool, image } => world.ensure_revision(pool, image),
             Effect::RemoveRevision { pool, image } => world.remove_revision(pool, image),
@@ -98,6 +101,7 @@ impl Host for SimHost {
             Effect::RemoveVmm(instance) => world.remove_vmm(instance),
             Effect::BootVmm(jail) => world.boot(jail),
             Effect::LoadSnapshot { instance, epoch } => world.load(instance, *epoch),
+            Effect::SwapSecrets { instance, secrets, .. } => world.swap_secrets(instance, secrets),
             Effect::PauseVmm { instance, purpose } => world.pause(instance, *purpose),
             Effect::ResumeVmm(instance) => world.resume(instance),
             Effect::WriteSnapshot { instance, epoch, keyed, .. } => {

@@ -129,6 +129,9 @@ impl Monitor {
             }
             EventKind::TenantCreated
             | EventKind::TenantUpdated
+            | EventKind::SecretsSet
+            | EventKind::SecretsRotated
+            | EventKind::SecretsDelivered
             | EventKind::TenantDestroyed
             | EventKind::PoolCreated
             | EventKind::PoolUpdated
@@ -234,6 +237,7 @@ impl Monitor {
         }
         self.check_sleepers(world);
         self.check_volumes(world);
+        self.check_secrets(world);
         let (mut taps, mut uids) = (BTreeSet::new(), BTreeSet::new());
         for (id, vmm) in &world.vmms {
             if !uids.insert(vmm.uid) {
@@ -247,6 +251,33 @@ impl Monitor {
             }
             self.check_memory(world, id);
         }
+    }
+
+    /// Recorded secrets can be opened, and no guest has older ones than its record says.
+    fn check_secrets(&mut self, world: &World) {
+        let mut wrong = Vec::new();
+        for tenant in self.tenants.values().filter(|one| !one.destroying && one.secrets.is_some()) {
+            let (id, epoch) = (&tenant.tenant_id, tenant.secrets_epoch());
+            let found = world.disk.secrets(id, epoch);
+            match found.map(|secrets| secrets.sealed_with) {
+                None => wrong.push(format!("the recorded secrets {epoch} of {id} are gone")),
+                Some(Some(key)) if !world.ring(id).contains(&key) => {
+                    wrong.push(format!("no key opens the secrets {epoch} of {id}"));
+                }
+                Some(_) => {}
+            }
+        }
+        for one in self.instances.values().filter(|one| one.state == State::Running) {
+            let vmm = world.vmms.get(&one.instance.instance);
+            let Some(guest) = vmm.and_then(|vmm| vmm.guest.as_ref()) else { continue };
+            if guest.secrets.epoch < one.secrets.delivered {
+                wrong.push(format!(
+                    "{} has secrets {} and its record says {}",
+                    one.instance, guest.secrets.epoch, one.secrets.delivered
+                ));
+            }
+        }
+        wrong.into_iter().for_each(|what| self.broken(what));
     }
 
     /// What is recorded as Sleeping can be woken, or is being woken.

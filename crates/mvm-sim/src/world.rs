@@ -21,7 +21,7 @@ use mvm_core::{
 
 use crate::{
     chance::{Chance, mix},
-    disk::{Disk, Path},
+    disk::{Disk, Path, Secrets},
 };
 
 /// What a guest holds in memory.
@@ -35,6 +35,8 @@ pub struct Memory {
     pub is_frozen: bool,
     /// Whether it was restored and nobody told it so.
     pub is_unaware: bool,
+    /// The secrets that it read.
+    pub secrets: Secrets,
     /// The generation it was told at its last wake.
     pub generation: u64,
     /// Whether its agent answers.
@@ -76,6 +78,8 @@ pub struct JailMount {
     pub image: ImageHash,
     /// The tap that its configuration names.
     pub tap: (NetId, Offset),
+    /// What is on the secrets drive.
+    pub secrets: Secrets,
 }
 
 /// Records of an instance below the runtime directory.
@@ -195,6 +199,7 @@ impl World {
             random: self.entropy(),
             is_frozen: false,
             is_unaware: false,
+            secrets: Secrets::default(),
             generation: 0,
             agent_answers: true,
             is_forced: false,

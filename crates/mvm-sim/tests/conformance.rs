@@ -17,10 +17,13 @@ use mvm_core::{
     observed::{
         Ending, ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant,
     },
-    port::{Console, ExecRequest, ExecStreams, Finding, Guest, Host, Logs},
+    port::{Console, ExecRequest, ExecStreams, Finding, Guest, Host, Logs, SecretsToSeal, Vault},
+    secrets::SecretsSource,
+    units::Generation,
 };
 use mvm_sim::{
     conformance::{self, Rig, Subject},
+    disk::{Content, Path},
     guest::SimGuest,
     host::SimHost,
     world::Machine,
@@ -44,6 +47,29 @@ impl Write for Captured {
     }
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+impl SimRig {
+    /// The number that a command in the guest prints.
+    fn tells(&self, instance: &InstanceRef, command: &str) -> Result<u64, Error> {
+        let output = Captured::default();
+        let request = ExecRequest {
+            argv: vec![command.to_owned()],
+            env: Vec::new(),
+            cwd: None,
+            user: None,
+            terminal: None,
+        };
+        let streams = ExecStreams {
+            stdin: Box::new(std::io::empty()),
+            stdout: Box::new(output.clone()),
+            stderr: Box::new(std::io::sink()),
+            control: mpsc::channel().1,
+        };
+        SimGuest::new(self.machine.clone()).exec(instance, &request, streams)?;
+        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+        text.trim().parse().map_err(|_| Error::new(ErrorKind::Failed, "not a number"))
     }
 }
 
@@ -74,24 +100,23 @@ impl Rig for SimRig {
         Ok(())
     }
 
+    fn seal(&self, instance: &InstanceRef, epoch: Generation) -> Result<u64, Error> {
+        let source = SecretsSource::Stdin;
+        let tenant = &instance.tenant;
+        let ask = SecretsToSeal { tenant, epoch, keyed: false, source: &source };
+        SimHost::new(self.machine.clone()).seal(&ask)?;
+        match self.machine.world().disk.get(&Path::StagedSecrets(tenant.clone(), epoch)) {
+            Some(Content::Secrets(secrets)) => Ok(secrets.content),
+            _ => Err(Error::new(ErrorKind::Failed, "nothing was staged")),
+        }
+    }
+
+    fn secrets(&self, instance: &InstanceRef) -> Result<u64, Error> {
+        self.tells(instance, "secrets")
+    }
+
     fn count(&self, instance: &InstanceRef) -> Result<u64, Error> {
-        let output = Captured::default();
-        let request = ExecRequest {
-            argv: vec!["increment".to_owned()],
-            env: Vec::new(),
-            cwd: None,
-            user: None,
-            terminal: None,
-        };
-        let streams = ExecStreams {
-            stdin: Box::new(std::io::empty()),
-            stdout: Box::new(output.clone()),
-            stderr: Box::new(std::io::sink()),
-            control: mpsc::channel().1,
-        };
-        SimGuest::new(self.machine.clone()).exec(instance, &request, streams)?;
-        let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
-        text.trim().parse().map_err(|_| Error::new(ErrorKind::Failed, "not a number"))
+        self.tells(instance, "increment")
     }
 }
 
@@ -214,6 +239,8 @@ fn a_host_that_lies_about_any_effect_does_not_conform() {
         "boot_vmm",
         "load_snapshot",
         "pause_vmm",
+        "publish_secrets",
+        "swap_secrets",
         "resume_vmm",
         "write_snapshot",
         "publish_snapshot",

@@ -45,7 +45,7 @@ pub use mvm_core::{
     },
     publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},
-    secrets::{Scope, SecretsSource, TenantSecrets},
+    secrets::{Grant, Scope, SecretsSource, TenantSecrets},
     state::{Move, State},
     tenant::Tenant,
     units,
@@ -56,6 +56,6 @@ pub use mvm_engine::{
     figures::{GroupStats, InstanceStats, NodeStats},
     is_cancelled,
     netcheck::{CrossTenant, Depth, Expected, NetReport, Probe, TapOwner, TenantNet},
-    query::{DiskView, Filter, InstanceView, NodeView, PoolView, TenantView},
+    query::{DiskView, Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
 };
 pub use wiring::Mvm;

@@ -11,6 +11,7 @@ use mvm_core::{
     port::{Console, ExecRequest, ExecStatus, ExecStreams, Logs},
     publish::Publish,
     quota::{QuotaChange, Quotas},
+    secrets::SecretsSource,
     state::{Move, State},
     units::Mib,
     volume::{Volume, VolumeFate},
@@ -19,7 +20,7 @@ use mvm_engine::{
     Context, Outcome, Preview,
     figures::{InstanceStats, NodeStats},
     netcheck::{Depth, NetReport},
-    query::{DiskView, Filter, InstanceView, NodeView, PoolView, TenantView},
+    query::{DiskView, Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
 };
 
 use mvm_host::kvm;
@@ -33,6 +34,8 @@ const fn starts_guests(operation: &Operation) -> bool {
         Operation::PoolScale { no_wait, .. } => !*no_wait,
         Operation::TenantCreate { .. }
         | Operation::TenantUpdate { .. }
+        | Operation::TenantSecretsSet { .. }
+        | Operation::TenantSecretsRotate { .. }
         | Operation::TenantDestroy { .. }
         | Operation::PoolCreate(_)
         | Operation::PoolBuild { .. }
@@ -106,6 +109,28 @@ impl Mvm {
         quotas: QuotaChange,
     ) -> Result<Outcome, Error> {
         self.operate(cx, &Operation::TenantUpdate { tenant: tenant.clone(), quotas })
+    }
+
+    /// Gives a tenant other secrets.
+    pub fn tenant_secrets_set(
+        &self,
+        cx: &Context,
+        tenant: &TenantId,
+        source: SecretsSource,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::TenantSecretsSet { tenant: tenant.clone(), source })
+    }
+
+    /// Reads a tenant's secrets again and seals them under a fresh key; with `live` running guests
+    /// get them at once.
+    pub fn tenant_secrets_rotate(
+        &self,
+        cx: &Context,
+        tenant: &TenantId,
+        source: Option<SecretsSource>,
+        live: bool,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::TenantSecretsRotate { tenant: tenant.clone(), source, live })
     }
 
     /// Removes a tenant with all it has.
@@ -283,6 +308,11 @@ impl Mvm {
     /// One tenant.
     pub fn tenant_info(&self, tenant: &TenantId) -> Result<TenantView, Error> {
         self.engine.tenant(tenant)
+    }
+
+    /// A tenant's secrets: keys, epoch, source and time, no value.
+    pub fn tenant_secrets_list(&self, tenant: &TenantId) -> Result<SecretsView, Error> {
+        self.engine.secrets(tenant)
     }
 
     /// A tenant's pools.

@@ -14,6 +14,7 @@ use mvm_core::{
 use mvm_engine::{Engine, Ports, store::sqlite::SqliteStore};
 use mvm_host::{
     clock::SystemClock, guest::VsockGuest, local::LocalHost, lock::FileLocks, roots::Roots,
+    secrets::LocalVault,
 };
 
 use crate::{builder::LocalBuilder, config::Config};
@@ -47,6 +48,7 @@ impl Mvm {
             guest: Arc::new(VsockGuest::new(roots.clone())),
             store: Arc::new(SqliteStore::open(&state, Some(config.data_dir.clone()))?),
             builder: Arc::new(builder(config)),
+            vault: Arc::new(LocalVault::new(roots.clone())),
             clock: Arc::new(SystemClock),
             locks: Arc::new(FileLocks::new(config.run_dir.clone())),
         };
@@ -55,6 +57,7 @@ impl Mvm {
         let settings = mvm_engine::Config {
             guest_memory: guest_memory(),
             guest_vcpus: Some(processors.saturating_mul(config.vcpu_overcommit)),
+            production: config.production,
             keep_builds: config.keep_builds,
             lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()

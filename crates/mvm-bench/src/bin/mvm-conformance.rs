@@ -18,9 +18,11 @@ use mvm_core::{
     Error, ErrorKind,
     id::{ImageHash, InstanceId, InstanceRef},
     layout,
-    port::{ExecStatus, Guest},
+    port::{ExecStatus, Guest, SecretsToSeal, Vault},
+    secrets::SecretsSource,
+    units::Generation,
 };
-use mvm_host::{guest::VsockGuest, local::LocalHost, roots::Roots};
+use mvm_host::{guest::VsockGuest, local::LocalHost, roots::Roots, secrets::LocalVault};
 use mvm_sim::conformance::{self, Rig, Subject};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -96,6 +98,27 @@ impl Rig for RealRig {
 
     fn kill_shim(&self, id: &InstanceId) -> Result<(), Error> {
         self.kill(id, "shim", || true)
+    }
+
+    fn seal(&self, instance: &InstanceRef, epoch: Generation) -> Result<u64, Error> {
+        let number = epoch.0 * 7919 + 13;
+        let path = self.roots.run.join("conformance-secrets.json");
+        let written = fs::write(&path, format!("{{\"number\": \"{number}\"}}"));
+        written.map_err(|error| failed("cannot write secrets").because(&error))?;
+        let source = SecretsSource::File(path.clone());
+        let tenant = &instance.tenant;
+        let ask = SecretsToSeal { tenant, epoch, keyed: false, source: &source };
+        let sealed = LocalVault::new(self.roots.clone()).seal(&ask);
+        let _ = fs::remove_file(path);
+        sealed.map(|_| number)
+    }
+
+    fn secrets(&self, instance: &InstanceRef) -> Result<u64, Error> {
+        let script = "cat /run/secrets/secrets.json 2>/dev/null || echo 0";
+        let exec = |request: &_, streams| self.guest.exec(instance, request, streams);
+        let (_, text) = output_of(&["/bin/busybox", "sh", "-c", script], exec)?;
+        let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+        digits.parse().map_err(|_| failed("the guest's secrets are no number"))
     }
 
     fn count(&self, instance: &InstanceRef) -> Result<u64, Error> {

@@ -20,7 +20,7 @@ pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;
 pub(crate) use pool::{PoolCommand, PoolCreateArgs};
-pub(crate) use tenant::{KeyCommand, TenantCommand, TenantCreateArgs};
+pub(crate) use tenant::{KeyCommand, SecretsCommand, TenantCommand, TenantCreateArgs};
 pub(crate) use volume::{VolumeCommand, Volumes};
 
 /// Run fleets of Firecracker microVMs: many tenants, each behind its own walls

@@ -3,6 +3,7 @@
 use clap::{ArgGroup, Args, Subcommand};
 use mvm::{
     NetId, QuotaChange, Quotas, Subnet, TenantId,
+    forward::InputPath,
     units::{Gib, Mib, Vcpus},
 };
 
@@ -22,6 +23,9 @@ pub(crate) enum TenantCommand {
     },
     /// Change a tenant's quotas; those that are not given stay
     Update(TenantUpdateArgs),
+    /// Manage a tenant's secrets, which its guests find in /run/secrets
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// Destroy a tenant with all its pools and instances
     Destroy {
         /// The tenant
@@ -41,6 +45,34 @@ pub(crate) enum TenantCommand {
 pub(crate) enum KeyCommand {
     /// Give a tenant another key, and seal to it what the old one sealed
     Rotate {
+        /// The tenant
+        tenant: TenantId,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// Set all secrets of a tenant; guests get them at their next start or wake
+    Set {
+        /// The tenant
+        tenant: TenantId,
+        /// A JSON object of keys and string values; `-` reads standard input
+        #[arg(long, value_name = "FILE")]
+        from_file: InputPath,
+    },
+    /// Read the secrets again from where they came and seal them under a fresh key
+    Rotate {
+        /// The tenant
+        tenant: TenantId,
+        /// Read this file instead, now and from now on
+        #[arg(long, value_name = "FILE")]
+        from_file: Option<InputPath>,
+        /// Give them to running guests at once
+        #[arg(long)]
+        live: bool,
+    },
+    /// Show keys, epoch, source and time; never a value
+    List {
         /// The tenant
         tenant: TenantId,
     },

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use mvm::{Error, ErrorKind, Operation, TenantId};
+use mvm::{Error, ErrorKind, Operation, SecretsSource, TenantId, forward::InputPath};
 
 use super::confirm;
 use crate::{
-    args::{KeyCommand, TenantCommand, TenantCreateArgs},
+    args::{KeyCommand, SecretsCommand, TenantCommand, TenantCreateArgs},
+    render,
     run::Session,
     show,
 };
@@ -27,6 +28,7 @@ pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<ExitCode,
         TenantCommand::Update(args) => {
             session.operate(&Operation::TenantUpdate { quotas: args.change(), tenant: args.tenant })
         }
+        TenantCommand::Secrets(command) => secrets(session, command),
         TenantCommand::Destroy { tenant, force, volumes } => {
             let what = format!("destroy the tenant {tenant} {}", volumes.words());
             confirm(force, &what)?;
@@ -37,6 +39,46 @@ pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<ExitCode,
             session.operate(&Operation::TenantKeyRotate { tenant })
         }
     }
+}
+
+fn secrets(session: &Session, command: SecretsCommand) -> Result<ExitCode, Error> {
+    match command {
+        SecretsCommand::Set { tenant, from_file } => {
+            warn_without_key(session, &tenant)?;
+            let source = source(&from_file)?;
+            session.operate(&Operation::TenantSecretsSet { tenant, source })
+        }
+        SecretsCommand::Rotate { tenant, from_file, live } => {
+            warn_without_key(session, &tenant)?;
+            let source = from_file.as_ref().map(source).transpose()?;
+            session.operate(&Operation::TenantSecretsRotate { tenant, source, live })
+        }
+        SecretsCommand::List { tenant } => {
+            let view = session.mvm.tenant_secrets_list(&tenant)?;
+            session.print(&show::Secrets::of(view), show::secrets)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Where secrets come from, by a path that means the same wherever it is read.
+fn source(file: &InputPath) -> Result<SecretsSource, Error> {
+    if file.is_stream() {
+        return Ok(SecretsSource::Stdin);
+    }
+    let path = std::path::absolute(file).map_err(|error| {
+        Error::new(ErrorKind::Invalid, format!("{file} is not a file's name")).because(&error)
+    })?;
+    Ok(SecretsSource::File(path))
+}
+
+fn warn_without_key(session: &Session, tenant: &TenantId) -> Result<(), Error> {
+    if !session.mvm.tenant_info(tenant)?.record.keyed {
+        render::error::warn(&format!(
+            "tenant {tenant} has no key: its secrets are kept in the clear, for development only"
+        ));
+    }
+    Ok(())
 }
 
 fn create(args: &TenantCreateArgs) -> Result<Operation, Error> {

@@ -29,6 +29,12 @@ pub(crate) fn say(error: &Error, format: Format) {
     }
 }
 
+/// Says what a person should know and what stops nothing.
+pub(crate) fn warn(message: &str) {
+    // As above.
+    let _ = writeln!(io::stderr(), "mvm: warning: {message}");
+}
+
 #[cfg(test)]
 mod tests {
     use mvm::ErrorKind;

@@ -2,11 +2,11 @@
 
 use mvm::{
     Actor, Assignment, BootId, Change, CopyReport, Counts, Deferral, Drain, Error, ErrorKind,
-    EventKind, Failed, Failure, Finding, GroupStats, GuestMetrics, ImageHash, Instance, InstanceId,
-    InstanceRef, LoggedEvent, Logs, Made, NetId, Network, NodeFacts, Offset, Outcome, ParkedBy,
-    Pool, PoolId, PoolRef, Preview, Quotas, Removal, Resources, Revision, Role, RuntimePolicy,
-    Scope, Source, State, Step, Subnet, Tenant, TenantId, Usage, VolumeFate, VolumeId, VolumeKind,
-    VolumePlan, Want, WorkerState,
+    EventKind, Failed, Failure, Finding, Grant, GroupStats, GuestMetrics, ImageHash, Instance,
+    InstanceId, InstanceRef, LoggedEvent, Logs, Made, NetId, Network, NodeFacts, Offset, Outcome,
+    ParkedBy, Pool, PoolId, PoolRef, Preview, Quotas, Removal, Resources, Revision, Role,
+    RuntimePolicy, Scope, SecretsSource, Source, State, Step, Subnet, Tenant, TenantId,
+    TenantSecrets, Usage, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want, WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };
 use serde_json::{Value, json};
@@ -97,6 +97,23 @@ impl Described for Source {
     }
 }
 
+impl Described for SecretsSource {
+    fn schema(definitions: &mut Definitions) -> Value {
+        let _: fn(&Self) = |one| match one {
+            Self::File(_) | Self::Stdin => {}
+        };
+        named(definitions, "SecretsSource", |_| {
+            json!({
+                "description": "Where secrets come from: a file, or standard input.",
+                "anyOf": [
+                    single("file", json!({ "type": "string" })),
+                    { "type": "string", "enum": ["stdin"] },
+                ],
+            })
+        })
+    }
+}
+
 impl Described for Actor {
     fn schema(definitions: &mut Definitions) -> Value {
         named(definitions, "Actor", |_| {
@@ -116,14 +133,20 @@ impl Described for Made {
     fn schema(definitions: &mut Definitions) -> Value {
         let _: fn(&Self) = |one| match one {
             Self::Tenant(_)
+            | Self::Secrets { .. }
             | Self::Pool(_)
             | Self::Image(_)
             | Self::Instance(_)
             | Self::Key(_)
             | Self::Removed(_) => {}
         };
+        let mut of_tenant = Fields::new("A tenant's secrets.");
+        of_tenant.add("tenant", "Whose.", TenantId::schema(definitions));
+        of_tenant.add("secrets", "What is known of them.", TenantSecrets::schema(definitions));
+        let of_tenant = of_tenant.finish();
         let kinds = [
             single("tenant", Tenant::schema(definitions)),
+            single("secrets", of_tenant),
             single("pool", Pool::schema(definitions)),
             single("image", ImageHash::schema(definitions)),
             single("instance", Instance::schema(definitions)),
@@ -218,12 +241,26 @@ impl Described for Network {
     }
 }
 
+describe!(TenantSecrets, "TenantSecrets", "What is recorded of a tenant's secrets; no value.", {
+    epoch: "Rises with every set and rotation.",
+    count: "How many there are.",
+    source: "Where they came from.",
+    updated_at: "When, in milliseconds since 1970-01-01 UTC.",
+});
+
+describe!(Grant, "Grant", "What an instance gets of its tenant's secrets.", {
+    epoch: "The oldest epoch that it may be left with; 0 for none.",
+    delivered: "The oldest epoch that its guest can have, while it runs.",
+    scopes: "What it sees of them; everything when empty.",
+});
+
 describe!(Tenant, "TenantRecord", "What is recorded of a tenant.", {
     tenant_id: "Its id.",
     network: "Its network.",
     quotas: "Its limits.",
     keyed: "Whether it has a key; without one its snapshots are plain.",
     rotating: "Whether its key is being replaced.",
+    secrets: "What is known of its secrets; null without any.",
     destroying: "Whether it is being destroyed.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
     generation: "Counts the changes of the record.",
@@ -270,6 +307,7 @@ describe!(Instance, "InstanceRecord", "What is recorded of an instance.", {
     image: "The image that it boots; null while Created.",
     keyed: "Whether its snapshots are sealed.",
     volume: "What is recorded of its data volume.",
+    secrets: "What it gets of its tenant's secrets.",
     state: "Its state.",
     want: "What is asked of it.",
     drain: "Whether the guest is asked before it sleeps.",

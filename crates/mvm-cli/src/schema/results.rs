@@ -8,7 +8,7 @@ use crate::{
     commands::guest::Would,
     show::{
         Disk, DiskFigures, Fleet, HealthFigures, Instance, MemoryFigures, NetworkFigures, Node,
-        Pool, Stats, Tenant,
+        Pool, Secrets, Stats, Tenant,
     },
 };
 
@@ -36,6 +36,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
     match name {
         "tenant-list" => question(Vec::<Tenant>::schema),
         "tenant-info" => question(Tenant::schema),
+        "tenant-secrets-list" => question(Secrets::schema),
         "pool-list" => question(Vec::<Pool>::schema),
         "pool-info" => question(Pool::schema),
         "instance-list" => question(Vec::<Instance>::schema),
@@ -51,13 +52,31 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "net-verify" => question(NetReport::schema),
         "instance-cp" => Some(Shape { result: CopyReport::schema, plan: Some(Would::schema) }),
         "instance-exec" | "instance-ssh" | "instance-console" => question(Would::schema),
-        "tenant-create" | "tenant-update" | "tenant-destroy" | "pool-create" | "pool-update"
-        | "pool-build" | "pool-rollback" | "pool-scale" | "pool-gc" | "pool-destroy"
-        | "node-gc" | "instance-create" | "instance-start" | "instance-stop" | "instance-warm"
-        | "instance-sleep" | "instance-wake" | "instance-destroy" | "instance-publish"
-        | "instance-unpublish" | "instance-update" | "tenant-key-rotate" | "volume-remove" => {
-            Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) })
-        }
+        "tenant-create"
+        | "tenant-update"
+        | "tenant-destroy"
+        | "tenant-secrets-set"
+        | "tenant-secrets-rotate"
+        | "pool-create"
+        | "pool-update"
+        | "pool-build"
+        | "pool-rollback"
+        | "pool-scale"
+        | "pool-gc"
+        | "pool-destroy"
+        | "node-gc"
+        | "instance-create"
+        | "instance-start"
+        | "instance-stop"
+        | "instance-warm"
+        | "instance-sleep"
+        | "instance-wake"
+        | "instance-destroy"
+        | "instance-publish"
+        | "instance-unpublish"
+        | "instance-update"
+        | "tenant-key-rotate"
+        | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
         _ => None,
     }
 }
@@ -71,8 +90,18 @@ describe!(Tenant, "Tenant", "A tenant.", {
     pools: "How many pools it has.",
     instances: "How many instances it has.",
     keyed: "Whether it has a key; without one its snapshots are plain.",
+    secrets: "What is known of its secrets; null without any.",
     destroying: "Whether it is being destroyed.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
+});
+
+describe!(Secrets, "Secrets", "A tenant's secrets; no value.", {
+    tenant: "Whose.",
+    epoch: "Rises with every set and rotation; 0 before the first.",
+    keys: "Their keys, sorted.",
+    source: "Where they came from: a file's name, or standard input; null before the first.",
+    updated_at: "When, in milliseconds since 1970-01-01 UTC; null before the first.",
+    sealed: "Whether the tenant's key seals them.",
 });
 
 describe!(Pool, "Pool", "A pool.", {
@@ -107,6 +136,7 @@ describe!(Instance, "Instance", "An instance as it is.", {
     parked_by: "Who parked it, while Warm or Sleeping.",
     last_failure: "Why it stopped by itself.",
     manual_override_until: "Until when policy and counts leave it alone.",
+    secrets_epoch: "The oldest epoch of secrets that its guest can have, while it runs.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
     state_since: "Since when it is in its state.",
 });

@@ -28,6 +28,8 @@ pub(crate) struct Instance {
     pub(crate) parked_by: Option<mvm::ParkedBy>,
     pub(crate) last_failure: Option<mvm::Failure>,
     pub(crate) manual_override_until: Option<Timestamp>,
+    /// The oldest epoch of secrets that its guest can have, while it runs.
+    pub(crate) secrets_epoch: u64,
     pub(crate) created_at: Timestamp,
     pub(crate) state_since: Timestamp,
 }
@@ -53,6 +55,7 @@ impl Instance {
             parked_by: record.parked_by,
             last_failure: record.last_failure.clone(),
             manual_override_until: record.manual_override_until,
+            secrets_epoch: record.secrets.delivered.0,
             created_at: record.created_at,
             state_since: record.state_since,
         }

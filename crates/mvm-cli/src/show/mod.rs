@@ -24,7 +24,7 @@ pub(crate) use pool::{Pool, pool, pools};
 pub(crate) use stats::{
     DiskFigures, Fleet, HealthFigures, MemoryFigures, NetworkFigures, Stats, fleet, stats,
 };
-pub(crate) use tenant::{Tenant, tenant, tenants};
+pub(crate) use tenant::{Secrets, Tenant, secrets, tenant, tenants};
 pub(crate) use volume::{volume, volumes};
 
 /// An amount of disk or memory for people, in the largest unit that leaves a whole number.

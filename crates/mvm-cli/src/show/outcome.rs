@@ -10,6 +10,7 @@ pub(crate) fn outcome_json(outcome: &Outcome) -> Value {
     let mut document = json!(outcome);
     let address = match &outcome.made {
         Some(Made::Tenant(tenant)) => Some(("tenant", tenant.tenant_id.to_string())),
+        Some(Made::Secrets { tenant, .. }) => Some(("tenant", tenant.to_string())),
         Some(Made::Pool(pool)) => Some(("pool", pool.pool.to_string())),
         Some(Made::Image(image)) => Some(("image", image.to_string())),
         Some(Made::Instance(one)) => Some(("instance", one.instance.to_string())),
@@ -30,6 +31,10 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Some(Made::Tenant(tenant)) => lines.push(format!(
             "Tenant {} has network {} (net-id {}).",
             tenant.tenant_id, tenant.network.subnet, tenant.network.net
+        )),
+        Some(Made::Secrets { tenant, secrets }) => lines.push(format!(
+            "Tenant {tenant} has {} secrets, epoch {}.",
+            secrets.count, secrets.epoch
         )),
         Some(Made::Pool(pool)) => {
             lines.push(format!("Pool {}: {}.", pool.pool, counts(pool.desired_counts)));

@@ -1,6 +1,6 @@
 //! What `mvm tenant …` shows.
 
-use mvm::{Quotas, TenantView, Usage, units::Timestamp};
+use mvm::{Quotas, SecretsView, TenantSecrets, TenantView, Usage, units::Timestamp};
 use serde::Serialize;
 
 use crate::render::table::{facts, table};
@@ -16,6 +16,7 @@ pub(crate) struct Tenant {
     pub(crate) pools: usize,
     pub(crate) instances: usize,
     pub(crate) keyed: bool,
+    pub(crate) secrets: Option<TenantSecrets>,
     pub(crate) destroying: bool,
     pub(crate) created_at: Timestamp,
 }
@@ -32,6 +33,7 @@ impl Tenant {
             pools: view.pools,
             instances: view.instances,
             keyed: record.keyed,
+            secrets: record.secrets.clone(),
             destroying: record.destroying,
             created_at: record.created_at,
         }
@@ -75,8 +77,58 @@ pub(crate) fn tenant(one: &Tenant) -> String {
         ),
         ("Disk", format!("{} MiB of {}", used.disk_mib, most.max_disk_gib)),
         (
+            "Secrets",
+            one.secrets.as_ref().map_or_else(
+                || "none".to_owned(),
+                |secrets| format!("{}, epoch {}", secrets.count, secrets.epoch),
+            ),
+        ),
+        (
             "Key",
             if one.keyed { "yes" } else { "none: snapshots are stored in the clear" }.to_owned(),
         ),
     ])
+}
+
+/// A tenant's secrets, as `tenant secrets list` shows them.
+#[derive(Debug, Serialize)]
+pub(crate) struct Secrets {
+    pub(crate) tenant: String,
+    pub(crate) epoch: u64,
+    pub(crate) keys: Vec<String>,
+    pub(crate) source: Option<String>,
+    pub(crate) updated_at: Option<Timestamp>,
+    pub(crate) sealed: bool,
+}
+
+impl Secrets {
+    pub(crate) fn of(view: SecretsView) -> Self {
+        let record = view.record.as_ref();
+        Self {
+            tenant: view.tenant.to_string(),
+            epoch: record.map_or(0, |record| record.epoch.0),
+            source: record.map(|record| record.source.to_string()),
+            updated_at: record.map(|record| record.updated_at),
+            keys: view.keys,
+            sealed: view.sealed,
+        }
+    }
+}
+
+pub(crate) fn secrets(one: &Secrets) -> String {
+    let Some(source) = &one.source else {
+        return format!("Tenant {} has no secrets.", one.tenant);
+    };
+    let how = if one.sealed { "sealed with the tenant's key" } else { "in the clear" };
+    let time = one.updated_at.map(super::events::time).unwrap_or_default();
+    let mut lines = vec![facts(vec![
+        ("Tenant", one.tenant.clone()),
+        ("Epoch", one.epoch.to_string()),
+        ("Source", source.clone()),
+        ("Time", time),
+        ("Kept", how.to_owned()),
+        ("Keys", one.keys.len().to_string()),
+    ])];
+    lines.extend(one.keys.iter().map(|key| format!("  {key}")));
+    lines.join("\n")
 }

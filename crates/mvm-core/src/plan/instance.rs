@@ -7,6 +7,8 @@
 //!        a published snapshot is complete; until then the guest can be resumed
 //! wake:  load paused → retire → resume → tell the guest, which thaws → record
 //!        a snapshot is never resumable once a guest may have written to its disk
+//! live:  swap the secrets drive → tell the guest → record
+//!        a guest is never said to have secrets that its drive does not hold
 //! stop:  shut down → process gone → snapshot gone → record
 //! ```
 //!
@@ -15,7 +17,7 @@
 
 use super::{Step, Transition};
 use crate::{
-    effect::{Effect, Identity, Jail, Limits},
+    effect::{DriveSecrets, Effect, Identity, Jail, Limits},
     event::EventKind,
     id::ImageHash,
     instance::{Drain, Instance, Want},
@@ -99,10 +101,10 @@ fn launch(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> V
     steps.push(Step::Do(Effect::SpawnVmm { instance: id.clone(), uid: record.uid }));
     if resumable(record, seen) {
         steps.push(Step::Do(Effect::LoadSnapshot { instance: id, epoch: record.epoch }));
-        steps.extend(resume(record, true));
+        steps.extend(resume(record, true, Vec::new()));
     } else {
         steps.push(Step::Do(Effect::BootVmm(jail)));
-        steps.extend(arrive(record));
+        steps.extend(arrive(record, Vec::new()));
     }
     steps
 }
@@ -113,8 +115,10 @@ fn resumable(record: &Instance, seen: &ObservedInstance) -> bool {
 }
 
 /// The last steps of a cold boot: the agent answers, the record says so.
-fn arrive(record: &Instance) -> Vec<Step> {
-    let mut steps = vec![Step::Ask(GuestAct::Await { timeout: BOOT_TIMEOUT }), wake_word(record)];
+fn arrive(record: &Instance, swap: Vec<Step>) -> Vec<Step> {
+    let mut steps = vec![Step::Ask(GuestAct::Await { timeout: BOOT_TIMEOUT })];
+    steps.extend(swap);
+    steps.push(wake_word(record));
     steps.push(Step::Record(Transition::new(State::Running, EventKind::InstanceStarted)));
     steps.extend(volume::grow(record));
     steps
@@ -125,25 +129,54 @@ fn wake_word(record: &Instance) -> Step {
         network: record.network.clone(),
         offset: record.offset,
         generation: record.generation.0,
+        secrets: record.secrets.epoch,
     })
 }
 
+fn drive_secrets(record: &Instance) -> DriveSecrets {
+    DriveSecrets { epoch: record.secrets.epoch, scopes: record.secrets.scopes.clone() }
+}
+
+/// Another secrets drive for a guest whose own is older than what it was granted.
+fn swap_old(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    if record.secrets.epoch <= seen.secrets.unwrap_or_default() {
+        return Vec::new();
+    }
+    vec![Step::Do(Effect::SwapSecrets {
+        instance: record.instance.clone(),
+        uid: record.uid,
+        secrets: drive_secrets(record),
+    })]
+}
+
+/// A running guest gets the secrets that it was granted.
+fn deliver(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    if !record.secrets.is_due() {
+        return Vec::new();
+    }
+    let mut steps = swap_old(record, seen);
+    steps.push(Step::Ask(GuestAct::RefreshSecrets { epoch: record.secrets.epoch }));
+    steps.push(Step::Record(Transition::new(State::Running, EventKind::SecretsDelivered)));
+    steps
+}
+
 /// From paused to a guest that knows the time and works; retires the snapshot before.
-fn resume(record: &Instance, retire: bool) -> Vec<Step> {
+fn resume(record: &Instance, retire: bool, swap: Vec<Step>) -> Vec<Step> {
     let id = &record.instance;
-    let mut steps = Vec::new();
+    let mut steps = swap;
     if retire {
         steps.push(Step::Do(Effect::RetireSnapshot { instance: id.clone(), epoch: record.epoch }));
     }
     steps.push(Step::Do(Effect::ResumeVmm(id.instance.clone())));
-    steps.extend(reach(record));
+    steps.extend(reach(record, Vec::new()));
     steps
 }
 
 /// The last steps of a wake: the guest is told, the workload runs, the record says so.
-fn reach(record: &Instance) -> Vec<Step> {
-    let woken = Transition::new(State::Running, EventKind::InstanceWoken);
-    let mut steps = vec![wake_word(record), Step::Record(woken)];
+fn reach(record: &Instance, swap: Vec<Step>) -> Vec<Step> {
+    let mut steps = swap;
+    steps.push(wake_word(record));
+    steps.push(Step::Record(Transition::new(State::Running, EventKind::InstanceWoken)));
     steps.extend(volume::grow(record));
     steps
 }
@@ -153,18 +186,21 @@ fn run(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Step
     let published = seen.snapshots.get(&record.epoch) == Some(&SnapshotPhase::Published);
     match vmm.phase {
         Phase::Empty => vec![Step::Do(Effect::RemoveVmm(record.instance.instance.clone()))],
-        Phase::Paused(_) => resume(record, published),
+        Phase::Paused(_) => resume(record, published, swap_old(record, seen)),
         Phase::Running if record.state == State::Running => {
             let mut steps = drop_unfinished(record, seen);
+            steps.extend(deliver(record, seen));
             steps.extend(volume::grow(record));
             steps
         }
         Phase::Running => match (record.state, vmm.origin) {
-            (State::Warm | State::Sleeping, _) | (_, Origin::Snapshot(_)) => reach(record),
+            (State::Warm | State::Sleeping, _) | (_, Origin::Snapshot(_)) => {
+                reach(record, swap_old(record, seen))
+            }
             (
                 State::Created | State::Ready | State::Running | State::Stopped | State::Destroyed,
                 Origin::Boot,
-            ) => arrive(record),
+            ) => arrive(record, swap_old(record, seen)),
         },
     }
 }
@@ -387,6 +423,7 @@ fn jail_of(record: &Instance, image: ImageHash) -> Jail {
             role: record.role.clone(),
             policy: record.policy,
         },
+        secrets: drive_secrets(record),
     }
 }
 

@@ -95,6 +95,7 @@ pub(super) const fn word(act: &GuestAct) -> &'static str {
         GuestAct::Drain { .. } => "drain",
         GuestAct::Quiesce => "quiesce",
         GuestAct::Wake { .. } => "wake",
+        GuestAct::RefreshSecrets { .. } => "refresh_secrets",
         GuestAct::Thaw => "thaw",
         GuestAct::Resize => "resize",
         GuestAct::Shutdown { .. } => "shutdown",

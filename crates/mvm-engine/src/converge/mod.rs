@@ -9,6 +9,7 @@
 //! wake fails, snapshot published   → Sleeping
 //! wake fails, snapshot retired     → Stopped, with last_failure: its memory is lost
 //! warm or sleep fails              → as before it, resumed and thawed
+//! secrets cannot be delivered      → Running with those it has
 //! stop and destroy                 → stay wanted; the next command goes on
 //! ```
 

@@ -91,6 +91,9 @@ impl Engine {
         let told = event(to.event).because(to.reason.clone()).with("from", record.state);
         events.push(match &record.boot {
             Some(boot) if to.event == EventKind::InstanceFailed => told.with("boot", boot),
+            Some(_) | None if to.event == EventKind::SecretsDelivered => {
+                told.with("secrets_epoch", record.secrets.epoch.0)
+            }
             Some(_) | None => told,
         });
         events
@@ -121,7 +124,11 @@ fn apply(record: &mut Instance, to: &Transition, now: Timestamp) {
     }
     record.state = to.state;
     match to.state {
+        State::Running if to.event == EventKind::SecretsDelivered => {
+            record.secrets.delivered = record.secrets.epoch;
+        }
         State::Running => {
+            record.secrets.delivered = record.secrets.epoch;
             record.epoch = record.epoch.next();
             record.last_failure = None;
             record.volume.is_told = true;

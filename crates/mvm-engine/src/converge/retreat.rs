@@ -23,6 +23,10 @@ impl Course<'_> {
         }
         let to = match (self.record.state, self.record.want) {
             (_, Want::Idle | Want::Stopped | Want::Destroyed) => return Err(error),
+            (State::Running, Want::Running) if self.record.secrets.is_due() => {
+                self.record.secrets.epoch = self.record.secrets.delivered;
+                return self.retreat(error, Want::Running, false);
+            }
             (State::Running, Want::Running)
             | (State::Warm, Want::Warm)
             | (State::Sleeping, Want::Sleeping) => return Err(error),

@@ -28,6 +28,7 @@ impl Rig {
             store: Arc::new(Dying(store.clone(), world.clone())),
             builder: Arc::new(world.clone()),
             clock: clock.clone(),
+            vault: Arc::new(world.clone()),
             locks: Arc::new(world.clone()),
         };
         let cx = Context::silent(Actor::Uid(1000));

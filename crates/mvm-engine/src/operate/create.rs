@@ -9,6 +9,7 @@ use mvm_core::{
     net::Offset,
     port::Transaction,
     publish::Publish,
+    secrets::Grant,
     state::State,
     tenant::Tenant,
     units::{Generation, Uid},
@@ -85,6 +86,7 @@ impl Engine {
                 kind: VolumeKind::of_tenant(tenant.keyed),
                 ..VolumePlan::default()
             },
+            secrets: Grant { scopes: pool.secret_scopes.clone(), ..Grant::default() },
             state,
             want: Want::Idle,
             drain: Drain::Ask,

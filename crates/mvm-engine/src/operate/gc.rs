@@ -265,6 +265,7 @@ fn subject(effect: &Effect) -> String {
         | Effect::EnsureRoutes(_)
         | Effect::ReplaceFirewall(_)
         | Effect::EnsureTenantKey(_)
+        | Effect::PublishSecrets { .. }
         | Effect::RemoveTenantFiles(_)
         | Effect::EnsureRevision { .. }
         | Effect::RemovePoolFiles(_)
@@ -280,6 +281,7 @@ fn subject(effect: &Effect) -> String {
         | Effect::EnsureShim { .. }
         | Effect::BootVmm(_)
         | Effect::LoadSnapshot { .. }
+        | Effect::SwapSecrets { .. }
         | Effect::PauseVmm { .. }
         | Effect::ResumeVmm(_)
         | Effect::WriteSnapshot { .. }

@@ -17,7 +17,11 @@ use mvm_core::{
     volume::VolumeFate,
 };
 
-use super::{living, volume::leave};
+use super::{
+    living,
+    secrets::{grant, takes_newest},
+    volume::leave,
+};
 use crate::{
     admit,
     converge::{FirewallAfter, Rest},
@@ -224,6 +228,11 @@ impl Engine {
         if is_clean && !record.in_flight() {
             return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
         }
+        let record = if takes_newest(record.state, record.want) {
+            self.within(|tx| grant(tx, &record))?
+        } else {
+            record
+        };
         let was_same = record.want == wish.want;
         match self.converge(cx, record.clone(), record, Some(seen), wish.firewall)? {
             Rest::There(record, events) if was_same => Ok(Underway::Done(record, events)),
@@ -276,6 +285,10 @@ impl Engine {
             admit::check(tx, &tenant, Some(stored), &wanted, capacity)?;
             if matches!(record.state, State::Ready | State::Stopped) {
                 record.image = pool.current().cloned().or(record.image);
+                record.secrets.scopes.clone_from(&pool.secret_scopes);
+            }
+            if takes_newest(record.state, wish.want) {
+                record.secrets.epoch = tenant.secrets_epoch();
             }
         }
         record.want = wish.want;

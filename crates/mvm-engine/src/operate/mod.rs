@@ -8,6 +8,7 @@ pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod rotate;
 pub(crate) mod scale;
+pub(crate) mod secrets;
 pub(crate) mod tenant;
 pub(crate) mod volume;
 

@@ -92,6 +92,7 @@ impl Engine {
             quotas: ask.quotas,
             keyed: ask.keyed,
             rotating: false,
+            secrets: None,
             destroying: false,
             created_at: now,
             generation: Generation(0),
@@ -160,6 +161,12 @@ impl Engine {
         let mut effects = Vec::new();
         if tenant.keyed && !seen.key {
             effects.push(Effect::EnsureTenantKey(tenant.tenant_id.clone()));
+        }
+        if seen.secrets_staged {
+            effects.push(Effect::PublishSecrets {
+                tenant: tenant.tenant_id.clone(),
+                epoch: tenant.secrets_epoch(),
+            });
         }
         if !seen.bridge {
             effects.push(Effect::EnsureBridge(tenant.network.clone()));

@@ -12,6 +12,7 @@ mod faults;
 mod network;
 mod overrides;
 mod races;
+mod secrets;
 mod tenants;
 mod volumes;
 

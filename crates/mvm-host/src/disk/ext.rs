@@ -20,6 +20,7 @@ use std::{fs, os::unix::fs::FileExt};
 
 use mvm_core::units::{Mib, Uid};
 use ring::digest;
+use zeroize::Zeroizing;
 
 use self::tree::{Node, Tree};
 use super::error::Error;
@@ -38,8 +39,8 @@ const ROOT: u32 = 2;
 const FIRST_INODE: u32 = 11;
 const FIRST_TABLE_BLOCK: u32 = 4;
 
-/// One file of a drive.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One file of a drive; its content may be secret, so it cannot be printed.
+#[derive(Clone, PartialEq, Eq)]
 pub struct File {
     /// Its path in the drive, relative, without `.` and `..`; directories are made as needed, 0755
     /// and owned by root.
@@ -51,11 +52,11 @@ pub struct File {
     /// Its group in the guest.
     pub gid: Uid,
     /// Its content.
-    pub data: Vec<u8>,
+    pub data: Zeroizing<Vec<u8>>,
 }
 
 /// A drive to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Image {
     /// The label by which the guest finds it, at most 16 bytes.
     pub label: String,
@@ -77,7 +78,7 @@ impl Image {
         let mut bytes = self.front()?;
         let size = usize::try_from(self.size.bytes()).unwrap_or(usize::MAX);
         bytes.resize(size, 0);
-        Ok(bytes)
+        Ok(std::mem::take(&mut *bytes))
     }
 
     /// Writes the image to an empty file, leaving holes where it is zero at the end. Nothing is
@@ -99,7 +100,7 @@ impl Image {
     }
 
     /// All blocks in use.
-    fn front(&self) -> Result<Vec<u8>, Error> {
+    fn front(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
         if self.label.len() > 16 || self.label.bytes().any(|byte| byte == 0) {
             return Err(Error::Drive(format!("the label {:?} is over 16 bytes", self.label)));
         }
@@ -127,7 +128,8 @@ impl Image {
             )));
         };
         let plan = Plan { blocks, used, inodes, used_inodes: FIRST_INODE - 1 + tree.beside_root() };
-        let mut out = Vec::with_capacity(used as usize * BLOCK);
+        // Reserved in one piece: growing would leave copies of secrets behind.
+        let mut out = Zeroizing::new(Vec::with_capacity(used as usize * BLOCK));
         out.resize(1024, 0);
         self.superblock(&plan, &mut out);
         plan.descriptor(tree.directories(), &mut out);

@@ -21,7 +21,7 @@ pub use super::listing::{
 use super::{
     durable,
     error::{Act, Error},
-    key, snapshot,
+    key, secrets, snapshot,
 };
 use crate::roots::Roots;
 
@@ -105,6 +105,7 @@ pub fn remove_pool(roots: &Roots, pool: &PoolRef) -> Result<(), mvm_core::Error>
 pub fn remove_tenant(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
     archive(roots, tenant)?;
     key::destroy(roots, tenant)?;
+    secrets::remove_all(roots, tenant)?;
     for pool in pools_of(roots, tenant)? {
         remove_pool(roots, &pool)?;
     }

@@ -5,6 +5,7 @@
 //! - [`volume`] — data volumes of instances, `luks` — how they are encrypted, [`shelf`] — those that
 //!   outlived their instance.
 //! - [`key`] — tenant keys; [`rekey`] — another one.
+//! - [`secrets`] — tenants' sealed secrets.
 //! - [`snapshot`] — guests on disk: written, published, retired, opened.
 //! - [`files`] — revisions of pools, and removal; [`listing`] — what is there.
 //! - [`space`] — room on a file system; [`usage`] — what takes it; [`durable`] — changes that survive a power cut.
@@ -17,11 +18,12 @@ pub mod error;
 pub mod ext;
 pub mod files;
 #[cfg(test)]
-mod ground;
+pub(crate) mod ground;
 pub mod key;
 pub mod listing;
 mod luks;
 pub mod rekey;
+pub mod secrets;
 pub mod shelf;
 pub mod snapshot;
 pub mod space;

@@ -163,6 +163,7 @@ fn concerned(roots: &Roots, effect: &Effect) -> Result<Vec<PathBuf>, Error> {
         | Effect::RemoveRoutes(_)
         | Effect::ReplaceFirewall(_)
         | Effect::EnsureTenantKey(_)
+        | Effect::PublishSecrets { .. }
         | Effect::RemoveTenantFiles(_)
         | Effect::EnsureRevision { .. }
         | Effect::RemovePoolFiles(_)
@@ -181,6 +182,7 @@ fn concerned(roots: &Roots, effect: &Effect) -> Result<Vec<PathBuf>, Error> {
         | Effect::RemoveVmm(_)
         | Effect::BootVmm(_)
         | Effect::LoadSnapshot { .. }
+        | Effect::SwapSecrets { .. }
         | Effect::PauseVmm { .. }
         | Effect::ResumeVmm(_)
         | Effect::WriteSnapshot { .. }

@@ -105,6 +105,15 @@ impl RateLimiter {
     }
 }
 
+/// `PATCH drives/{id}`: the file is opened again.
+#[derive(Debug, Serialize)]
+pub struct PatchDrive<'a> {
+    /// Its id, also in the path.
+    pub drive_id: &'a str,
+    /// A raw image.
+    pub path_on_host: &'a str,
+}
+
 /// `network-interfaces/{id}`.
 #[derive(Debug, Serialize)]
 pub struct NetworkInterface<'a> {
@@ -254,6 +263,15 @@ impl Api {
         let names = BTreeMap::from([("drive_id", drive_id), ("path_on_host", path_on_host)]);
         let path = format!("/drives/{drive_id}");
         self.call(Method::Patch, &path, &encode(&names)?, Deadline::after(CALL)).map(drop)
+    }
+
+    /// Changes one part of a guest that was started: `drives/x`.
+    ///
+    /// # Errors
+    /// As [`Api::put`].
+    pub fn patch(&mut self, path: &str, body: &impl Serialize) -> Result<(), Error> {
+        let body = encode(body)?;
+        self.call(Method::Patch, &format!("/{path}"), &body, Deadline::after(CALL)).map(drop)
     }
 
     /// Starts the configured guest.

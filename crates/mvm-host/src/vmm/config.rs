@@ -4,6 +4,7 @@ use mvm_core::{
     Error, ErrorKind,
     effect::Jail,
     net::{Mac, Network, Offset},
+    units::Generation,
 };
 use mvm_proto::{GuestConfig, MacAddress, MinRuntimePolicy, NetworkIdentity};
 
@@ -14,11 +15,11 @@ pub const FILE: &str = "config.json";
 /// The size of the config drive, in MiB (SPEC §5).
 pub const DRIVE_MIB: u32 = 4;
 
-/// The configuration of a guest.
+/// The configuration of a guest whose secrets drive is of epoch `secrets`.
 ///
 /// # Errors
 /// `Invalid` when its place lies outside of its network.
-pub fn of(jail: &Jail) -> Result<GuestConfig, Error> {
+pub fn of(jail: &Jail, secrets: Generation) -> Result<GuestConfig, Error> {
     let identity = &jail.identity;
     let network = network(&identity.network, identity.offset)?;
     Ok(GuestConfig {
@@ -41,7 +42,7 @@ pub fn of(jail: &Jail) -> Result<GuestConfig, Error> {
             drain_timeout_seconds: identity.policy.drain_timeout_seconds.0,
             graceful_shutdown_seconds: identity.policy.graceful_shutdown_seconds.0,
         },
-        secrets_epoch: 0,
+        secrets_epoch: secrets.0,
         integrations: Vec::new(),
         ssh_authorized_keys: Vec::new(),
     })

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  <data>/jails/firecracker/<i>/image     which image was linked in
+//!                              /secrets_epoch   of which epoch its secrets drive is
 //!                              /root/     the VMM's /, made the instance's by the jailer
 //!                                   /rootfs, vmlinux, initrd   hard links, 0444, root's
 //!                                   /data.img                  hard link to the volume, or a node of
@@ -24,7 +25,7 @@ use mvm_core::{
     effect::Jail,
     id::{ImageHash, InstanceId},
     layout::{self, data},
-    units::{Mib, Uid},
+    units::{Generation, Mib, Uid},
     volume::VolumeKind,
 };
 use mvm_proto::config::CONFIG_LABEL;
@@ -39,7 +40,7 @@ use super::{
     fault::{Act, absent},
     image, mounts,
     place::{Place, ensure_dir, give, remove_dir, remove_file},
-    ram,
+    ram, secrets,
 };
 use crate::{
     disk::{durable, ext, volume},
@@ -100,7 +101,8 @@ pub fn ensure(roots: &Roots, jail: &Jail) -> Result<(), Error> {
             node(&volume::device(&jail.instance.instance), &drive, uid)?;
         }
     }
-    config_drive(&place, jail)?;
+    let epoch = secrets::ensure(roots, &place, &jail.instance, jail.uid, &jail.secrets)?;
+    config_drive(&place, jail, epoch)?;
     let path = place.jail.join(IMAGE);
     fs::write(&path, jail.image.as_str()).act(format_args!("write {}", path.display()))
 }
@@ -185,12 +187,13 @@ pub fn list(roots: &Roots) -> Result<Vec<InstanceId>, Error> {
     Ok(found)
 }
 
-fn config_drive(place: &Place, jail: &Jail) -> Result<(), Error> {
-    let data = serde_json::to_vec_pretty(&config::of(jail)?).map_err(|error| {
+fn config_drive(place: &Place, jail: &Jail, secrets: Generation) -> Result<(), Error> {
+    let data = serde_json::to_vec_pretty(&config::of(jail, secrets)?).map_err(|error| {
         Error::new(ErrorKind::Failed, "cannot encode the guest's configuration").because(&error)
     })?;
     let (uid, gid) = (Uid(0), Uid(0));
-    let file = ext::File { path: config::FILE.to_owned(), mode: 0o444, uid, gid, data };
+    let file =
+        ext::File { path: config::FILE.to_owned(), mode: 0o444, uid, gid, data: data.into() };
     let drive = ext::Image {
         label: CONFIG_LABEL.to_owned(),
         size: ext::Image::DEFAULT_SIZE,

@@ -36,6 +36,7 @@ pub mod observe;
 pub mod place;
 pub mod ram;
 pub mod records;
+pub mod secrets;
 pub mod snapshot;
 pub mod socket;
 pub mod spawn;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mvm_core::{
     Error, ErrorKind,
     alloc::FIRST_UID,
-    effect::{Effect, Firewall, Identity, Jail, Limits, Port},
+    effect::{DriveSecrets, Effect, Firewall, Identity, Jail, Limits, Port},
     id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolRef, VolumeId},
     instance::{Drain, Instance, Want},
     net::{NetId, Network, Offset, Subnet},
@@ -15,6 +15,7 @@ use mvm_core::{
     },
     pool::{Resources, Role, RuntimePolicy},
     port::{GuestAct, GuestAnswer},
+    secrets::Grant,
     state::State,
     units::{Generation, Mib, Seconds, Timestamp, Uid, Vcpus},
     volume::{VolumeEffect, VolumeFate, VolumeKind, VolumePlan},
@@ -62,6 +63,7 @@ fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
         image: Some(image),
         keyed: false,
         volume: VolumePlan::default(),
+        secrets: Grant::default(),
         state: State::Ready,
         want: Want::Running,
         drain: Drain::Ask,
@@ -176,6 +178,7 @@ impl<'a> Bench<'a> {
             network: self.record.network.clone(),
             offset: self.record.offset,
             generation,
+            secrets: self.record.secrets.epoch,
         }
     }
 
@@ -340,7 +343,32 @@ impl<'a> Bench<'a> {
                 role: self.record.role.clone(),
                 policy: self.record.policy,
             },
+            secrets: self.drive_secrets(self.record.secrets.epoch),
         })
+    }
+
+    pub(super) const fn drive_secrets(&self, epoch: Generation) -> DriveSecrets {
+        DriveSecrets { epoch, scopes: Vec::new() }
+    }
+
+    /// Seals secrets and puts them in force; what stands for their content.
+    pub(super) fn give_secrets(&self, epoch: Generation) -> Result<u64, String> {
+        let sealed = self.subject.rig.seal(&self.record.instance, epoch);
+        let content = sealed.map_err(|error| format!("cannot seal secrets: {error}"))?;
+        self.do_once(&self.publish_secrets(epoch))?;
+        Ok(content)
+    }
+
+    pub(super) fn publish_secrets(&self, epoch: Generation) -> Effect {
+        Effect::PublishSecrets { tenant: self.record.instance.tenant.clone(), epoch }
+    }
+
+    pub(super) fn swap_secrets(&self, epoch: Generation) -> Effect {
+        Effect::SwapSecrets {
+            instance: self.record.instance.clone(),
+            uid: self.record.uid,
+            secrets: self.drive_secrets(epoch),
+        }
     }
 
     pub(super) fn jail(&self) -> Effect {

@@ -4,7 +4,7 @@ use mvm_core::{
     effect::Effect,
     observed::{Ending, Origin, PausedFor, Phase, SnapshotPhase},
     port::{GuestAct, GuestAnswer},
-    units::Seconds,
+    units::{Generation, Seconds},
 };
 
 use super::bench::{Bench, EPOCH};
@@ -205,4 +205,49 @@ fn dies_unseen(bench: &Bench<'_>) -> Result<(), String> {
         return Err(format!("a death that nobody saw does not show as such: {seen:?}"));
     }
     Ok(())
+}
+
+pub(super) fn secrets(bench: &mut Bench<'_>) -> Result<(), String> {
+    let (first, second) = (Generation(1), Generation(2));
+    bench.record.secrets.epoch = first;
+    bench.do_once(&bench.volume())?;
+    if bench.subject.host.execute(&bench.jail()).is_ok() {
+        return Err("a jail was laid out without the secrets that it needs".to_owned());
+    }
+    bench.clear()?;
+    let old = bench.give_secrets(first)?;
+    bench.lay_out()?;
+    if bench.see()?.instance.secrets != Some(first) {
+        return Err("the epoch of the secrets drive does not show".to_owned());
+    }
+    bench.refuses(&bench.swap_secrets(second), "there is no VMM")?;
+    bench.do_once(&bench.spawn())?;
+    let new = bench.give_secrets(second)?;
+    bench.refuses(&bench.swap_secrets(second), "the VMM has no guest")?;
+    bench.do_once(&Effect::BootVmm(bench.jail_plan()))?;
+    bench.wait_for_guest()?;
+    bench.ask(&bench.wake_word(1))?;
+    has_secrets(bench, old, "it booted with")?;
+    bench.tries(&bench.swap_secrets(second), |seen| seen.instance.secrets == Some(second))?;
+    has_secrets(bench, old, "it has while nobody told it")?;
+    bench.ask(&GuestAct::RefreshSecrets { epoch: second })?;
+    has_secrets(bench, new, "it was told of")?;
+    bench.do_once(&bench.pause(PausedFor::Warm))?;
+    let newest = bench.give_secrets(Generation(3))?;
+    bench.do_once(&bench.swap_secrets(Generation(3)))?;
+    bench.do_once(&Effect::ResumeVmm(bench.id()))?;
+    bench.record.secrets.epoch = Generation(3);
+    bench.ask(&bench.wake_word(2))?;
+    has_secrets(bench, newest, "it was woken with")?;
+    bench.clear()?;
+    if bench.see()?.instance.secrets.is_some() {
+        return Err("the secrets drive outlives its jail".to_owned());
+    }
+    Ok(())
+}
+
+fn has_secrets(bench: &Bench<'_>, wanted: u64, which: &str) -> Result<(), String> {
+    let seen = bench.subject.rig.secrets(&bench.record.instance);
+    let seen = seen.map_err(|error| format!("the guest does not tell its secrets: {error}"))?;
+    if seen == wanted { Ok(()) } else { Err(format!("the guest does not see the secrets {which}")) }
 }

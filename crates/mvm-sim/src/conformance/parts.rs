@@ -216,3 +216,25 @@ pub(super) fn absent(bench: &mut Bench<'_>) -> Result<(), String> {
     }
     Ok(())
 }
+
+pub(super) fn secrets(bench: &mut Bench<'_>) -> Result<(), String> {
+    let (first, second) = (Generation(1), Generation(2));
+    bench.refuses(&bench.publish_secrets(first), "nothing is staged")?;
+    for epoch in [first, second] {
+        let sealed = bench.subject.rig.seal(&bench.record.instance, epoch);
+        sealed.map_err(|error| format!("cannot seal secrets: {error}"))?;
+        if !bench.see()?.tenant.secrets_staged {
+            return Err("staged secrets do not show".to_owned());
+        }
+        bench.tries(&bench.publish_secrets(epoch), |seen| {
+            seen.tenant.secrets == Some(epoch) && !seen.tenant.secrets_staged
+        })?;
+    }
+    bench.refuses(&bench.publish_secrets(first), "later ones are in force")?;
+    bench.tries(&bench.publish_secrets(Generation(0)), |seen| {
+        seen.tenant.secrets.is_none() && !seen.tenant.secrets_staged
+    })?;
+    bench.give_secrets(first)?;
+    let tenant = bench.record.instance.tenant.clone();
+    bench.tries(&Effect::RemoveTenantFiles(tenant), |seen| seen.tenant.secrets.is_none())
+}

@@ -111,9 +111,10 @@ impl World {
             return Err(missing(format!("the volume of {id} is not open")));
         }
         self.admit_write("a jail")?;
+        let secrets = self.drive_secrets(&jail.instance.tenant, &jail.secrets)?;
         self.disk.put(Path::Jail(id.clone()), Content::Bare);
         let tap = (jail.identity.network.net, jail.identity.offset);
-        let mount = JailMount { uid: jail.uid, image: jail.image.clone(), tap };
+        let mount = JailMount { uid: jail.uid, image: jail.image.clone(), tap, secrets };
         self.mounts.insert(id.clone(), mount);
         Ok(())
     }

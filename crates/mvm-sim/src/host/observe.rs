@@ -36,7 +36,13 @@ impl World {
         let (net, path) = (instance.network.net, Path::Instance(instance.instance.clone()));
         let volume = match self.disk.get(&Path::Volume(instance.instance.clone())) {
             Some(Content::Volume { size, .. }) => Some(*size),
-            Some(Content::Bare | Content::Key(_) | Content::Current(_) | Content::Snapshot(_))
+            Some(
+                Content::Bare
+                | Content::Key(_)
+                | Content::Secrets(_)
+                | Content::Current(_)
+                | Content::Snapshot(_),
+            )
             | None => None,
         };
         ObservedInstance {
@@ -58,6 +64,7 @@ impl World {
                 .snapshots(&instance.instance)
                 .map(|(epoch, snapshot)| (epoch, snapshot.phase))
                 .collect(),
+            secrets: self.mounts.get(id).map(|mount| mount.secrets.epoch),
             volume,
             mapping: self.mappings.contains(id),
             files: self.disk.has_any(&path),
@@ -88,6 +95,8 @@ impl World {
             routes: self.routes.get(&network.net) == Some(network),
             key: self.disk.key(&network.tenant).is_some(),
             next_key: self.disk.get(&Path::NextKey(network.tenant.clone())).is_some(),
+            secrets: self.published_secrets(&network.tenant),
+            secrets_staged: !self.staged_secrets(&network.tenant).is_empty(),
             files: self.disk.has_any(&Path::Tenant(network.tenant.clone())),
             firewall: self.firewall_generation(),
             firewall_altered: self.firewall_altered,
@@ -144,6 +153,8 @@ impl World {
                 Path::Key(_)
                 | Path::NextKey(_)
                 | Path::VolumeKey(_)
+                | Path::Secrets(_)
+                | Path::StagedSecrets(..)
                 | Path::Revision(..)
                 | Path::Current(_)
                 | Path::Instance(_)

@@ -100,7 +100,8 @@ impl World {
         if self.mounts.get(id).is_none_or(|mount| mount.image != jail.image) {
             return Err(conflict(format!("the jail of {id} holds another image")));
         }
-        let guest = self.booted();
+        let mut guest = self.booted();
+        guest.secrets = self.mounts.get(id).map(|mount| mount.secrets).unwrap_or_default();
         if let Some(vmm) = self.vmms.get_mut(id) {
             vmm.phase = Phase::Running;
             vmm.guest = Some(guest);

@@ -15,7 +15,7 @@ use crate::{
     world::World,
 };
 
-fn locked(what: &str) -> Error {
+pub(super) fn locked(what: &str) -> Error {
     Error::new(ErrorKind::Integrity, format!("no key opens {what}"))
 }
 
@@ -226,9 +226,11 @@ impl World {
                     // The power brought back what was removed; it is removed again.
                     Some(_) | None => continue,
                 },
-                Content::Volume { .. } | Content::Bare | Content::Key(_) | Content::Current(_) => {
-                    continue;
-                }
+                Content::Volume { .. }
+                | Content::Bare
+                | Content::Key(_)
+                | Content::Secrets(_)
+                | Content::Current(_) => continue,
             }
             self.disk.put(path.clone(), content);
             self.disk.sync(&path);
@@ -239,6 +241,7 @@ impl World {
     pub(super) fn promote_next_key(&mut self, tenant: &TenantId) -> Result<(), Error> {
         let (next, present) = (Path::NextKey(tenant.clone()), Path::Key(tenant.clone()));
         if let Some(key) = self.disk.key_at(&next) {
+            self.rekey_secrets(tenant, key)?;
             self.shift(&next, present, Content::Key(key));
         }
         Ok(())

@@ -97,6 +97,11 @@ impl Monitor {
             Path::NextKey(_) => false,
             Path::Kept(volume) | Path::VolumeKey(volume) => self.volumes.contains_key(volume),
             Path::Key(tenant) | Path::Tenant(tenant) => self.tenants.contains_key(tenant),
+            Path::Secrets(tenant) => {
+                self.tenants.get(tenant).is_some_and(|one| one.secrets.is_some())
+            }
+            // The next operation that makes something in the tenant clears them away.
+            Path::StagedSecrets(..) => false,
             Path::Pool(pool) | Path::Revision(pool, _) | Path::Current(pool) => {
                 self.pools.iter().any(|one| one.pool == *pool)
             }
@@ -147,6 +152,9 @@ impl Monitor {
 
 /// Whether what is seen is all that the record needs and nothing else.
 fn rests(record: &Instance, seen: &ObservedInstance) -> Result<(), String> {
+    if record.state == State::Running && record.secrets.is_due() {
+        return Err("it was granted secrets that it did not get".to_owned());
+    }
     if record.in_flight() {
         return Err("something that was asked of it is not done".to_owned());
     }

@@ -18,10 +18,11 @@ use mvm_core::{
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
         BuildOrder, Builder, Clock, Console, ExecRequest, ExecStatus, ExecStreams, Finding, Guest,
-        GuestAct, GuestAnswer, Host, Lock, Locks, Logs, ProbeOutcome, ProbeTarget, Progress, Store,
-        Table, Transaction,
+        GuestAct, GuestAnswer, Host, Lock, Locks, Logs, ProbeOutcome, ProbeTarget, Progress,
+        SecretsToSeal, Store, Table, Transaction, Vault,
     },
-    units::Timestamp,
+    secrets::SecretsSource,
+    units::{Generation, Timestamp},
 };
 
 use super::{Call, Process};
@@ -48,6 +49,7 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
         Effect::RekeyInstance { instance, .. }
         | Effect::RemoveInstanceFiles(instance)
         | Effect::SpawnVmm { instance, .. }
+        | Effect::SwapSecrets { instance, .. }
         | Effect::EnsureShim { instance, .. }
         | Effect::LoadSnapshot { instance, .. }
         | Effect::WriteSnapshot { instance, .. }
@@ -63,6 +65,7 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
         | Effect::EnsureTenantKey(_)
         | Effect::DrawNextKey(_)
         | Effect::PromoteNextKey(_)
+        | Effect::PublishSecrets { .. }
         | Effect::RemoveTenantFiles(_)
         | Effect::EnsureRevision { .. }
         | Effect::RemoveRevision { .. }
@@ -168,6 +171,7 @@ impl Guest for Process {
             GuestAct::Drain { .. } => "drain",
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
+            GuestAct::RefreshSecrets { .. } => "refresh_secrets",
             GuestAct::Thaw => "thaw",
             GuestAct::Resize => "resize",
             GuestAct::Shutdown { .. } => "shutdown",
@@ -286,6 +290,27 @@ impl Builder for Process {
             self.sim.machine.world().images.insert(image.clone());
             Ok(image)
         })
+    }
+}
+
+impl Vault for Process {
+    fn check(&self, source: &SecretsSource) -> Result<u32, Error> {
+        self.through(&Call::of("check secrets", None), || self.host.check(source))
+    }
+
+    fn seal(&self, ask: &SecretsToSeal<'_>) -> Result<u32, Error> {
+        self.through(&Call::of("seal secrets", None), || {
+            let subject = Subject::Tenant(ask.tenant.clone());
+            if !self.sim.locks.is_held_by(&subject, self.id) {
+                let what = format!("secrets are sealed without the lock of {subject}");
+                self.sim.course().monitor.violations.push(what);
+            }
+            self.host.seal(ask)
+        })
+    }
+
+    fn keys(&self, tenant: &TenantId, epoch: Generation) -> Result<Vec<String>, Error> {
+        self.through(&Call::of("secrets' keys", None), || self.host.keys(tenant, epoch))
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::harness::{
-    Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, scale, settle,
-    simulation, step, tenant,
+    Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, rotate_live, scale,
+    set_secrets, settle, simulation, step, tenant,
 };
 use mvm_core::{
     id::InstanceRef,
@@ -32,6 +32,10 @@ enum Stage {
     /// One that was destroyed, and whose volume was kept.
     Kept,
     Scaled,
+    /// One that runs with secrets, one that is warm, one that sleeps.
+    Secret,
+    /// One whose tenant's secrets were rotated since it came into this state.
+    Rotated(State),
 }
 
 fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
@@ -44,8 +48,8 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
         Stage::Empty => 0,
         Stage::Tenant => 1,
         Stage::Pool => 2,
-        Stage::Built | Stage::Scaled => 3,
-        Stage::Instance(_) | Stage::Woken | Stage::Kept => 4,
+        Stage::Built | Stage::Scaled | Stage::Secret => 3,
+        Stage::Instance(_) | Stage::Woken | Stage::Kept | Stage::Rotated(_) => 4,
     };
     if depth > 0 {
         run(&create_tenant("acme", quotas()));
@@ -59,12 +63,18 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
     if matches!(stage, Stage::Scaled) {
         run(&scale(workers.clone(), 2, 1, 1));
     }
+    if matches!(stage, Stage::Secret) {
+        run(&set_secrets("acme"));
+        run(&scale(workers.clone(), 1, 1, 1));
+    }
     if depth > 3 {
         run(&Operation::InstanceCreate { pool: workers, publish: Vec::new(), volume: None });
     }
     let id = instances(&*sim.store).first().map(|record| record.instance.clone());
     let moves: &[Move] = match stage {
         Stage::Instance(State::Running) => &[Move::Start],
+        Stage::Rotated(State::Warm) => &[Move::Start, Move::Warm],
+        Stage::Rotated(_) => &[Move::Start, Move::Sleep],
         Stage::Instance(State::Warm) => &[Move::Start, Move::Warm],
         Stage::Instance(State::Sleeping) => &[Move::Start, Move::Sleep],
         Stage::Instance(State::Stopped) | Stage::Kept => &[Move::Start, Move::Stop],
@@ -74,7 +84,8 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
         | Stage::Tenant
         | Stage::Pool
         | Stage::Built
-        | Stage::Scaled => &[],
+        | Stage::Scaled
+        | Stage::Secret => &[],
     };
     for wish in moves {
         run(&step(id.as_ref().unwrap(), *wish));
@@ -82,6 +93,9 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
     if matches!(stage, Stage::Kept) {
         let instance = id.clone().unwrap();
         run(&Operation::InstanceDestroy { instance, volumes: VolumeFate::Keep });
+    }
+    if matches!(stage, Stage::Rotated(_)) {
+        run(&set_secrets("acme"));
     }
     id
 }
@@ -278,6 +292,28 @@ fn an_instance_is_destroyed_whatever_happens() {
 fn a_pool_is_scaled_whatever_happens() {
     asks(Stage::Built, scale(pool("acme", "workers"), 1, 1, 1));
     asks(Stage::Scaled, scale(pool("acme", "workers"), 1, 0, 2));
+}
+
+#[test]
+fn secrets_are_set_whatever_happens() {
+    asks(Stage::Scaled, set_secrets("acme"));
+}
+
+#[test]
+fn secrets_are_rotated_under_running_guests_whatever_happens() {
+    asks(Stage::Secret, rotate_live("acme"));
+}
+
+#[test]
+fn guests_wake_with_new_secrets_whatever_happens() {
+    let sleepy = |id: Option<&InstanceRef>| step(id.unwrap(), Move::Wake);
+    for state in [State::Warm, State::Sleeping] {
+        try_everything(&Scenario {
+            stage: Stage::Rotated(state),
+            make: Box::new(sleepy),
+            others: vec![Move::Stop, Move::Sleep],
+        });
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ use mvm_core::{
     pool::{Resources, Source},
     port::{Store, Table},
     quota::Quotas,
+    secrets::SecretsSource,
     state::{Move, State},
     tenant::Tenant,
     units::{Generation, Gib, Mib, Vcpus},
@@ -52,6 +53,7 @@ impl Mvm {
             guest: port.clone(),
             store: port.clone(),
             builder: port.clone(),
+            vault: port.clone(),
             clock: port.clone(),
             locks: port,
         };
@@ -94,6 +96,15 @@ pub(crate) fn scale(pool: PoolRef, running: u32, warm: u32, sleeping: u32) -> Op
 
 pub(crate) fn step(instance: &InstanceRef, wish: Move) -> Operation {
     Operation::InstanceMove { instance: instance.clone(), wish, drain: Drain::Ask }
+}
+
+pub(crate) fn set_secrets(name: &str) -> Operation {
+    let source = SecretsSource::File("/etc/secrets.json".into());
+    Operation::TenantSecretsSet { tenant: tenant(name), source }
+}
+
+pub(crate) fn rotate_live(name: &str) -> Operation {
+    Operation::TenantSecretsRotate { tenant: tenant(name), source: None, live: true }
 }
 
 pub(crate) fn quotas() -> Quotas {

@@ -9,6 +9,7 @@ use mvm_core::{
     pool::{PoolChange, RevisionName},
     port::Table,
     quota::QuotaChange,
+    secrets::SecretsSource,
     state::Move,
     units::{Generation, Mib},
     volume::VolumeFate,
@@ -21,7 +22,7 @@ use crate::harness::{
 };
 
 /// How many variants [`Operation`] has.
-const OPERATIONS: usize = 19;
+const OPERATIONS: usize = 21;
 
 /// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
 const fn position(operation: &Operation) -> usize {
@@ -45,6 +46,8 @@ const fn position(operation: &Operation) -> usize {
         Operation::InstanceGrow { .. } => 16,
         Operation::InstanceDestroy { .. } => 17,
         Operation::VolumeRemove { .. } => 18,
+        Operation::TenantSecretsSet { .. } => 19,
+        Operation::TenantSecretsRotate { .. } => 20,
     }
 }
 
@@ -114,6 +117,9 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
             instances(&*sim.store).into_iter().find(|one| one.state.next(wish).is_ok()).unwrap();
         go(Operation::InstanceMove { instance: one.instance, wish, drain });
     }
+    let source = SecretsSource::File("/etc/acme.json".into());
+    go(Operation::TenantSecretsSet { tenant: tenant("acme"), source });
+    go(Operation::TenantSecretsRotate { tenant: tenant("acme"), source: None, live: true });
     sim.machine.world().has_downloads = true;
     go(Operation::PoolGc { pool: web(), keep: Some(1) });
     go(Operation::NodeGc { keep: Some(1) });

@@ -7,6 +7,7 @@ use crate::{
         fixture::{instance, seen, vmm},
         truth,
     },
+    secrets::Grant,
     units::Mib,
     volume::{VolumeFate, VolumeKind},
 };
@@ -286,4 +287,48 @@ fn a_kept_volume_joins_before_anything_else_and_leaves_before_the_files_go() {
     record.volume.kept_as = None;
     record.volume.fate = VolumeFate::Wipe;
     before(&names(&plan(&record, &there, FIREWALL)), "wipe_volume", "remove_instance_files");
+}
+
+fn granted(state: State, epoch: u64, delivered: u64) -> Instance {
+    let secrets =
+        Grant { epoch: Generation(epoch), delivered: Generation(delivered), ..Grant::default() };
+    Instance { secrets, ..instance(1, state) }
+}
+
+fn told(steps: &[Step]) -> Vec<&'static str> {
+    let name = |step: &Step| match step {
+        Step::Do(effect) => Some(effect.name()),
+        Step::Ask(GuestAct::RefreshSecrets { .. }) => Some("refresh"),
+        Step::Ask(GuestAct::Wake { secrets, .. }) if secrets.0 > 0 => Some("wake with secrets"),
+        Step::Record(_) => Some("record"),
+        Step::Ask(_) | Step::SyncFirewall | Step::Tell(_) => None,
+    };
+    steps.iter().filter_map(name).collect()
+}
+
+#[test]
+fn granted_secrets_reach_a_running_guest_by_swap_then_word_then_record() {
+    let mut view = seen(vmm(Origin::Boot, Phase::Running));
+    let record = granted(State::Running, 2, 1);
+    let steps = plan(&record, &view, Generation(5));
+    assert_eq!(told(&steps), ["swap_secrets", "refresh", "record"]);
+    view.secrets = Some(Generation(3));
+    assert_eq!(told(&plan(&record, &view, Generation(5))), ["refresh", "record"]);
+    assert_eq!(plan(&granted(State::Running, 2, 2), &view, Generation(5)), []);
+}
+
+#[test]
+fn a_warm_guest_gets_a_new_drive_before_it_runs() {
+    let view = seen(vmm(Origin::Boot, Phase::Paused(PausedFor::Warm)));
+    let record = Instance { want: Want::Running, ..granted(State::Warm, 2, 1) };
+    let steps = plan(&record, &view, Generation(5));
+    assert_eq!(told(&steps), ["swap_secrets", "resume_vmm", "wake with secrets", "record"]);
+}
+
+#[test]
+fn a_guest_that_was_left_running_with_an_old_drive_is_not_told_of_new_secrets_before_the_swap() {
+    let view = seen(vmm(Origin::Boot, Phase::Running));
+    let record = Instance { want: Want::Running, ..granted(State::Ready, 2, 0) };
+    let steps = plan(&record, &view, Generation(5));
+    assert_eq!(told(&steps), ["swap_secrets", "wake with secrets", "record"]);
 }

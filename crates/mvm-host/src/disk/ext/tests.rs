@@ -10,7 +10,7 @@ use crate::tool;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn file(path: &str, mode: u16, data: Vec<u8>) -> File {
-    File { path: path.to_owned(), mode, uid: Uid(0), gid: Uid(0), data }
+    File { path: path.to_owned(), mode, uid: Uid(0), gid: Uid(0), data: data.into() }
 }
 
 fn image(files: Vec<File>) -> Image {
@@ -133,4 +133,12 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_drive_without_files_is_a_whole_file_system() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("drive");
+    image(vec![]).write_to(&fs::File::create(&path).unwrap()).unwrap();
+    assert!(is_clean(&path));
 }

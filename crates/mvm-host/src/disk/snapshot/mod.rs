@@ -13,7 +13,7 @@
 //! - [`mod@header`] — what a snapshot says of itself, and whether it fits this host.
 //! - [`place`] — the directories and their three names.
 //! - [`store()`], [`open()`] — in and out; [`rekey()`] — to another key.
-//! - `seal` — keys, nonces, associated data; `stream` — whole files through it; `sparse` — what of
+//! - `seal` — keys, nonces, associated data; `small` — the same for what is no snapshot; `stream` — whole files through it; `sparse` — what of
 //!   a file is worth reading.
 //!
 //! It never talks to a VMM, never decides when to sleep, and never returns a byte that it did not
@@ -24,6 +24,7 @@ pub mod open;
 pub mod place;
 pub mod rekey;
 mod seal;
+pub(in crate::disk) mod small;
 mod sparse;
 pub mod store;
 mod stream;

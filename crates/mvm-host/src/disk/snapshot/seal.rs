@@ -14,8 +14,8 @@ use crate::disk::{error::Error, key::TenantKey};
 
 /// What AES-GCM adds to a chunk, in bytes.
 pub(super) const TAG: usize = 16;
-const NONCE: usize = 12;
-const KEY: usize = 32;
+pub(super) const NONCE: usize = 12;
+pub(super) const KEY: usize = 32;
 /// The length of the file `keys`.
 const KEYS: usize = MAGIC.len() + 2 * (NONCE + KEY + TAG);
 const MAGIC: &[u8; 8] = b"mvmkeys1";
@@ -62,7 +62,7 @@ impl Random for OsRandom {
 
 /// Why something does not open; it never says more.
 #[derive(Debug)]
-pub(super) struct Refused;
+pub(in crate::disk) struct Refused;
 
 /// What a sealed piece is: a chunk of the file, or the index of chunks.
 #[derive(Debug, Clone, Copy)]
@@ -143,12 +143,12 @@ fn nonce(piece: Piece) -> Nonce {
     Nonce::assume_unique_for_key(out)
 }
 
-fn cipher_key(bytes: &[u8; KEY]) -> Result<LessSafeKey, Refused> {
+pub(super) fn cipher_key(bytes: &[u8; KEY]) -> Result<LessSafeKey, Refused> {
     UnboundKey::new(&AES_256_GCM, bytes).map(LessSafeKey::new).map_err(|_| Refused)
 }
 
 /// The random key of one file.
-pub(super) struct FileKey(Zeroizing<[u8; KEY]>);
+pub(in crate::disk) struct FileKey(pub(super) Zeroizing<[u8; KEY]>);
 
 impl FileKey {
     pub(super) fn draw(random: &mut dyn Random) -> io::Result<Self> {
