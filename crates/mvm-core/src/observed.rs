@@ -171,6 +171,8 @@ pub struct ObservedTenant {
     pub routes: bool,
     /// Whether its key is there.
     pub key: bool,
+    /// Whether its key is brought along by each command and kept nowhere on this host.
+    pub key_given: bool,
     /// Whether a key that shall take the place of that is there.
     pub next_key: bool,
     /// The epoch of its secrets in force; none without secrets.

@@ -55,6 +55,7 @@ pub(crate) struct Content {
     pub(crate) mappings: BTreeSet<InstanceId>,
     pub(crate) kept: BTreeMap<VolumeId, Mib>,
     pub(crate) next_keys: BTreeSet<TenantId>,
+    pub(crate) given_keys: BTreeSet<TenantId>,
     /// Instances that were brought to the next key.
     pub(crate) rekeyed: BTreeSet<InstanceId>,
     pub(crate) room: Option<Room>,
@@ -184,6 +185,7 @@ impl Host for World {
             bridge: content.bridges.contains(&network.net),
             routes: content.routes.contains(&network.net),
             key: content.keys.contains(&network.tenant),
+            key_given: content.given_keys.contains(&network.tenant),
             next_key: content.next_keys.contains(&network.tenant),
             files: content.keys.contains(&network.tenant),
             secrets: content.secrets.get(&network.tenant).and_then(|(_, there)| *there),

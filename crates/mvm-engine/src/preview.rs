@@ -71,6 +71,7 @@ impl Engine {
                 self.preview_destroy(tenant.as_str())
             }
             Operation::TenantKeyRotate { tenant } => {
+                self.refuse_given_key(&tenant)?;
                 self.preview_effects(|tx| rotation(tx, &tenant))
             }
             Operation::PoolCreate(ask) => {

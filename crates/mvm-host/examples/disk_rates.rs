@@ -80,6 +80,7 @@ fn snapshots(what: &str, base: &Path, ram: &Path, key: Option<&TenantKey>, size:
         reserve_percent: 10,
         shim: home.path().join("shim"),
         resolv_conf: "/etc/resolv.conf".into(),
+        given: std::sync::Arc::default(),
     };
     let instance = "acme/workers/i-00000001".parse().unwrap();
     let header = Header {

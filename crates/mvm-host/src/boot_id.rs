@@ -84,6 +84,7 @@ mod tests {
             reserve_percent: 10,
             shim: base.path().join("shim"),
             resolv_conf: "/etc/resolv.conf".into(),
+            given: std::sync::Arc::default(),
         };
         let record = base.path().join(run::VM).join("i-00000001/vmm.json");
         let write = || {

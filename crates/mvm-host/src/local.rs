@@ -185,6 +185,7 @@ impl Host for LocalHost {
             bridge: net::bridge_is_up(network)? && net::mtu_is_right(self.mtu, network.net)?,
             routes: net::routes_are_there(network)?,
             key: key::exists(roots, &network.tenant)?,
+            key_given: roots.given.place(&network.tenant).is_some(),
             next_key: key::next_exists(roots, &network.tenant)?,
             secrets: sealed::published(roots, &network.tenant)?,
             secrets_staged: sealed::is_staged(roots, &network.tenant)?,

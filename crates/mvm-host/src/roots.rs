@@ -1,9 +1,11 @@
 //! Where this host keeps things: the directories under which `core::layout` names everything.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
+
+use crate::disk::given::GivenKeys;
 
 /// The roots of all paths that this crate touches.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Roots {
     /// The data directory, `/var/lib/mvm`; images, volumes and jails share its file system.
     pub data: PathBuf,
@@ -17,4 +19,6 @@ pub struct Roots {
     pub shim: PathBuf,
     /// The host's resolvers, `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
+    /// Keys of tenants that are not kept below the data directory.
+    pub given: Arc<GivenKeys>,
 }

@@ -46,6 +46,7 @@ impl Ground {
             reserve_percent: 0,
             shim: "/usr/local/bin/mvm-shim".into(),
             resolv_conf: "/etc/resolv.conf".into(),
+            given: Arc::default(),
         };
         vmm::place::ensure_dir(&roots.run, 0o700).unwrap();
         let image = std::fs::read_dir(roots.data.join("images")).unwrap().next().unwrap().unwrap();

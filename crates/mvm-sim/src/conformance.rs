@@ -47,8 +47,8 @@ pub trait Rig {
     /// # Errors
     /// When there is none or it does not die.
     fn kill_shim(&self, instance: &InstanceId) -> Result<(), Error>;
-    /// Seals secrets of the instance's tenant, staged as this epoch, and returns what stands for
-    /// their content.
+    /// Seals secrets of the instance's tenant, with its key if it has one, staged as this epoch, and
+    /// returns what stands for their content.
     ///
     /// # Errors
     /// When they cannot be sealed.

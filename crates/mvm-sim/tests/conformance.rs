@@ -103,7 +103,8 @@ impl Rig for SimRig {
     fn seal(&self, instance: &InstanceRef, epoch: Generation) -> Result<u64, Error> {
         let source = SecretsSource::Stdin;
         let tenant = &instance.tenant;
-        let ask = SecretsToSeal { tenant, epoch, keyed: false, source: &source };
+        let keyed = !self.machine.world().ring(tenant).is_empty();
+        let ask = SecretsToSeal { tenant, epoch, keyed, source: &source };
         SimHost::new(self.machine.clone()).seal(&ask)?;
         match self.machine.world().disk.get(&Path::StagedSecrets(tenant.clone(), epoch)) {
             Some(Content::Secrets(secrets)) => Ok(secrets.content),

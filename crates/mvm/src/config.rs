@@ -10,10 +10,17 @@ use std::{
     time::Duration,
 };
 
-use mvm_core::error::{Error, ErrorKind};
+use mvm_core::{
+    error::{Error, ErrorKind},
+    id::TenantId,
+};
 use mvm_engine::engine::VCPU_OVERCOMMIT;
-use mvm_host::disk::space::RESERVE_PERCENT;
+use mvm_host::disk::{given::GivenKeys, space::RESERVE_PERCENT};
 use serde::Deserialize;
+
+mod keys;
+
+pub use keys::ValueSource;
 
 use crate::{
     forward,
@@ -57,6 +64,8 @@ pub struct Config {
     pub disk_reserve_percent: u8,
     /// How many vCPUs of guests one processor may have.
     pub vcpu_overcommit: u32,
+    /// Where keys of tenants are that each command brings along (`MVM_TENANT_KEY_<ID>`).
+    pub tenant_keys: BTreeMap<TenantId, ValueSource>,
 }
 
 /// What a caller sets over everything else.
@@ -84,6 +93,8 @@ struct File {
     machine: Machine,
     disk_reserve_percent: Option<u8>,
     vcpu_overcommit: Option<u32>,
+    #[serde(default)]
+    tenant_keys: BTreeMap<TenantId, ValueSource>,
     #[serde(default)]
     gc: GcTable,
 }
@@ -113,12 +124,23 @@ impl Config {
                 None
             }
         });
-        match unreadable.into_inner() {
-            Some(name) => {
-                Err(Error::new(ErrorKind::Invalid, format!("the value of {name} is not UTF-8")))
-            }
-            None => config,
+        if let Some(name) = unreadable.into_inner() {
+            let message = format!("the value of {name} is not UTF-8");
+            return Err(Error::new(ErrorKind::Invalid, message));
         }
+        let mut config = config?;
+        let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        config.tenant_keys.extend(keys::named(names)?);
+        keys::admit(&config.tenant_keys, config.production)?;
+        Ok(config)
+    }
+
+    /// The keys of tenants that this process brings along.
+    ///
+    /// # Errors
+    /// `Invalid` when a variable is not set or not text.
+    pub(crate) fn given_keys(&self) -> Result<GivenKeys, Error> {
+        keys::given(&self.tenant_keys, &|name| std::env::var(name).ok())
     }
 
     /// The variables that a command takes along into another machine: how to speak, and what this
@@ -222,6 +244,7 @@ impl Config {
             mtu: file.mtu,
             disk_reserve_percent: file.disk_reserve_percent.unwrap_or(RESERVE_PERCENT),
             vcpu_overcommit: file.vcpu_overcommit.unwrap_or(VCPU_OVERCOMMIT),
+            tenant_keys: file.tenant_keys,
         };
         config.validate()
     }

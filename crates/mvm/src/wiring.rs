@@ -40,7 +40,7 @@ impl Mvm {
                 .hint("run it with sudo"));
         }
         make_directories(config)?;
-        let roots = roots(config);
+        let roots = Roots { given: Arc::new(config.given_keys()?), ..roots(config) };
         mvm_host::boot_id::begin(&roots)?;
         let state = config.data_dir.join(data::STATE);
         let ports = Ports {
@@ -76,6 +76,7 @@ pub(crate) fn roots(config: &Config) -> Roots {
         reserve_percent: config.disk_reserve_percent,
         shim: program("mvm-shim"),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        given: Arc::default(),
     }
 }
 

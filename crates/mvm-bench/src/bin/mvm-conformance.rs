@@ -22,7 +22,7 @@ use mvm_core::{
     secrets::SecretsSource,
     units::Generation,
 };
-use mvm_host::{guest::VsockGuest, local::LocalHost, roots::Roots, secrets::LocalVault};
+use mvm_host::{disk::key, guest::VsockGuest, local::LocalHost, roots::Roots, secrets::LocalVault};
 use mvm_sim::conformance::{self, Rig, Subject};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -107,7 +107,8 @@ impl Rig for RealRig {
         written.map_err(|error| failed("cannot write secrets").because(&error))?;
         let source = SecretsSource::File(path.clone());
         let tenant = &instance.tenant;
-        let ask = SecretsToSeal { tenant, epoch, keyed: false, source: &source };
+        let keyed = key::exists(&self.roots, tenant)?;
+        let ask = SecretsToSeal { tenant, epoch, keyed, source: &source };
         let sealed = LocalVault::new(self.roots.clone()).seal(&ask);
         let _ = fs::remove_file(path);
         sealed.map(|_| number)
@@ -140,6 +141,7 @@ fn main() -> ExitCode {
         reserve_percent: 10,
         shim: PathBuf::from("/usr/local/bin/mvm-shim"),
         resolv_conf: "/etc/resolv.conf".into(),
+        given: Arc::default(),
     };
     let mut out = io::stdout();
     let named = fs::read_to_string(roots.data.join("images/refs/default"));

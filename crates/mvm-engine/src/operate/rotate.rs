@@ -30,6 +30,7 @@ impl Engine {
         self.within(|tx| records::tenant(tx, id))?;
         let _lock = self.lock(&Subject::Tenant(id.clone()))?;
         cx.cancel.check()?;
+        self.refuse_given_key(id)?;
         self.within(|tx| {
             let mut tenant = may_rotate(tx, id)?;
             if !tenant.rotating {
@@ -63,6 +64,17 @@ impl Engine {
         })?;
         outcome.made = Some(Made::Key(id.clone()));
         Ok(outcome)
+    }
+
+    /// A key that this host does not keep cannot be replaced by it.
+    pub(crate) fn refuse_given_key(&self, id: &TenantId) -> Result<(), Error> {
+        let tenant = self.within(|tx| may_rotate(tx, id))?;
+        if !self.ports.host.observe_tenant(&tenant.network)?.key_given {
+            return Ok(());
+        }
+        let message = format!("the key of tenant {id} is brought along by each command");
+        Err(Error::new(ErrorKind::Conflict, message)
+            .hint("put it into its file below the data directory first, and bring none along"))
     }
 
     fn rekey(&self, cx: &Context, id: &InstanceRef) -> Result<(), Error> {

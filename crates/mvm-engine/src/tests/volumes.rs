@@ -4,7 +4,7 @@ use mvm_core::{
     disk::Room,
     error::{Error, ErrorKind},
     event::EventKind,
-    id::{InstanceRef, VolumeId},
+    id::{InstanceRef, TenantId, VolumeId},
     operation::{NewPool, Operation},
     port::{GuestAnswer, Table, Transaction},
     quota::{Quotas, Usage},
@@ -214,4 +214,16 @@ fn a_store_without_figures_gets_them_before_the_first_change() {
     records::within(&rig.store, forget).unwrap();
     rig.go(&id, Move::Sleep).unwrap();
     figures_fit(&rig);
+}
+
+#[test]
+fn a_key_that_commands_bring_along_is_not_replaced() {
+    let rig = Rig::with_pool(Quotas::default());
+    let tenant: TenantId = "acme".parse().unwrap();
+    rig.world.look().given_keys.insert(tenant.clone());
+    let rotate = Operation::TenantKeyRotate { tenant: tenant.clone() };
+    assert_eq!(rig.engine.plan_only(&rig.cx, &rotate).unwrap_err().kind, ErrorKind::Conflict);
+    assert_eq!(rig.operate(&rotate).unwrap_err().kind, ErrorKind::Conflict);
+    assert!(!rig.engine.tenant(&tenant).unwrap().record.rotating);
+    assert!(rig.world.look().next_keys.is_empty());
 }

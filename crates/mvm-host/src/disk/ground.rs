@@ -14,5 +14,6 @@ pub(crate) fn roots(dir: &Path) -> Roots {
         reserve_percent: 0,
         shim: dir.join("mvm-shim"),
         resolv_conf: "/etc/resolv.conf".into(),
+        given: std::sync::Arc::default(),
     }
 }

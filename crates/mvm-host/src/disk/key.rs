@@ -119,33 +119,14 @@ impl KeyRing {
     }
 }
 
-/// Where tenant keys come from. Development may lay other sources over the files.
-pub trait KeySource: Send + Sync {
-    /// The key of a tenant; none when it has none.
-    ///
-    /// # Errors
-    /// When there is one that cannot be read or is not a key.
-    fn key(&self, tenant: &TenantId) -> Result<Option<TenantKey>, mvm_core::Error>;
-}
-
-/// The keys below the data directory.
-#[derive(Debug, Clone)]
-pub struct KeyFiles(
-    /// Where the data directory is.
-    pub Roots,
-);
-
-impl KeySource for KeyFiles {
-    fn key(&self, tenant: &TenantId) -> Result<Option<TenantKey>, mvm_core::Error> {
-        if exists(&self.0, tenant)? { load(&self.0, tenant).map(Some) } else { Ok(None) }
-    }
-}
-
-/// Draws a key from the operating system, unless one is there; that one must be a key.
+/// Draws a key from the operating system, unless one is given or there; that one must be a key.
 ///
 /// # Errors
 /// `Integrity` or `Permission` when what is there cannot serve, else why it cannot be written.
 pub fn ensure(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
+    if given(roots, tenant)?.is_some() {
+        return Ok(());
+    }
     let path = roots.data.join(layout::data::key(tenant));
     Ok(ensure_at(&path, &owner(tenant)).map(drop)?)
 }
@@ -155,6 +136,10 @@ pub fn ensure(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
 /// # Errors
 /// As [`ensure`].
 pub(super) fn ensure_next(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
+    if let Some(place) = roots.given.place(tenant) {
+        let what = format!("the key of tenant {tenant} is given by {place} and is not kept here");
+        return Err(Error::Conflict(what).into());
+    }
     let path = roots.data.join(layout::data::next_key(tenant));
     Ok(ensure_at(&path, &owner(tenant)).map(drop)?)
 }
@@ -194,7 +179,7 @@ pub(super) fn destroy_of_volume(roots: &Roots, volume: &VolumeId) -> Result<(), 
     durable::shred(&path)
 }
 
-fn owner(tenant: &TenantId) -> String {
+pub(super) fn owner(tenant: &TenantId) -> String {
     format!("tenant {tenant}")
 }
 
@@ -224,6 +209,32 @@ pub fn load(roots: &Roots, tenant: &TenantId) -> Result<TenantKey, mvm_core::Err
 /// # Errors
 /// As [`load`].
 pub fn ring(roots: &Roots, tenant: &TenantId) -> Result<KeyRing, mvm_core::Error> {
+    if let Some(newest) = given(roots, tenant)? {
+        return Ok(KeyRing { newest, older: None });
+    }
+    Ok(kept(roots, tenant)?)
+}
+
+/// The key that is brought along for a tenant. One that differs from a kept one is refused: what it
+/// sealed would open for some commands only.
+fn given(roots: &Roots, tenant: &TenantId) -> Result<Option<TenantKey>, mvm_core::Error> {
+    let Some(key) = roots.given.key(tenant)? else { return Ok(None) };
+    match kept(roots, tenant) {
+        Err(Error::Missing { .. }) => Ok(Some(key)),
+        Err(error) => Err(error.into()),
+        Ok(kept) if kept.older.is_none() && kept.newest.bytes() == key.bytes() => Ok(Some(key)),
+        Ok(_) => {
+            let place = roots.given.place(tenant).unwrap_or_default();
+            let what = format!("tenant {tenant} has a key of its own, and {place} is another one");
+            Err(mvm_core::Error::from(Error::Conflict(what)).hint(format!(
+                "take away {place}, or put its key in the place of {}",
+                roots.data.join(layout::data::key(tenant)).display()
+            )))
+        }
+    }
+}
+
+fn kept(roots: &Roots, tenant: &TenantId) -> Result<KeyRing, Error> {
     let path = |name| roots.data.join(name);
     // The next one first: it may take the place of the present one between the two looks.
     let next = path(layout::data::next_key(tenant));
@@ -244,7 +255,8 @@ pub fn ring(roots: &Roots, tenant: &TenantId) -> Result<KeyRing, mvm_core::Error
 /// # Errors
 /// When that cannot be found out.
 pub fn exists(roots: &Roots, tenant: &TenantId) -> Result<bool, mvm_core::Error> {
-    Ok(durable::exists(&roots.data.join(layout::data::key(tenant)))?)
+    let path = roots.data.join(layout::data::key(tenant));
+    Ok(roots.given.place(tenant).is_some() || durable::exists(&path)?)
 }
 
 /// Whether a key that shall take the place of a tenant's key is there.
@@ -268,7 +280,7 @@ pub fn destroy(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> 
     Ok(())
 }
 
-fn read(path: &Path, of: &str) -> Result<TenantKey, Error> {
+pub(super) fn read(path: &Path, of: &str) -> Result<TenantKey, Error> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
@@ -358,7 +370,6 @@ mod tests {
         destroy(&roots, &tenant).unwrap();
         assert!(!exists(&roots, &tenant).unwrap());
         assert_eq!(fs::read(other_name).unwrap(), [0; 32]);
-        assert!(KeyFiles(roots.clone()).key(&tenant).unwrap().is_none());
         assert_eq!(load(&roots, &tenant).err().unwrap().kind, ErrorKind::NotFound);
     }
 

@@ -4,7 +4,7 @@
 //! - [`ext`] — tiny ext2 images for the config and secrets drives, made in memory.
 //! - [`volume`] — data volumes of instances, `luks` — how they are encrypted, [`shelf`] — those that
 //!   outlived their instance.
-//! - [`key`] — tenant keys; [`rekey`] — another one.
+//! - [`key`] — tenant keys, [`given`] — those brought along; [`rekey`] — another one.
 //! - [`secrets`] — tenants' sealed secrets.
 //! - [`snapshot`] — guests on disk: written, published, retired, opened.
 //! - [`files`] — revisions of pools, and removal; [`listing`] — what is there.
@@ -17,6 +17,7 @@ pub mod durable;
 pub mod error;
 pub mod ext;
 pub mod files;
+pub mod given;
 #[cfg(test)]
 pub(crate) mod ground;
 pub mod key;

@@ -9,7 +9,7 @@ use mvm_core::{
     volume::VolumeKind,
 };
 
-use super::{key, snapshot, volume};
+use super::{key, secrets, snapshot, volume};
 use crate::roots::Roots;
 
 /// Draws the next key of a tenant, unless there is one.
@@ -37,10 +37,15 @@ pub fn instance(
     }
 }
 
-/// Puts the next key in the place of the present one, whose bytes are overwritten.
+/// Seals a tenant's secrets to its next key and puts that in the place of the present one, whose bytes
+/// are overwritten.
 ///
 /// # Errors
-/// When it cannot be moved; then both stay.
+/// `Integrity` when neither key opens the secrets, else when the key cannot be moved; then both stay.
 pub fn promote(roots: &Roots, tenant: &TenantId) -> Result<(), mvm_core::Error> {
+    if !key::next_exists(roots, tenant)? {
+        return Ok(());
+    }
+    secrets::rekey(roots, tenant, &key::ring(roots, tenant)?)?;
     key::promote_next(roots, tenant)
 }

@@ -17,14 +17,14 @@ use std::{
     path::Path,
 };
 
-use mvm_core::{id::TenantId, layout::data, units::Generation};
+use mvm_core::{ErrorKind, id::TenantId, layout::data, units::Generation};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{
     durable,
     error::{Act, Error},
-    key::{self, TenantKey},
+    key::{self, KeyRing, TenantKey},
     snapshot::small,
 };
 use crate::roots::Roots;
@@ -79,7 +79,7 @@ pub fn stage(
     };
     let envelope = Envelope { schema: SCHEMA, tenant: tenant.clone(), epoch, form };
     durable::create_dirs(&roots.data.join(data::tenant(tenant)))?;
-    Ok(write(&path, &envelope)?)
+    Ok(durable::write(&path, &encoded(&envelope)?, 0o600)?)
 }
 
 /// Puts the staged secrets of an epoch in force and removes all other staged ones; epoch 0 removes
@@ -157,29 +157,31 @@ pub fn open(
         roots.data.join(data::secrets(tenant)),
         roots.data.join(data::staged_secrets(tenant, at_least)),
     );
-    // The staged file gets its other name at any moment, so that one is looked at again.
+    // The staged file gets its other name at any moment, so that one is looked at again; and both
+    // their wrapping and the tenant's key may be others between the looks at the two.
+    let mut locked = None;
     for path in [&in_force, &staged, &in_force] {
         if let Some(envelope) = read(path)?
             && envelope.epoch >= at_least
         {
             let epoch = envelope.epoch;
-            return Ok((epoch, unseal(roots, tenant, envelope, path)?));
+            match unseal(roots, tenant, envelope, path) {
+                Ok(content) => return Ok((epoch, content)),
+                Err(error) if error.kind == ErrorKind::Integrity => locked = Some(error),
+                Err(error) => return Err(error),
+            }
         }
     }
-    Err(missing(tenant, at_least).into())
+    Err(locked.unwrap_or_else(|| missing(tenant, at_least).into()))
 }
 
-/// Wraps the data keys of all secrets files of a tenant with another key.
+/// Makes all secrets files of a tenant open with the newest key alone. One that was not written to its
+/// end is left: nothing will open it.
 ///
 /// # Errors
-/// `Integrity` when `from` does not open one; then that file and the later ones are as they were,
-/// and trying again goes on.
-pub fn rewrap(
-    roots: &Roots,
-    tenant: &TenantId,
-    from: &TenantKey,
-    to: &TenantKey,
-) -> Result<(), mvm_core::Error> {
+/// `Integrity` when neither key opens one; then that file and the later ones are as they were, and
+/// trying again goes on.
+pub fn rekey(roots: &Roots, tenant: &TenantId, ring: &KeyRing) -> Result<(), mvm_core::Error> {
     let directory = roots.data.join(data::tenant(tenant));
     let mut names = staged_names(&directory)?;
     names.push("secrets.json".to_owned());
@@ -187,15 +189,16 @@ pub fn rewrap(
         let path = directory.join(name);
         let Some(mut envelope) = read(&path)? else { continue };
         let what = associated(tenant, envelope.epoch);
-        if let Form::Sealed { key, .. } = &mut envelope.form {
-            let wrapped = decoded(key, &path)?;
-            if small::unwrap(&wrapped, to, &what).is_ok() {
-                continue;
-            }
-            let again = small::rewrap(&wrapped, from, to, &what).map_err(|_| refused(&path))?;
-            *key = hex::encode(again);
-            write(&path, &envelope)?;
+        let Form::Sealed { key, .. } = &mut envelope.form else { continue };
+        let wrapped = decoded(key, &path)?;
+        if small::unwrap(&wrapped, ring.newest(), &what).is_ok() {
+            continue;
         }
+        let older = ring.older().ok_or_else(|| refused(&path))?;
+        let again =
+            small::rewrap(&wrapped, older, ring.newest(), &what).map_err(|_| refused(&path))?;
+        *key = hex::encode(again);
+        durable::write_shredding(&path, &encoded(&envelope)?, 0o600)?;
     }
     Ok(())
 }
@@ -215,12 +218,15 @@ fn unseal(
             Ok(Zeroizing::new(decoded(&data, path)?))
         }
         Form::Sealed { key: wrapped, data } => {
-            let key = key::load(roots, tenant)?;
-            let mut content = Zeroizing::new(decoded(&data, path)?);
-            let wrapped = decoded(&wrapped, path)?;
-            small::open(&mut content, &wrapped, &key, &associated(tenant, envelope.epoch))
-                .map_err(|_| refused(path))?;
-            Ok(content)
+            let what = associated(tenant, envelope.epoch);
+            let (wrapped, data) = (decoded(&wrapped, path)?, decoded(&data, path)?);
+            for key in key::ring(roots, tenant)?.all() {
+                let mut content = Zeroizing::new(data.clone());
+                if small::open(&mut content, &wrapped, key, &what).is_ok() {
+                    return Ok(content);
+                }
+            }
+            Err(refused(path).into())
         }
     }
 }
@@ -249,13 +255,13 @@ fn staged_names(directory: &Path) -> Result<Vec<String>, Error> {
     Ok(names.filter(|name| name.starts_with("secrets.") && name != "secrets.json").collect())
 }
 
-fn write(path: &Path, envelope: &Envelope) -> Result<(), Error> {
+fn encoded(envelope: &Envelope) -> Result<Zeroizing<Vec<u8>>, Error> {
     let mut text = Zeroizing::new(
         serde_json::to_vec(envelope)
             .map_err(|error| Error::Conflict(format!("cannot encode secrets: {error}")))?,
     );
     text.push(b'\n');
-    durable::write(path, &text, 0o600)
+    Ok(text)
 }
 
 fn read(path: &Path) -> Result<Option<Envelope>, Error> {
@@ -287,12 +293,10 @@ fn read(path: &Path) -> Result<Option<Envelope>, Error> {
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
-
-    use mvm_core::ErrorKind;
+    use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
     use super::*;
-    use crate::disk::ground;
+    use crate::disk::{ground, rekey as rotation};
 
     struct Place {
         _dir: tempfile::TempDir,
@@ -395,20 +399,79 @@ mod tests {
         assert_eq!(place.open(2), Err(ErrorKind::Integrity));
     }
 
+    /// Every file as it is on disk.
+    fn image(place: &Place) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut all = Vec::new();
+        for directory in [data::tenant(&place.tenant), PathBuf::from(data::KEYS)] {
+            let directory = place.roots.data.join(directory);
+            for name in durable::names(&directory).unwrap() {
+                let path = directory.join(name);
+                all.push((path.clone(), fs::read(&path).unwrap()));
+            }
+        }
+        all
+    }
+
+    fn differences(before: &[(PathBuf, Vec<u8>)], after: &[(PathBuf, Vec<u8>)]) -> Vec<PathBuf> {
+        let changed = after.iter().filter(|file| !before.contains(file));
+        changed.map(|(path, _)| path.clone()).collect()
+    }
+
     #[test]
-    fn secrets_follow_the_tenants_key_and_nothing_is_lost_when_that_is_done_twice() {
+    fn secrets_open_after_every_act_of_a_rotation_and_then_with_the_new_key_alone() {
         let place = Place::new();
         place.stage(1, "one");
         place.publish(1).unwrap();
         place.stage(2, "two");
-        let (old, new) = (place.key(), TenantKey::draw().unwrap());
-        rewrap(&place.roots, &place.tenant, &old, &new).unwrap();
-        rewrap(&place.roots, &place.tenant, &old, &new).unwrap();
-        assert_eq!(place.open(1), Err(ErrorKind::Integrity));
-        let path = place.roots.data.join(data::key(&place.tenant));
-        fs::write(&path, new.bytes()).unwrap();
+        let all_open = |when: &str| {
+            assert_eq!(place.open(1), Ok((1, "one".to_owned())), "{when}");
+            assert_eq!(place.open(2), Ok((2, "two".to_owned())), "{when}");
+        };
+        let old = fs::read(place.roots.data.join(data::key(&place.tenant))).unwrap();
+        rotation::draw(&place.roots, &place.tenant).unwrap();
+        all_open("with a next key");
+        place.stage(3, "three");
+        assert_eq!(place.open(3), Ok((3, "three".to_owned())), "sealed while it goes on");
+        let before = image(&place);
+        let ring = key::ring(&place.roots, &place.tenant).unwrap();
+        rekey(&place.roots, &place.tenant, &ring).unwrap();
+        all_open("wrapped again");
+        let after = image(&place);
+        assert_eq!(differences(&before, &after).len(), 2, "what has the next key stays");
+        // A crash between any two files.
+        for (path, content) in &before {
+            if differences(&before, &after).contains(path) {
+                let whole = fs::read(path).unwrap();
+                fs::write(path, content).unwrap();
+                all_open("half of them wrapped again");
+                fs::write(path, whole).unwrap();
+            }
+        }
+        fs::write(&before.first().unwrap().0, &before.first().unwrap().1).unwrap();
+        rotation::promote(&place.roots, &place.tenant).unwrap();
+        rotation::promote(&place.roots, &place.tenant).unwrap();
+        all_open("with the new key alone");
+        assert_eq!(place.open(3), Ok((3, "three".to_owned())));
+        assert!(!key::next_exists(&place.roots, &place.tenant).unwrap());
+        fs::write(place.roots.data.join(data::key(&place.tenant)), old).unwrap();
+        assert_eq!(place.open(1), Err(ErrorKind::Integrity), "the old key opens nothing");
+    }
+
+    #[test]
+    fn a_key_stays_while_it_alone_opens_secrets() {
+        let place = Place::new();
+        place.stage(1, "one");
+        place.publish(1).unwrap();
+        let path = place.roots.data.join(data::secrets(&place.tenant));
+        let whole = fs::read_to_string(&path).unwrap();
+        fs::write(&path, whole.replace("\"epoch\":1", "\"epoch\":7")).unwrap();
+        rotation::draw(&place.roots, &place.tenant).unwrap();
+        let refused = rotation::promote(&place.roots, &place.tenant).unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Integrity);
+        assert!(key::next_exists(&place.roots, &place.tenant).unwrap(), "both keys are kept");
+        fs::write(&path, whole).unwrap();
+        rotation::promote(&place.roots, &place.tenant).unwrap();
         assert_eq!(place.open(1), Ok((1, "one".to_owned())));
-        assert_eq!(place.open(2), Ok((2, "two".to_owned())));
     }
 
     #[test]

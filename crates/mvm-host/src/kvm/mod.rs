@@ -292,6 +292,7 @@ mod tests {
             cgroup: path("cgroup"),
             shim: path("shim"),
             resolv_conf: path("resolv.conf"),
+            given: std::sync::Arc::default(),
             reserve_percent: 10,
         }
     }

@@ -252,6 +252,7 @@ mod tests {
             reserve_percent: 10,
             shim: base.path().join("shim"),
             resolv_conf: "/etc/resolv.conf".into(),
+            given: std::sync::Arc::default(),
         };
         let instance = "i-00000001".parse().unwrap();
         assert!(list(&roots).unwrap().is_empty());

@@ -66,6 +66,7 @@ mod tests {
             reserve_percent: 10,
             shim: base.path().join("shim"),
             resolv_conf: "/etc/resolv.conf".into(),
+            given: std::sync::Arc::default(),
         };
         let instance: InstanceRef = "acme/workers/i-00000001".parse().unwrap();
         assert_eq!(read(&roots, &instance, "a.log", 3).unwrap(), None);

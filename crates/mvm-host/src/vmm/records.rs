@@ -205,6 +205,7 @@ mod tests {
             reserve_percent: 10,
             shim: base.join("shim"),
             resolv_conf: "/etc/resolv.conf".into(),
+            given: std::sync::Arc::default(),
         };
         let place = Place::of(&roots, &"i-00000001".parse().unwrap());
         ensure_dir(&place.records, 0o700).unwrap();

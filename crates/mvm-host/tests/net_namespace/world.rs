@@ -83,6 +83,7 @@ impl World {
             cgroup: path.clone(),
             shim: path.clone(),
             resolv_conf: path.join("resolv.conf"),
+            given: std::sync::Arc::default(),
             reserve_percent: 10,
         };
         let network = |tenant: &str, net: u16, subnet: &str| Network {

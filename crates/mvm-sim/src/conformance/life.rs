@@ -246,7 +246,7 @@ pub(super) fn secrets(bench: &mut Bench<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn has_secrets(bench: &Bench<'_>, wanted: u64, which: &str) -> Result<(), String> {
+pub(super) fn has_secrets(bench: &Bench<'_>, wanted: u64, which: &str) -> Result<(), String> {
     let seen = bench.subject.rig.secrets(&bench.record.instance);
     let seen = seen.map_err(|error| format!("the guest does not tell its secrets: {error}"))?;
     if seen == wanted { Ok(()) } else { Err(format!("the guest does not see the secrets {which}")) }

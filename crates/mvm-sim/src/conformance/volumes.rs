@@ -4,11 +4,14 @@ use mvm_core::{
     effect::Effect,
     observed::{PausedFor, Phase, SnapshotPhase},
     port::GuestAct,
-    units::Mib,
+    units::{Generation, Mib},
     volume::{VolumeEffect, VolumeFate, VolumeKind},
 };
 
-use super::bench::{Bench, Seen};
+use super::{
+    bench::{Bench, Seen},
+    life::has_secrets,
+};
 
 fn key(bench: &Bench<'_>) -> Effect {
     Effect::EnsureTenantKey(bench.record.instance.tenant.clone())
@@ -106,6 +109,7 @@ pub(super) fn rekeyed(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.record.keyed = true;
     bench.record.volume.kind = VolumeKind::Luks;
     bench.do_once(&key(bench))?;
+    let secrets = bench.give_secrets(Generation(1))?;
     bench.boot()?;
     bench.ask(&bench.wake_word(1))?;
     let first = bench.count()?;
@@ -125,12 +129,14 @@ pub(super) fn rekeyed(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.do_once(&Effect::DrawNextKey(tenant))?;
     bench.tries(&rekey, |seen| seen.snapshot() == Some(SnapshotPhase::Published))?;
     bench.do_once(&promote)?;
+    bench.record.secrets.epoch = Generation(1);
     bench.lay_out()?;
     bench.do_once(&bench.spawn())?;
     bench.do_once(&bench.load())?;
     bench.do_once(&bench.retire())?;
     bench.do_once(&Effect::ResumeVmm(bench.id()))?;
     bench.ask(&bench.wake_word(2))?;
+    has_secrets(bench, secrets, "that were sealed two rotations ago")?;
     let second = bench.count()?;
     if second <= first {
         return Err(format!("the counter went from {first} to {second} over two rotations"));

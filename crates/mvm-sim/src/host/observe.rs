@@ -94,6 +94,7 @@ impl World {
             bridge: self.bridges.get(&network.net) == Some(network),
             routes: self.routes.get(&network.net) == Some(network),
             key: self.disk.key(&network.tenant).is_some(),
+            key_given: false,
             next_key: self.disk.get(&Path::NextKey(network.tenant.clone())).is_some(),
             secrets: self.published_secrets(&network.tenant),
             secrets_staged: !self.staged_secrets(&network.tenant).is_empty(),

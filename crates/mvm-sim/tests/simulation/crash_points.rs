@@ -383,3 +383,8 @@ fn a_volume_grows_whatever_happens() {
 fn a_key_is_rotated_whatever_happens() {
     asks(Stage::Scaled, Operation::TenantKeyRotate { tenant: tenant("acme") });
 }
+
+#[test]
+fn a_key_that_sealed_secrets_is_rotated_whatever_happens() {
+    asks(Stage::Secret, Operation::TenantKeyRotate { tenant: tenant("acme") });
+}
