@@ -80,7 +80,7 @@ mvm --quiet tenant destroy other --force
 hidden 'running'
 equal 'the sealed file is root'"'"'s own' "$(stat -c '%a %u' /var/lib/mvm/tenants/acme/secrets.json)" '600 0'
 drive=/run/mvm/ram/${all##*/}/secrets.ext2
-equal 'the drive is the VMM'"'"'s own, on a tmpfs' "$(stat -f -c %T "$drive") $(stat -c %a "$drive") $(stat -c %u "$drive")" "tmpfs 400 $(stat -c %u "/proc/$(pid_of "$all")")"
+equal 'the drive is the VMM'"'"'s own, on a tmpfs' "$(stat -f -c %T "$drive") $(stat -c %a "$drive") $(stat -c %u "$drive")" "tmpfs 400 $(stat -c %u "/proc/$(pid_of "$all" | tail -1)")"
 
 say 'another key, killed at any moment, and a live rotation too'
 mvm --quiet instance sleep "$some"

@@ -109,10 +109,7 @@ impl Host for SimHost {
             }
             Effect::PublishSnapshot { instance, epoch } => world.publish(instance, *epoch),
             Effect::RetireSnapshot { instance, epoch } => world.retire(instance, *epoch),
-            Effect::RemoveSnapshot { instance, epoch } => {
-                world.disk.remove(&Path::Snapshot(instance.clone(), *epoch));
-                Ok(())
-            }
+            Effect::RemoveSnapshot { instance, epoch } => world.remove_snapshot(instance, *epoch),
         }
     }
 

@@ -239,6 +239,15 @@ impl World {
         self.advance(instance, epoch, SnapshotPhase::Published, SnapshotPhase::Retired)
     }
 
+    pub(super) fn remove_snapshot(
+        &mut self,
+        instance: &InstanceRef,
+        epoch: Generation,
+    ) -> Result<(), Error> {
+        self.disk.remove(&Path::Snapshot(instance.clone(), epoch));
+        Ok(())
+    }
+
     fn advance(
         &mut self,
         instance: &InstanceRef,
