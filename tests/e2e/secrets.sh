@@ -80,12 +80,12 @@ mvm --quiet tenant destroy other --force
 hidden 'running'
 equal 'the sealed file is root'"'"'s own' "$(stat -c '%a %u' /var/lib/mvm/tenants/acme/secrets.json)" '600 0'
 drive=/run/mvm/ram/${all##*/}/secrets.ext2
-equal 'the drive is the VMM'"'"'s own, on a tmpfs' "$(stat -f -c %T "$drive") $(stat -c %a "$drive") $(stat -c %u "$drive")" "tmpfs 400 $(stat -c %u "/proc/$(pid_of "$all" | tail -1)")"
+equal 'the drive is the VMM'"'"'s own, on a tmpfs' "$(stat -f -c %T "$drive") $(stat -c %a "$drive") $(stat -c %u "$drive")" "tmpfs 400 $(ps -o uid= -p "$(pid_of "$all" | paste -sd,)" | sort -n | tail -1 | tr -d ' ')"
 
 say 'another key, killed at any moment, and a live rotation too'
 mvm --quiet instance sleep "$some"
 hidden 'sleeping'
-for pause in 0.1 0.3 0.5 0.7; do
+for pause in 0.15 0.4 0.7; do
     mvm tenant key rotate acme >/dev/null 2>&1 & pid=$!
     sleep "$pause"; kill -9 "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true
     equal "the sealed secrets open ($(ls /var/lib/mvm/keys | tr '\n' ' '))" "$(mvm --json tenant secrets list acme | jq '.keys | length')" 3
@@ -98,7 +98,7 @@ check 'the key is another one' test "$old" != "$(sha256sum </var/lib/mvm/keys/ac
 equal 'no second key and nothing staged is left' "$(ls /var/lib/mvm/keys | tr '\n' ' ')$(ls /var/lib/mvm/tenants/acme | grep '^secrets')" 'acme.key secrets.json'
 mvm --quiet instance wake "$some"
 equal 'the snapshot wakes with the newest' "$(sees "$some" mail/)" canary-mail-2
-for pause in 0.3 0.7; do
+for pause in 0.5; do
     give "killed-$pause"
     mvm tenant secrets rotate acme --live >/dev/null 2>&1 & pid=$!
     sleep "$pause"; kill -9 "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true
@@ -119,21 +119,13 @@ check 'no value anywhere' test -z "$(on_disk)"
 say 'a key that is brought along'
 KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export MVM_TENANT_KEY_ACME=$KEY
-all=$(one_instance acme all)
-give 4
+mvm --quiet tenant create acme
 mvm --quiet tenant secrets set acme --from-file /run/source.json
-equal 'it is kept nowhere' "$(find /var/lib/mvm/keys -type f)" ''
-mvm --quiet instance start "$all"
-mvm --quiet instance sleep "$all"
-hidden 'sealed with a key that was brought along'
-(
-    unset MVM_TENANT_KEY_ACME
-    refused 3 mvm instance wake "$all"
-)
-refused 6 env MVM_PRODUCTION=1 mvm tenant list
+equal 'it opens what it sealed' "$(mvm --json tenant secrets list acme | jq '.keys | length')" 3
+equal 'it is kept nowhere' "$(find /var/lib/mvm/keys -type f)$(on_disk)" ''
 refused 4 mvm tenant key rotate acme
-mvm --quiet instance wake "$all"
-equal 'with it the guest wakes' "$(sees "$all")" canary-mail-4
+refused 6 env MVM_PRODUCTION=1 mvm tenant list
+refused 3 env -u MVM_TENANT_KEY_ACME mvm tenant secrets list acme
 mvm --quiet tenant destroy acme --force
 unset MVM_TENANT_KEY_ACME
 
