@@ -20,6 +20,7 @@ mod copy;
 pub mod doctor;
 pub mod forward;
 mod methods;
+pub mod places;
 pub mod provider;
 mod wiring;
 
@@ -45,7 +46,7 @@ pub use mvm_core::{
     },
     publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},
-    secrets::{Grant, Scope, SecretsSource, TenantSecrets},
+    secrets::{Grant, Scope, SecretsSource, TenantSecrets, ValueSource},
     state::{Move, State},
     tenant::Tenant,
     units,
