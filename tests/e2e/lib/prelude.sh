@@ -10,7 +10,7 @@ at_end() {
 }
 trap at_end EXIT
 
-say() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %s (%s s)\n' "$*" "$SECONDS"; }
 fail() { printf 'FAILED: %s\n' "$*" >&2; exit 1; }
 check() { local what=$1; shift; "$@" || fail "$what"; printf 'ok: %s\n' "$what"; }
 equal() { [ "$2" = "$3" ] || fail "$1: expected '$3', got '$2'"; printf 'ok: %s\n' "$1"; }

@@ -4,7 +4,7 @@
 //! is part of the key. What changes from build to build comes later, as `payload`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,10 +29,10 @@ const PACKAGES: &[&str] = &[
     "curl",
     "dbus",
     "e2fsprogs",
+    "gojq",
     "iproute2",
     "iputils-arping",
     "iputils-ping",
-    "jq",
     "kmod",
     "linux-image-cloud-amd64",
     "netcat-openbsd",
@@ -198,6 +198,8 @@ fn configure(work: &Path, root: &Path, firecracker: &Path) -> Result<()> {
         make_parent(&target)?;
         fs::copy(firecracker.join(name), &target).act(|| format!("copy {name}"))?;
     }
+    // Debian's own jq takes 250 ms to start there, this one 34 ms; it speaks the same language.
+    symlink("/usr/bin/gojq", root.join("usr/local/bin/jq")).act(|| "link jq".into())?;
     let chroot = |words: &[&str]| tool::silent(tool::command(&["chroot"]).arg(root).args(words));
     chroot(&["systemctl", "enable", "systemd-networkd", "ssh"])?;
     chroot(&[&["systemctl", "mask"], MASKED].concat())
