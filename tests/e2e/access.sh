@@ -146,6 +146,15 @@ equal 'what goes' "$(jq -r '[.removals[] | .effect] | unique | join(" ")' /tmp/d
 check 'the unused image is gone' test ! -e "$store/$second"
 equal 'the guest runs on' "$(guest "$id" echo on)" on
 equal 'a second one finds nothing' "$(mvm --json node gc --keep 1 | jq '.removals // [] | length')" 0
+mkdir -p /var/lib/mvm/cache/blobs; head -c 3M /dev/urandom >/var/lib/mvm/cache/blobs/once
+MVM_CONFIG_DIR=/run/budget; mkdir -p $MVM_CONFIG_DIR; export MVM_CONFIG_DIR
+for budget in 4 2; do
+    check "the cache is there before a build that may keep $budget MiB" test -e /var/lib/mvm/cache/blobs/once
+    printf '[gc]\ncache_budget_mib = %s\n' "$budget" >$MVM_CONFIG_DIR/config.toml
+    mvm --quiet pool build acme/workers
+done
+unset MVM_CONFIG_DIR
+check 'what is beyond the budget is gone after a build' test ! -e /var/lib/mvm/cache/blobs/once
 equal 'the audit log has it' "$(mvm --json events acme --last 100 | jq -r '[.[].event | select(startswith("Pool"))] | unique | join(" ")')" \
     'PoolBuilt PoolCollected PoolCreated PoolRolledBack PoolUpdated'
 mvm --quiet tenant destroy acme --force

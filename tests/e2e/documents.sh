@@ -1,4 +1,4 @@
-# tier: full
+# tier: ci
 # minutes: 6
 # The command lines of the documents, typed one by one, do what the documents say of them.
 source /usr/local/lib/mvm-e2e/prelude.sh

@@ -43,11 +43,8 @@ check 'hosts has its own name' guest "$red1" grep -q "^$r1.*${red1##*/}\$" /etc/
 check 'hosts has localhost' guest "$red1" grep -q '^127.0.0.1.*localhost' /etc/hosts
 equal 'its name is its id' "$(guest "$red1" hostname)" "${red1##*/}"
 equal 'its packets fit the smallest uplink' "$(guest "$red1" cat /sys/class/net/eth0/mtu)" 1400
-check 'the gateway answers on port 53' reaches "$red1" "${r1%.*}.1" 53
-reaches "$red1" "${r1%.*}.1" 22 && fail "a guest reached the host's port 22"
-reaches "$red1" "${b1%.*}.1" 53 && fail "a guest reached another tenant's gateway"
-reaches "$red1" 198.51.100.1 53 && fail "a guest reached an address of the host"
-echo 'ok: of the host only the gateway'"'"'s port 53 is open'
+equal 'of the host only the gateway'"'"'s port 53 is open' \
+    "$(opens "$red1" {"${r1%.*}.1","${b1%.*}.1",198.51.100.1}:{22,53})" "${r1%.*}.1:53"
 
 say 'published ports'
 serve() { guest "$red1" sh -c 'mkdir -p /run/www; echo served >/run/www/index.html; setsid httpd -p 80 -h /run/www </dev/null >/dev/null 2>&1'; }
@@ -59,10 +56,8 @@ check 'from the host, by its loopback address' gets curl -s -m 5 127.0.0.1:8080
 check 'from the host, by its own address' gets curl -s -m 5 198.51.100.1:8080
 check 'one that is for the host alone' gets curl -s -m 5 127.0.0.1:8081
 gets outside 198.51.100.1:8081 && fail 'a port for the host alone is open to others'
-for to in 198.51.100.1:8080 "${b1%.*}.1:8080" "$r1:80"; do
-    reaches "$blue1" "${to%:*}" "${to#*:}" && fail "another tenant reached $to"
-done
-echo 'ok: another tenant reaches it by no address'
+equal 'another tenant reaches it by no address' \
+    "$(opens "$blue1" "${b1%.*}.1:53" 198.51.100.1:8080 "${b1%.*}.1:8080" "$r1:80")" "${b1%.*}.1:53"
 mvm --quiet instance sleep "$red1"; mvm --quiet instance wake "$red1"
 check 'after sleep and wake' gets outside 198.51.100.1:8080
 mvm --quiet instance publish "$red2" 8090:80 && fail 'a port in use was published'
@@ -84,10 +79,8 @@ equal 'node info shows it' "$(mvm --json node info | jq -r '.dns.resolvers[0]')"
 
 say 'without any nft rule the host is closed all the same'
 nft flush ruleset
-for to in "${r1%.*}.1:22" 198.51.100.1:22 198.51.100.1:53 "${b1%.*}.1:22"; do
-    reaches "$red1" "${to%:*}" "${to#*:}" && fail "a guest reached $to"
-done
-echo 'ok: nothing of the host answers'
+equal 'nothing of the host answers' \
+    "$(opens "$red1" "${r1%.*}.1:22" 198.51.100.1:22 198.51.100.1:53 "${b1%.*}.1:22")" ''
 mvm --quiet instance sleep "$red2"; mvm --quiet instance wake "$red2"
 check 'the next wake puts everything back' resolves "$red1" world 203.0.113.2
 check 'published ports too' gets curl -s -m 5 127.0.0.1:8080

@@ -86,9 +86,13 @@ say 'another key, killed at any moment, and a live rotation too'
 mvm --quiet instance sleep "$some"
 hidden 'sleeping'
 old=$(sha256sum </var/lib/mvm/keys/acme.key)
-for pause in 0.15 0.4 0.7; do
+next=/var/lib/mvm/keys/acme.next.key
+for pause in 0 0.05 0.1; do
     mvm tenant key rotate acme >/dev/null 2>&1 & pid=$!
+    # Between the first act, a second key, and the last, which takes it away.
+    until [ -e "$next" ]; do kill -0 "$pid" || fail 'there never was a second key'; done
     sleep "$pause"; kill -9 "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true
+    [ "$pause" != 0 ] || check 'it was killed between its first act and its last' test -e "$next"
     equal "the sealed secrets open ($(ls /var/lib/mvm/keys | tr '\n' ' '))" "$(mvm --json tenant secrets list acme | jq '.keys | length')" 3
 done
 mvm --quiet tenant key rotate acme

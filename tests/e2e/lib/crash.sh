@@ -5,7 +5,7 @@ source /usr/local/lib/mvm-e2e/prelude.sh
 mvm --quiet tenant create acme
 mvm --quiet pool create acme/workers --image default --cpus 1 --mem 128
 mvm --quiet pool build acme/workers
-MOMENTS=${MOMENTS:-8} SEED=${SEED:-$RANDOM} python3 - <<'PY'
+MOMENTS=${MOMENTS:-6} SEED=${SEED:-$RANDOM} python3 - <<'PY'
 import json, os, random, signal, subprocess, sys, time
 
 seed, moments = int(os.environ["SEED"]), int(os.environ["MOMENTS"])

@@ -5,7 +5,7 @@ source /usr/local/lib/mvm-e2e/prelude.sh
 mvm --quiet tenant create acme --max-vcpus 64 --max-running 6 --max-warm 4
 mvm --quiet pool create acme/workers --image default --cpus 1 --mem 128
 mvm --quiet pool build acme/workers
-COMMANDS=${COMMANDS:-60} SEED=${SEED:-$RANDOM} python3 - <<'PY'
+COMMANDS=${COMMANDS:-40} SEED=${SEED:-$RANDOM} python3 - <<'PY'
 import collections, json, os, random, re, subprocess, sys, threading, time
 
 seed, total = int(os.environ["SEED"]), int(os.environ["COMMANDS"])
