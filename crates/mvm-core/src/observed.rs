@@ -204,7 +204,7 @@ pub struct ObservedPool {
 /// What is kept on disk and could be made or fetched again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedStock {
-    /// The images of the image store.
+    /// The images of the image store, the oldest first.
     pub images: Vec<ImageHash>,
     /// The instances with an older file of a log.
     pub rotated_logs: Vec<InstanceRef>,

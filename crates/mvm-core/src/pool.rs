@@ -363,6 +363,15 @@ pub struct PoolChange {
     pub mem_mib: Option<Mib>,
     /// Data disk of new instances.
     pub data_disk_mib: Option<Mib>,
+    /// As in [`Resources`], of new instances; 0 lifts the limit.
+    #[serde(default)]
+    pub disk_iops: Option<u32>,
+    /// As in [`Resources`], of new instances; 0 lifts the limit.
+    #[serde(default)]
+    pub disk_mbps: Option<u32>,
+    /// As in [`Resources`], of new instances; 0 lifts the limit.
+    #[serde(default)]
+    pub net_mbps: Option<u32>,
     /// As in [`RuntimePolicy`], of new instances.
     pub min_running_seconds: Option<Seconds>,
     /// As in [`RuntimePolicy`], of new instances.

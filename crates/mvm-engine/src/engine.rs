@@ -65,6 +65,9 @@ pub struct Config {
     pub parallel: usize,
     /// How many of a pool's newest builds garbage collection keeps.
     pub keep_builds: u32,
+    /// How much of the disk images that no pool uses and downloads may take; a build removes what is
+    /// beyond, the oldest first.
+    pub cache_budget: Mib,
     /// Whether everything that weakens isolation is refused.
     pub production: bool,
     /// Memory for guests; nine tenths of the node's if absent.
@@ -84,6 +87,7 @@ impl Default for Config {
             net_id_rest: Seconds(30 * 24 * 3600),
             parallel: thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             keep_builds: 3,
+            cache_budget: Mib(10 << 10),
             production: false,
             guest_memory: None,
             guest_vcpus: None,

@@ -72,6 +72,8 @@ pub(crate) struct Agent {
     service: Mutex<Service>,
     is_frozen: AtomicBool,
     is_data_frozen: AtomicBool,
+    /// Counts freezes and thaws.
+    quiet: AtomicU64,
     generation: AtomicU64,
     secrets_epoch: AtomicU64,
     routes: AtomicU64,
@@ -92,6 +94,7 @@ impl Agent {
             service: Mutex::new(Service::Held),
             is_frozen: AtomicBool::new(false),
             is_data_frozen: AtomicBool::new(false),
+            quiet: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             secrets_epoch: AtomicU64::new(0),
             routes: AtomicU64::new(0),
@@ -163,6 +166,16 @@ impl Agent {
 
     pub(crate) fn set_data_frozen(&self, is_frozen: bool) {
         self.is_data_frozen.store(is_frozen, Ordering::SeqCst);
+    }
+
+    /// Which freeze or thaw was the last.
+    pub(crate) fn quiet(&self) -> u64 {
+        self.quiet.load(Ordering::SeqCst)
+    }
+
+    /// Begins another freeze or thaw.
+    pub(crate) fn next_quiet(&self) -> u64 {
+        self.quiet.fetch_add(1, Ordering::SeqCst) + 1
     }
 
     pub(crate) fn generation(&self) -> u64 {

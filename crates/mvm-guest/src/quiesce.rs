@@ -1,27 +1,40 @@
 //! Quiet: the workload frozen, everything synced, the data file system frozen where asked.
 //!
-//! The agent itself is outside the workload's cgroup and keeps answering. This module refuses to
-//! know why it shall be quiet.
+//! The agent itself is outside the workload's cgroup and keeps answering. Whoever asks for quiet pauses
+//! the VM next; one that was cut off in between never does, so a guest that goes on running thaws by
+//! itself. This module refuses to know why it shall be quiet.
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use mvm_proto::FailureKind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::agent::Agent;
+use crate::console::say;
 use crate::failure::{Context, Outcome, failure};
+use crate::serve::spawn;
 use crate::{drives, kernel, workload};
+
+/// For how many moments a guest stays quiet that nobody pauses. From freeze to pause and from resume to
+/// the wake word it is a moment each; a guest that thaws before its wake word would run with the random
+/// pool of its snapshot.
+const PATIENCE: u32 = 30;
+/// Moments are counted, since the clock may jump over a pause (Firecracker before 1.16): a jump is one.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// Freezes what is asked; on failure nothing is frozen.
 pub(crate) fn quiesce(
-    agent: &Agent,
+    agent: &Arc<Agent>,
     workload: bool,
     filesystems: bool,
     timeout_ms: u32,
 ) -> Outcome<()> {
     let _one_at_a_time = agent.change();
+    let _watch = watch(agent, PATIENCE, MOMENT);
     let deadline = Instant::now() + Duration::from_millis(u64::from(timeout_ms));
     if workload && !agent.is_frozen() {
         agent.set_frozen(true);
@@ -71,7 +84,31 @@ pub(crate) fn thaw_alone(agent: &Agent) -> Outcome<()> {
         set_freeze(&agent.places.workload, false).because("cannot thaw the workload")?;
         agent.set_frozen(false);
     }
+    agent.next_quiet();
     Ok(())
+}
+
+/// Thaws everything after `patience` moments, unless the guest is thawed or made quiet anew before.
+fn watch(agent: &Arc<Agent>, patience: u32, moment: Duration) -> Option<JoinHandle<()>> {
+    let agent = Arc::clone(agent);
+    let quiet = agent.next_quiet();
+    spawn("quiet", move || {
+        for _ in 0..patience {
+            thread::sleep(moment);
+            if agent.quiet() != quiet {
+                return;
+            }
+        }
+        let _one_at_a_time = agent.change();
+        if agent.quiet() != quiet {
+            return;
+        }
+        say("nobody paused this guest: it goes on");
+        match thaw_alone(&agent) {
+            Ok(()) => workload::end_drain(&agent),
+            Err(error) => say(&format!("it cannot: {}", error.message)),
+        }
+    })
 }
 
 fn set_freeze(cgroup: &Path, is_frozen: bool) -> std::io::Result<()> {
@@ -109,5 +146,42 @@ pub(crate) fn wait_for_event(cgroup: &Path, line: &str, deadline: Instant) -> Ou
             tv_nsec: i64::from(left.subsec_nanos()),
         };
         let _ = poll(&mut [PollFd::new(&events, PollFlags::PRI)], Some(&timeout));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use super::*;
+    use crate::agent::Places;
+
+    /// A guest whose workload is frozen, and the file that says so.
+    fn frozen() -> (tempfile::TempDir, Arc<Agent>) {
+        let cgroup = tempfile::tempdir().unwrap();
+        let places = Places { workload: cgroup.path().to_owned(), ..Places::of_a_guest() };
+        let agent = Arc::new(Agent::new(places, false));
+        set_freeze(cgroup.path(), true).unwrap();
+        agent.set_frozen(true);
+        (cgroup, agent)
+    }
+
+    fn freezer(cgroup: &tempfile::TempDir) -> String {
+        fs::read_to_string(cgroup.path().join("cgroup.freeze")).unwrap()
+    }
+
+    #[test]
+    fn a_guest_that_nobody_pauses_goes_on_by_itself() {
+        let (cgroup, agent) = frozen();
+        watch(&agent, 3, Duration::from_millis(1)).unwrap().join().unwrap();
+        assert_eq!((freezer(&cgroup).as_str(), agent.is_frozen()), ("0", false));
+    }
+
+    #[test]
+    fn patience_with_an_earlier_quiet_does_not_end_a_later_one() {
+        let (cgroup, agent) = frozen();
+        let earlier = watch(&agent, 1, Duration::from_millis(50)).unwrap();
+        agent.next_quiet();
+        earlier.join().unwrap();
+        assert_eq!((freezer(&cgroup).as_str(), agent.is_frozen()), ("1", true));
     }
 }

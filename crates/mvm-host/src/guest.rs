@@ -31,7 +31,7 @@ use mvm_core::{
 };
 use mvm_proto::{Entropy, Event, Failure, FailureKind, Reply, Request, StreamId, message::Wake};
 
-use self::link::{Link, Lost};
+use self::link::{Link, Lost, Mine};
 use crate::{
     disk::volume::LABEL,
     roots::Roots,
@@ -227,11 +227,11 @@ fn ask(link: &mut Link, request: Request) -> Result<GuestAnswer, Lost> {
 
 /// What an event says about a request that has one answer.
 fn answer(event: Event, stream: StreamId) -> Option<GuestAnswer> {
-    match event {
-        Event::Reply { stream: of, reply } if of == stream => match reply {
-            Reply::Ack { success: false, detail } => Some(GuestAnswer::Refused(detail)),
+    match Mine::of(event, stream)? {
+        Mine::Reply(reply) => Some(match reply {
+            Reply::Ack { success: false, detail } => GuestAnswer::Refused(detail),
             Reply::Integrations { success: false, failed } => {
-                Some(GuestAnswer::Partly(failed.into_iter().map(failure_of).collect()))
+                GuestAnswer::Partly(failed.into_iter().map(failure_of).collect())
             }
             Reply::Ack { .. }
             | Reply::Pong {}
@@ -242,21 +242,12 @@ fn answer(event: Event, stream: StreamId) -> Option<GuestAnswer> {
             | Reply::Exit(_)
             | Reply::Copied { .. }
             | Reply::Probe { .. }
-            | Reply::Metrics(_) => Some(GuestAnswer::Done),
-        },
-        Event::Failed { stream: of, failure } if of == stream => Some(failed(failure)),
-        Event::Ended { stream: of } if of == stream => {
+            | Reply::Metrics(_) => GuestAnswer::Done,
+        }),
+        Mine::Failed(failure) => Some(failed(failure)),
+        Mine::Ended => {
             Some(GuestAnswer::Refused("the agent ended the request without an answer".to_owned()))
         }
-        Event::Ready { .. }
-        | Event::Opened { .. }
-        | Event::Input { .. }
-        | Event::Cancelled { .. }
-        | Event::Reply { .. }
-        | Event::Failed { .. }
-        | Event::Ended { .. }
-        | Event::Data { .. }
-        | Event::Credit { .. } => None,
     }
 }
 

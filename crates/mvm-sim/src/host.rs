@@ -67,7 +67,7 @@ impl Host for SimHost {
             }
             Effect::RemoveRoutes(net) => world.forget(|world| world.routes.remove(net).is_some()),
             Effect::ReplaceFirewall(intent) => world.replace_firewall(intent),
-            Effect::EnsureTenantKey(tenant) => world.ensure_key(tenant),
+            Effect::EnsureTenantKey(tenant) => world.ensure_key(Path::Key(tenant.clone())),
             Effect::PublishSecrets { tenant, epoch } => world.publish_secrets(tenant, *epoch),
             Effect::RemoveTenantFiles(tenant) => world.remove_tenant_files(tenant),
             Effect::EnsureRevision { pool, image } => world.ensure_revision(pool, image),
@@ -79,7 +79,7 @@ impl Host for SimHost {
             }
             Effect::RemovePoolFiles(pool) => world.remove_files(&Path::Pool(pool.clone())),
             Effect::Volume(effect) => world.volume(effect),
-            Effect::DrawNextKey(tenant) => world.draw_next_key(tenant),
+            Effect::DrawNextKey(tenant) => world.ensure_key(Path::NextKey(tenant.clone())),
             Effect::RekeyInstance { instance, .. } => world.rekey(instance),
             Effect::PromoteNextKey(tenant) => world.promote_next_key(tenant),
             Effect::RemoveInstanceFiles(instance) => {

@@ -38,6 +38,7 @@ const LOCK_WAIT: u16 = 120;
 
 /// How many builds of a pool are kept unless told otherwise.
 const KEEP_BUILDS: u32 = 3;
+const CACHE_BUDGET_MIB: u32 = 10 << 10;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,9 @@ pub struct Config {
     pub firecracker: String,
     /// How many of a pool's newest builds garbage collection keeps (`gc.keep_builds`).
     pub keep_builds: u32,
+    /// How much of the disk, in MiB, images that no pool uses and downloads may take after a build
+    /// (`gc.cache_budget_mib`).
+    pub cache_budget_mib: u32,
     /// Where assets are looked for before their own sources (`MVM_ASSET_MIRROR`).
     pub asset_mirror: Option<String>,
     /// How long a command waits for another one on the same subject (`lock_wait_seconds`).
@@ -154,6 +158,7 @@ struct AuditTable {
 #[serde(deny_unknown_fields)]
 struct GcTable {
     keep_builds: Option<u32>,
+    cache_budget_mib: Option<u32>,
 }
 
 impl Config {
@@ -276,7 +281,7 @@ impl Config {
         let mtu = all.named("mtu").file(file.mtu).or_none();
         let (disk_reserve_percent, vcpu_overcommit) =
             capacity(&mut all, file.disk_reserve_percent, file.vcpu_overcommit);
-        let keep_builds = all.named("gc.keep_builds").file(file.gc.keep_builds).or(KEEP_BUILDS);
+        let (keep_builds, cache_budget_mib) = gc(&mut all, &file.gc);
         let config = Self {
             data_dir,
             config_dir,
@@ -284,6 +289,7 @@ impl Config {
             production,
             firecracker,
             keep_builds,
+            cache_budget_mib,
             asset_mirror,
             lock_wait: Duration::from_secs(lock_wait.into()),
             log,
@@ -415,6 +421,13 @@ fn yes_or_no(name: &str, text: &str) -> Result<bool, Error> {
 fn audit(all: &mut Settings<'_>, file: &AuditTable) -> (u64, u64) {
     let bytes = all.named("audit.rotate_bytes").file(file.rotate_bytes).or(10 * 1024 * 1024);
     (bytes, all.named("audit.keep_files").file(file.keep_files).or(10))
+}
+
+/// How many builds a pool keeps, and how much may lie in store.
+fn gc(all: &mut Settings<'_>, file: &GcTable) -> (u32, u32) {
+    let keep = all.named("gc.keep_builds").file(file.keep_builds).or(KEEP_BUILDS);
+    let budget = all.named("gc.cache_budget_mib").file(file.cache_budget_mib);
+    (keep, budget.or(CACHE_BUDGET_MIB))
 }
 
 /// What is logged, and in which form.

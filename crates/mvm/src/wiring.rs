@@ -67,6 +67,7 @@ impl Mvm {
             guest_vcpus: Some(processors.saturating_mul(config.vcpu_overcommit)),
             production: config.production,
             keep_builds: config.keep_builds,
+            cache_budget: Mib(config.cache_budget_mib),
             lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()
         };

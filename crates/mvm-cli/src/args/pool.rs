@@ -201,6 +201,15 @@ pub(crate) struct PoolUpdateArgs {
     /// Data disk of new instances, mounted at /data; 0 for none
     #[arg(long, value_name = "MIB")]
     data_disk: Option<u32>,
+    /// Most operations per second of new instances' data disks; 0 for no limit
+    #[arg(long, value_name = "N")]
+    disk_iops: Option<u32>,
+    /// Most MB per second of new instances' data disks; 0 for no limit
+    #[arg(long, value_name = "MB")]
+    disk_mbps: Option<u32>,
+    /// Most MB per second of new instances' network, each way; 0 for no limit
+    #[arg(long, value_name = "MB")]
+    net_mbps: Option<u32>,
     /// Shortest time in Running before policy may act on a new instance
     #[arg(long, alias = "min-running-secs", value_name = "SECS")]
     min_running: Option<u32>,
@@ -248,6 +257,9 @@ impl PoolUpdateArgs {
             vcpus: self.cpus.map(Vcpus),
             mem_mib: self.mem.map(Mib),
             data_disk_mib: self.data_disk.map(Mib),
+            disk_iops: self.disk_iops,
+            disk_mbps: self.disk_mbps,
+            net_mbps: self.net_mbps,
             min_running_seconds: self.min_running.map(Seconds),
             min_warm_seconds: self.min_warm.map(Seconds),
             drain_timeout_seconds: self.drain_timeout.map(Seconds),

@@ -78,6 +78,22 @@ pub fn stock(stock: &ObservedStock, used: &BTreeSet<ImageHash>) -> Vec<Effect> {
     effects
 }
 
+/// Which of these removals, each with the bytes it gives back, bring what stays within `budget` bytes: the
+/// first ones, as many as it takes.
+#[must_use]
+pub fn beyond(removals: &[(Effect, u64)], budget: u64) -> &[(Effect, u64)] {
+    let mut stays: u64 = removals.iter().map(|(_, bytes)| bytes).sum();
+    let mut gone = 0;
+    for (_, bytes) in removals {
+        if stays <= budget {
+            break;
+        }
+        stays -= bytes;
+        gone += 1;
+    }
+    removals.get(..gone).unwrap_or_default()
+}
+
 /// What bears one of our names on the host and belongs to no record, in the order in which it can
 /// go. `networks` are those of all tenants.
 #[must_use]
@@ -145,6 +161,16 @@ mod tests {
             created_at: Timestamp(0),
             generation: Generation(0),
         }
+    }
+
+    #[test]
+    fn what_is_beyond_the_budget_goes_in_order_and_no_more() {
+        let removals: Vec<_> =
+            ["a", "b", "c"].map(|digit| (Effect::RemoveImage(image(digit)), 100)).to_vec();
+        let gone = |budget| beyond(&removals, budget).len();
+        assert_eq!([300, 299, 200, 199, 1, 0].map(gone), [0, 1, 1, 2, 3, 3]);
+        let first = beyond(&removals, 250).first().map(|(effect, _)| effect.clone());
+        assert_eq!(first, Some(Effect::RemoveImage(image("a"))));
     }
 
     #[test]

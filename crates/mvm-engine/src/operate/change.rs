@@ -144,6 +144,13 @@ fn applied(mut pool: Pool, change: &PoolChange) -> Pool {
     size.vcpus = change.vcpus.unwrap_or(size.vcpus);
     size.mem_mib = change.mem_mib.unwrap_or(size.mem_mib);
     size.data_disk_mib = change.data_disk_mib.unwrap_or(size.data_disk_mib);
+    for (field, new) in [
+        (&mut size.disk_iops, change.disk_iops),
+        (&mut size.disk_mbps, change.disk_mbps),
+        (&mut size.net_mbps, change.net_mbps),
+    ] {
+        *field = new.map_or(*field, |limit| (limit != 0).then_some(limit));
+    }
     let policy = &mut pool.runtime_policy;
     for (field, new) in [
         (&mut policy.min_running_seconds, change.min_running_seconds),
@@ -167,6 +174,10 @@ fn scopes(pool: &Pool) -> String {
     if all.is_empty() { "all".to_owned() } else { all.join(" ") }
 }
 
+fn limit(limit: Option<u32>) -> String {
+    limit.map_or("none".to_owned(), |limit| limit.to_string())
+}
+
 /// What differs, for the audit log: name, before, after.
 fn differences(before: &Pool, after: &Pool) -> Vec<(&'static str, String, String)> {
     let facts = |pool: &Pool| {
@@ -178,6 +189,9 @@ fn differences(before: &Pool, after: &Pool) -> Vec<(&'static str, String, String
             ("vcpus", size.vcpus.to_string()),
             ("mem", size.mem_mib.to_string()),
             ("data_disk", size.data_disk_mib.to_string()),
+            ("disk_iops", limit(size.disk_iops)),
+            ("disk_mbps", limit(size.disk_mbps)),
+            ("net_mbps", limit(size.net_mbps)),
             ("min_running", policy.min_running_seconds.to_string()),
             ("min_warm", policy.min_warm_seconds.to_string()),
             ("drain_timeout", policy.drain_timeout_seconds.to_string()),
@@ -215,6 +229,9 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
         vcpus,
         mem_mib,
         data_disk_mib,
+        disk_iops,
+        disk_mbps,
+        net_mbps,
         min_running_seconds,
         min_warm_seconds,
         drain_timeout_seconds,
@@ -228,7 +245,8 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
         notes.push("source and profile count from the next build on: mvm pool build".to_owned());
     }
     let sizes = [vcpus.is_some(), mem_mib.is_some(), data_disk_mib.is_some()];
-    if role.is_some() || sizes.contains(&true) {
+    let limits = [disk_iops, disk_mbps, net_mbps];
+    if role.is_some() || sizes.contains(&true) || limits.iter().any(|limit| limit.is_some()) {
         notes.push("role and size are those of new instances; the present ones keep theirs".into());
     }
     let times = [min_running_seconds, min_warm_seconds, drain_timeout_seconds];

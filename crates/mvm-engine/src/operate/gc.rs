@@ -74,11 +74,38 @@ impl Engine {
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
         let stray = self.stray(keep)?;
-        for (effect, removal) in stray.iter().zip(self.weighed(&stray)?) {
+        self.remove_stray(cx, keep, &stray, outcome)
+    }
+
+    /// Removes images that no pool uses, the oldest first, and downloads, until the rest is within the
+    /// cache's budget.
+    pub(crate) fn trim_cache(&self, cx: &Context) -> Result<(), Error> {
+        let stock = self.stock(None)?;
+        let bytes = self.ports.host.weigh(&stock)?;
+        let weighed: Vec<(Effect, u64)> = stock.into_iter().zip(bytes).collect();
+        let beyond = gc::beyond(&weighed, u64::from(self.config.cache_budget.0) << 20);
+        let effects: Vec<Effect> = beyond.iter().map(|(effect, _)| effect.clone()).collect();
+        let mut outcome = Outcome::default();
+        let removed = self.remove_stray(cx, None, &effects, &mut outcome);
+        let told = self.tell_collected(cx, None, Some(&outcome.removals));
+        for Failed { subject, error } in outcome.failures {
+            tracing::warn!(%subject, %error, "cannot remove what is beyond the cache's budget");
+        }
+        removed.and(told)
+    }
+
+    fn remove_stray(
+        &self,
+        cx: &Context,
+        keep: Option<u32>,
+        stray: &[Effect],
+        outcome: &mut Outcome,
+    ) -> Result<(), Error> {
+        for (effect, removal) in stray.iter().zip(self.weighed(stray)?) {
             cx.cancel.check()?;
             // An image that a pool was built from meanwhile is no stray any more.
             let is_taken =
-                matches!(effect, Effect::RemoveImage(_)) && !self.stray(keep)?.contains(effect);
+                matches!(effect, Effect::RemoveImage(_)) && !self.stock(keep)?.contains(effect);
             if !is_taken && self.hold_name(effect)? {
                 settle(outcome, removal, self.execute(effect));
             }
@@ -265,6 +292,14 @@ impl Engine {
         let used = pools.iter().flat_map(|pool| self.kept(pool, &instances, keep)).collect();
         effects.extend(gc::stock(&stock, &used));
         Ok(effects)
+    }
+
+    /// What lies in store for nobody.
+    fn stock(&self, keep: Option<u32>) -> Result<Vec<Effect>, Error> {
+        let stock = self.ports.host.observe_stock()?;
+        let Records { pools, instances, .. } = self.records()?;
+        let used = pools.iter().flat_map(|pool| self.kept(pool, &instances, keep)).collect();
+        Ok(gc::stock(&stock, &used))
     }
 
     fn pool_with_instances(&self, id: &PoolRef) -> Result<(Pool, Vec<Instance>), Error> {

@@ -111,19 +111,32 @@ impl Engine {
         let _tenant = self.lock(&Subject::Tenant(id.tenant.clone()))?;
         let source = pool.source.clone();
         let order = BuildOrder { source, profile: pool.profile, role: pool.role, rebuild, timeout };
-        let image = self
-            .ports
-            .builder
-            .ensure_image(&order, &cx.progress)
-            .map_err(|e| e.context(format!("cannot build pool {id} from {}", order.source)))
-            .inspect_err(|error| self.tell_failed_build(cx, id, error))?;
+        let make = || {
+            let made = self.ports.builder.ensure_image(&order, &cx.progress);
+            made.map_err(|e| e.context(format!("cannot build pool {id} from {}", order.source)))
+                .inspect_err(|error| self.tell_failed_build(cx, id, error))
+        };
+        let mut image = make()?;
         let _pool = self.lock(&Subject::Pool(id.clone()))?;
         cx.cancel.check()?;
         self.within(|tx| living(tx, id))?;
-        self.execute(&Effect::EnsureRevision { pool: id.clone(), image: image.clone() })?;
+        let link = |image: &ImageHash| {
+            self.execute(&Effect::EnsureRevision { pool: id.clone(), image: image.clone() })
+        };
+        match link(&image) {
+            // Nobody used it yet, and somebody removed what nobody uses.
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                image = make()?;
+                link(&image)?;
+            }
+            done => done?,
+        }
         let waiting = self.within(|tx| self.record_build(tx, cx, id, &image, &order.source))?;
         for instance in waiting {
             self.prepare(&instance)?;
+        }
+        if let Err(error) = self.trim_cache(cx) {
+            tracing::warn!(%error, "what is beyond the cache's budget stays");
         }
         Ok(Outcome { made: Some(Made::Image(image)), ..Outcome::default() })
     }

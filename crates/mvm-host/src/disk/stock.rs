@@ -37,7 +37,17 @@ const REFERENCES: [&str; 2] = ["refs", "requests"];
 /// # Errors
 /// When a directory cannot be read.
 pub fn observe(roots: &Roots) -> Result<ObservedStock, mvm_core::Error> {
-    let images = durable::names(&roots.data.join(data::IMAGES))?;
+    let store = roots.data.join(data::IMAGES);
+    let mut images = Vec::new();
+    for name in durable::names(&store)? {
+        if let Ok(hash) = name.parse::<ImageHash>() {
+            let path = store.join(name);
+            // One that goes at this moment is as good as gone.
+            let Ok(metadata) = path.symlink_metadata() else { continue };
+            images.push((metadata.mtime(), metadata.mtime_nsec(), hash));
+        }
+    }
+    images.sort();
     let mut rotated_logs = Vec::new();
     for (tenant, pool) in listing::pools(roots)? {
         for instance in listing::instances(roots, &PoolRef { tenant, pool })? {
@@ -50,7 +60,7 @@ pub fn observe(roots: &Roots) -> Result<ObservedStock, mvm_core::Error> {
     for directory in download_dirs(roots) {
         downloads |= !durable::names(&directory)?.is_empty();
     }
-    let images = images.iter().filter_map(|name| name.parse().ok()).collect();
+    let images = images.into_iter().map(|(_, _, hash)| hash).collect();
     Ok(ObservedStock { images, rotated_logs, downloads })
 }
 

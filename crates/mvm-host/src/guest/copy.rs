@@ -14,7 +14,7 @@ use mvm_core::{
 };
 use mvm_proto::{Event, Failure, FailureKind, Input, Reply, Request, StreamId};
 
-use super::link::{Link, Lost};
+use super::link::{Link, Lost, Mine};
 
 /// How much is read at once, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -172,22 +172,14 @@ fn take(
 }
 
 fn note(event: Event, id: StreamId, report: &mut Option<CopyReport>) -> Option<End> {
-    match event {
-        Event::Reply { stream, reply: Reply::Copied { entries, bytes } } if stream == id => {
+    match Mine::of(event, id)? {
+        Mine::Reply(Reply::Copied { entries, bytes }) => {
             *report = Some(CopyReport { entries, bytes });
             None
         }
-        Event::Failed { stream, failure } if stream == id => Some(End::Failed(failure)),
-        Event::Ended { stream } if stream == id => Some(End::Done),
-        Event::Ready { .. }
-        | Event::Opened { .. }
-        | Event::Input { .. }
-        | Event::Cancelled { .. }
-        | Event::Reply { .. }
-        | Event::Failed { .. }
-        | Event::Ended { .. }
-        | Event::Data { .. }
-        | Event::Credit { .. } => None,
+        Mine::Reply(_) => None,
+        Mine::Failed(failure) => Some(End::Failed(failure)),
+        Mine::Ended => Some(End::Done),
     }
 }
 

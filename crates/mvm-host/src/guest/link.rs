@@ -10,7 +10,9 @@ use std::{
 };
 
 use mvm_core::{Error, ErrorKind, id::OperationId};
-use mvm_proto::{Event, GUEST_PORT, Generations, Hello, Request, Session, StreamId};
+use mvm_proto::{
+    Event, Failure, GUEST_PORT, Generations, Hello, Reply, Request, Session, StreamId,
+};
 use mvm_shim::{identity::Process, record::VSOCK_SOCKET};
 use rustix::event::PollFlags;
 
@@ -272,6 +274,36 @@ impl Link {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(self.hung_up(error.to_string())),
             }
+        }
+    }
+}
+
+/// What came for one request of a session.
+pub(super) enum Mine {
+    /// An answer.
+    Reply(Reply),
+    /// It failed.
+    Failed(Failure),
+    /// Nothing more comes.
+    Ended,
+}
+
+impl Mine {
+    /// What an event is for the request on `stream`; data are not sorted here.
+    pub(super) fn of(event: Event, stream: StreamId) -> Option<Self> {
+        match event {
+            Event::Reply { stream: of, reply } if of == stream => Some(Self::Reply(reply)),
+            Event::Failed { stream: of, failure } if of == stream => Some(Self::Failed(failure)),
+            Event::Ended { stream: of } if of == stream => Some(Self::Ended),
+            Event::Ready { .. }
+            | Event::Opened { .. }
+            | Event::Input { .. }
+            | Event::Cancelled { .. }
+            | Event::Reply { .. }
+            | Event::Failed { .. }
+            | Event::Ended { .. }
+            | Event::Data { .. }
+            | Event::Credit { .. } => None,
         }
     }
 }

@@ -17,7 +17,7 @@ use mvm_proto::{
 
 use super::{
     MARGIN, PROMPT,
-    link::{Link, Lost},
+    link::{Link, Lost, Mine},
 };
 use crate::vmm::socket::Deadline;
 
@@ -64,23 +64,13 @@ fn target(asked: &ProbeTarget) -> message::ProbeTarget {
 
 /// The outcomes, when this event has them.
 fn results(event: Event, asked: mvm_proto::StreamId) -> Option<Result<Vec<ProbeOutcome>, String>> {
-    match event {
-        Event::Reply { stream, reply: Reply::Probe { results } } if stream == asked => {
+    match Mine::of(event, asked)? {
+        Mine::Reply(Reply::Probe { results }) => {
             Some(Ok(results.iter().map(|one| outcome(one.outcome)).collect()))
         }
-        Event::Failed { stream, failure } if stream == asked => Some(Err(failure.message)),
-        Event::Ended { stream } if stream == asked => {
-            Some(Err("the agent ended the request without an answer".to_owned()))
-        }
-        Event::Ready { .. }
-        | Event::Opened { .. }
-        | Event::Input { .. }
-        | Event::Cancelled { .. }
-        | Event::Reply { .. }
-        | Event::Failed { .. }
-        | Event::Ended { .. }
-        | Event::Data { .. }
-        | Event::Credit { .. } => None,
+        Mine::Reply(_) => None,
+        Mine::Failed(failure) => Some(Err(failure.message)),
+        Mine::Ended => Some(Err("the agent ended the request without an answer".to_owned())),
     }
 }
 

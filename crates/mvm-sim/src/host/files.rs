@@ -21,8 +21,8 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn ensure_key(&mut self, tenant: &TenantId) -> Result<(), Error> {
-        let path = Path::Key(tenant.clone());
+    /// Draws the key at `path`, if there is none.
+    pub(super) fn ensure_key(&mut self, path: Path) -> Result<(), Error> {
         if self.disk.get(&path).is_none() {
             self.admit_write("a key")?;
             let key = self.entropy();

@@ -190,17 +190,6 @@ impl World {
         self.disk.sync(from);
     }
 
-    pub(super) fn draw_next_key(&mut self, tenant: &TenantId) -> Result<(), Error> {
-        let path = Path::NextKey(tenant.clone());
-        if self.disk.get(&path).is_none() {
-            self.admit_write("a key")?;
-            let key = self.entropy();
-            self.disk.put(path.clone(), Content::Key(key));
-        }
-        self.disk.sync(&path);
-        Ok(())
-    }
-
     pub(super) fn rekey(&mut self, instance: &InstanceRef) -> Result<(), Error> {
         let ring = self.ring(&instance.tenant);
         let Some(newest) = ring.first().copied() else {
