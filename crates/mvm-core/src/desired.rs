@@ -5,7 +5,7 @@
 //!                                                        └── findings, all together, each with its path
 //! ```
 //!
-//! There is one way in, [`parse`], whatever the document came by; unknown fields are found at every
+//! There is one way in, whatever the document came by; unknown fields are found at every
 //! level. What is written out is complete: defaults stand in it. This module refuses to know where
 //! documents come from and what is done with them.
 
@@ -15,7 +15,8 @@ mod strict;
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
 
 use crate::{
     document::Findings,
@@ -137,10 +138,23 @@ pub fn parse(bytes: &[u8], addressee: Addressee<'_>) -> Result<DesiredState, Err
     let value = strict::read(bytes).map_err(|error| {
         Error::new(ErrorKind::Invalid, format!("{what} is not a JSON document")).because(&error)
     })?;
+    understand(&value, addressee)
+}
+
+fn understand(value: &Value, addressee: Addressee<'_>) -> Result<DesiredState, Error> {
+    let what = "the desired state";
     let mut findings = Findings::new();
-    let state = read::state(&value, addressee, &mut findings);
+    let state = read::state(value, addressee, &mut findings);
     findings.settle(what)?;
     state.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{what} makes no sense")))
+}
+
+/// Checked like a document that came from anywhere, except that it may name any node.
+impl<'de> Deserialize<'de> for DesiredState {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        understand(&value, Addressee::Anyone).map_err(D::Error::custom)
+    }
 }
 
 impl DesiredState {

@@ -6,16 +6,18 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    desired::DesiredState,
     id::{InstanceRef, PoolRef, TenantId, VolumeId},
     instance::Drain,
     integration::Integration,
     net::{NetId, Subnet},
-    pool::{PoolChange, Resources, RevisionName, Role, RuntimePolicy, Source},
+    pool::{PoolChange, PoolPolicy, Resources, RevisionName, Role, RuntimePolicy, Source},
     publish::Publish,
     quota::{QuotaChange, Quotas},
     route::RoutingTable,
     secrets::{Scope, SecretsSource},
     state::Move,
+    tenant::TenantPolicy,
     units::{Mib, Seconds},
     volume::VolumeFate,
 };
@@ -48,12 +50,16 @@ pub enum Operation {
         /// Whether it gets a key. Without one snapshots are plain (development only).
         keyed: bool,
     },
-    /// Changes limits of a tenant. Legal while none is lowered below what is in use.
+    /// Changes limits of a tenant and what is decided for it without being asked. Legal while no limit
+    /// is lowered below what is in use.
     TenantUpdate {
         /// Which.
         tenant: TenantId,
         /// The new limits; an absent one stays.
         quotas: QuotaChange,
+        /// The new standing decisions; those that there are stay if absent.
+        #[serde(default)]
+        policy: Option<TenantPolicy>,
     },
     /// Gives a tenant other secrets. Legal while the tenant exists and, in production, has a key.
     TenantSecretsSet {
@@ -88,7 +94,7 @@ pub enum Operation {
         tenant: TenantId,
     },
     /// Makes a pool. Legal while its tenant exists and has room.
-    PoolCreate(NewPool),
+    PoolCreate(Box<NewPool>),
     /// Changes what a pool's next builds and new instances are. Legal while the pool exists.
     PoolUpdate {
         /// Which.
@@ -191,6 +197,11 @@ pub enum Operation {
         /// Whether its bytes are overwritten first.
         wipe: bool,
     },
+    /// Brings the node to a desired state, by other operations. Legal always.
+    AgentReconcile {
+        /// What the node shall have.
+        desired: Box<DesiredState>,
+    },
     /// Moves an instance; legal as in [`crate::state::State::next`].
     InstanceMove {
         /// Which.
@@ -236,6 +247,7 @@ impl Operation {
             Self::InstanceCreate { .. } => "instance_create",
             Self::InstancePublish { .. } => "instance_publish",
             Self::InstanceUnpublish { .. } => "instance_unpublish",
+            Self::AgentReconcile { .. } => "agent_reconcile",
             Self::InstanceMove { .. } => "instance_move",
         }
     }
@@ -266,6 +278,9 @@ pub struct NewPool {
     /// Where its gateways lead to; for the role `gateway` only.
     #[serde(default)]
     pub routing_table: Option<RoutingTable>,
+    /// What is decided for it without being asked.
+    #[serde(default)]
+    pub policy: PoolPolicy,
 }
 
 impl NewPool {
@@ -282,6 +297,7 @@ impl NewPool {
             secret_scopes: Vec::new(),
             integrations: Vec::new(),
             routing_table: None,
+            policy: PoolPolicy::default(),
         }
     }
 }

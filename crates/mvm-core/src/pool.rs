@@ -389,6 +389,9 @@ pub struct PoolChange {
     /// Where its gateways lead to; those that run are told at once.
     #[serde(default)]
     pub routing_table: Option<RoutingTable>,
+    /// What is decided for it without being asked.
+    #[serde(default)]
+    pub policy: Option<PoolPolicy>,
 }
 
 /// What was asked of a pool.

@@ -161,6 +161,17 @@ impl Engine {
         Self { ports, config, capacity, operation: Some(operation), asked: self.asked.clone() }
     }
 
+    /// This engine with another bound of what it does at once.
+    pub(crate) fn with_width(&self, parallel: usize) -> Self {
+        Self {
+            ports: self.ports.clone(),
+            config: Config { parallel, ..self.config.clone() },
+            capacity: Arc::clone(&self.capacity),
+            operation: self.operation.clone(),
+            asked: self.asked.clone(),
+        }
+    }
+
     /// The id of what is asked with this context.
     pub(crate) fn operation_of(&self, cx: &Context) -> OperationId {
         let drawn = || OperationId::from_random(self.ports.clock.draw());
@@ -201,13 +212,16 @@ impl Engine {
         }
     }
 
-    fn dispatch(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
+    /// Does what is asked as a part of what this engine is bound to.
+    pub(crate) fn dispatch(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
         match operation.clone() {
             Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
                 let ask = crate::operate::tenant::NewTenant { tenant, net, subnet, quotas, keyed };
                 self.tenant_create(cx, &ask)
             }
-            Operation::TenantUpdate { tenant, quotas } => self.tenant_update(cx, &tenant, &quotas),
+            Operation::TenantUpdate { tenant, quotas, policy } => {
+                self.tenant_update(cx, &tenant, &quotas, policy.as_ref())
+            }
             Operation::TenantDestroy { tenant, force, volumes } => {
                 self.tenant_destroy(cx, &tenant, force, volumes)
             }
@@ -249,6 +263,7 @@ impl Engine {
                 self.instance_destroy(cx, &instance, volumes)
             }
             Operation::VolumeRemove { volume, wipe } => self.volume_remove(cx, &volume, wipe),
+            Operation::AgentReconcile { desired } => self.agent_reconcile(cx, &desired),
             Operation::InstanceMove { instance, wish, drain } => {
                 self.instance_move(cx, &instance, wish, drain)
             }

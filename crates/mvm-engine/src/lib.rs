@@ -49,6 +49,6 @@ mod tests;
 
 pub use engine::{Config, Context, Engine, Ports, SPAN};
 pub use history::{EventFilter, Follow};
-pub use outcome::{Change, Deferral, Failed, Made, Outcome, Removal};
+pub use outcome::{Acted, Change, Deferral, Failed, Made, Outcome, Removal};
 pub use preview::Preview;
 pub use run::{Cancel, is_cancelled};

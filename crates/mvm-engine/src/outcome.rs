@@ -1,5 +1,7 @@
 //! What an operation did, as data: for people, for `--json` and for the agent's report.
 
+use std::collections::BTreeMap;
+
 use mvm_core::{
     error::Error,
     event::EventKind,
@@ -23,6 +25,9 @@ pub struct Outcome {
     /// The record that was made, built or scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<Made>,
+    /// The operations that were done as parts of this one, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acts: Vec<Acted>,
     /// The changes of instances, in the order in which they were asked.
     pub changes: Vec<Change>,
     /// What was left alone, and why.
@@ -37,6 +42,18 @@ pub struct Outcome {
     pub failures: Vec<Failed>,
     /// How long it took, in milliseconds.
     pub duration_ms: u64,
+}
+
+/// An operation that is a part of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acted {
+    /// Its name, as in logs: `pool_scale`.
+    pub act: String,
+    /// What it is about: an address.
+    pub subject: String,
+    /// Figures and names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub detail: BTreeMap<String, String>,
 }
 
 /// What an operation made.
@@ -109,6 +126,16 @@ pub struct Failed {
 }
 
 impl Outcome {
+    /// Adds what a part of this operation did.
+    pub(crate) fn absorb(&mut self, part: Self) {
+        self.acts.extend(part.acts);
+        self.changes.extend(part.changes);
+        self.deferrals.extend(part.deferrals);
+        self.removals.extend(part.removals);
+        self.notes.extend(part.notes);
+        self.failures.extend(part.failures);
+    }
+
     /// The one error that speaks for all failures, with the kind of the first; an interruption
     /// speaks for itself.
     #[must_use]
@@ -122,7 +149,7 @@ impl Outcome {
             format!(
                 "{} of {} changes failed",
                 self.failures.len(),
-                self.failures.len() + self.changes.len()
+                self.failures.len() + self.changes.len() + self.acts.len()
             ),
         );
         for failure in &self.failures {

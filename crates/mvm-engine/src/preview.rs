@@ -25,7 +25,7 @@ use crate::{
         tenant::{self, NewTenant},
         volume::removal,
     },
-    outcome::{Made, Removal},
+    outcome::{Acted, Deferral, Failed, Made, Removal},
     store::records,
 };
 
@@ -44,6 +44,15 @@ pub struct Preview {
     /// What would be removed because nothing uses it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removals: Vec<Removal>,
+    /// The operations that would be done, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub acts: Vec<Acted>,
+    /// What would not be done, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failed>,
+    /// What would be left alone, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deferrals: Vec<Deferral>,
     /// What a person should know about the change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -56,8 +65,10 @@ impl Engine {
             Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
                 self.preview_tenant(cx, &NewTenant { tenant, net, subnet, quotas, keyed })
             }
-            Operation::TenantUpdate { tenant, quotas } => {
-                let made = self.rehearse(|tx| self.tenant_requota(tx, cx, &tenant, &quotas))?;
+            Operation::TenantUpdate { tenant, quotas, policy } => {
+                let policy = policy.as_ref();
+                let made =
+                    self.rehearse(|tx| self.tenant_change(tx, cx, &tenant, &quotas, policy))?;
                 Ok(Preview { made: Some(Made::Tenant(made)), ..Preview::default() })
             }
             Operation::TenantSecretsSet { tenant, source } => {
@@ -128,6 +139,7 @@ impl Engine {
             Operation::VolumeRemove { volume, wipe } => {
                 self.preview_effects(|tx| Ok(vec![removal(tx, &volume, wipe)?]))
             }
+            Operation::AgentReconcile { desired } => self.preview_reconcile(&desired),
             Operation::InstanceMove { instance, wish, drain } => {
                 self.preview_move(cx, &instance, wish, drain)
             }

@@ -63,7 +63,7 @@ pub use mvm_core::{
     volume::{Volume, VolumeFate, VolumeKind, VolumePlan, VolumeStage},
 };
 pub use mvm_engine::{
-    Cancel, Change, Context, Deferral, EventFilter, Failed, Follow, Made, Outcome, Preview,
+    Acted, Cancel, Change, Context, Deferral, EventFilter, Failed, Follow, Made, Outcome, Preview,
     Removal, SPAN,
     figures::{GroupStats, InstanceStats, NodeStats},
     is_cancelled,

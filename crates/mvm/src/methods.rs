@@ -9,7 +9,7 @@ use mvm_core::{
     instance::Drain,
     net::{NetId, Subnet},
     operation::{NewPool, Operation},
-    pool::{PoolChange, RevisionName},
+    pool::{Counts, PoolChange, RevisionName},
     port::{Console, ExecRequest, ExecStatus, ExecStreams, LogSource, Logs},
     publish::Publish,
     quota::{QuotaChange, Quotas},
@@ -30,7 +30,7 @@ use mvm_host::kvm;
 use crate::Mvm;
 
 /// Whether an operation boots or restores guests.
-const fn starts_guests(operation: &Operation) -> bool {
+fn starts_guests(operation: &Operation) -> bool {
     match operation {
         Operation::InstanceMove { wish, .. } => matches!(wish, Move::Start | Move::Wake),
         Operation::PoolScale { no_wait, .. } => !*no_wait,
@@ -53,6 +53,10 @@ const fn starts_guests(operation: &Operation) -> bool {
         | Operation::InstanceGrow { .. }
         | Operation::InstanceDestroy { .. }
         | Operation::VolumeRemove { .. } => false,
+        Operation::AgentReconcile { desired } => {
+            let mut pools = desired.tenants.iter().flat_map(|tenant| &tenant.pools);
+            pools.any(|pool| pool.desired_counts != Counts::default())
+        }
     }
 }
 
@@ -110,7 +114,7 @@ impl Mvm {
         tenant: &TenantId,
         quotas: QuotaChange,
     ) -> Result<Outcome, Error> {
-        self.operate(cx, &Operation::TenantUpdate { tenant: tenant.clone(), quotas })
+        self.operate(cx, &Operation::TenantUpdate { tenant: tenant.clone(), quotas, policy: None })
     }
 
     /// Gives a tenant other secrets.
@@ -148,7 +152,7 @@ impl Mvm {
 
     /// Makes a pool.
     pub fn pool_create(&self, cx: &Context, pool: NewPool) -> Result<Outcome, Error> {
-        self.operate(cx, &Operation::PoolCreate(pool))
+        self.operate(cx, &Operation::PoolCreate(Box::new(pool)))
     }
 
     /// Makes the pool's image and makes it current.
@@ -282,6 +286,11 @@ impl Mvm {
         wipe: bool,
     ) -> Result<Outcome, Error> {
         self.operate(cx, &Operation::VolumeRemove { volume: volume.clone(), wipe })
+    }
+
+    /// Brings this node to a desired state.
+    pub fn agent_reconcile(&self, cx: &Context, desired: DesiredState) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::AgentReconcile { desired: Box::new(desired) })
     }
 
     /// Moves an instance: start, stop, warm, sleep, wake, destroy.

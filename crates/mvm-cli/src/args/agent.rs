@@ -8,8 +8,21 @@ use mvm::{
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
+    /// Bring this node to a desired state, once: tenants, pools, builds and instances
+    #[command(after_long_help = super::examples::AGENT_RECONCILE)]
+    Reconcile(ReconcileArgs),
     /// Write the desired state that this node's tenants and pools amount to
     Desired(DesiredArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReconcileArgs {
+    /// The desired state, as JSON; `-` reads standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) desired: InputPath,
+    /// Destroy tenants, and pools of its tenants, that it does not name
+    #[arg(long)]
+    pub(crate) prune: bool,
 }
 
 #[derive(Debug, Args)]

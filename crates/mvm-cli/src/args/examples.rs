@@ -49,3 +49,8 @@ pub(super) const INSTANCE_CP: &str = "Examples:
 pub(super) const INSTANCE_STATS: &str = "Examples:
   mvm instance stats acme/workers/i-a3f7b2c1
   mvm instance stats acme/workers/i-a3f7b2c1 --watch 5 --json";
+
+pub(super) const AGENT_RECONCILE: &str = "Examples:
+  mvm agent reconcile --desired desired.json
+  mvm --dry-run agent reconcile --desired desired.json --prune
+  mvm agent desired | mvm agent reconcile --desired -";

@@ -267,6 +267,7 @@ impl PoolUpdateArgs {
             secret_scopes: is_scoped.then_some(self.secret_scopes),
             integrations,
             routing_table,
+            policy: None,
         })
     }
 }

@@ -7,10 +7,10 @@ use std::{
     process::ExitCode,
 };
 
-use mvm::{Error, ErrorKind};
+use mvm::{DesiredState, Error, ErrorKind, Operation, forward::InputPath};
 
 use crate::{
-    args::{AgentCommand, DesiredArgs},
+    args::{AgentCommand, DesiredArgs, ReconcileArgs},
     run::Session,
 };
 
@@ -19,21 +19,30 @@ const READ_MAX: u64 = (16 << 20) + 1;
 
 pub(crate) fn run(session: &Session, command: AgentCommand) -> Result<ExitCode, Error> {
     match command {
+        AgentCommand::Reconcile(args) => reconcile(session, &args),
         AgentCommand::Desired(args) => desired(session, &args),
     }
 }
 
+fn reconcile(session: &Session, args: &ReconcileArgs) -> Result<ExitCode, Error> {
+    let mut desired = checked(session, &args.desired)?;
+    desired.prune_unknown_tenants |= args.prune;
+    desired.prune_unknown_pools |= args.prune;
+    session.operate(&Operation::AgentReconcile { desired: Box::new(desired) })
+}
+
+/// The desired state in a file, if nothing is wrong with it.
+fn checked(session: &Session, file: &InputPath) -> Result<DesiredState, Error> {
+    let bytes = read(file).map_err(|error| {
+        Error::new(ErrorKind::Invalid, format!("cannot read {file}")).because(&error)
+    })?;
+    let state = session.mvm.desired_check(&bytes);
+    state.map_err(|error| error.context(format!("{file} is refused")))
+}
+
 fn desired(session: &Session, args: &DesiredArgs) -> Result<ExitCode, Error> {
     let state = match &args.check {
-        Some(file) => {
-            let file: &Path = file.as_ref();
-            let bytes = read(file)
-                .map_err(|error| cannot(ErrorKind::Invalid, "read", file).because(&error))?;
-            session
-                .mvm
-                .desired_check(&bytes)
-                .map_err(|error| error.context(format!("{} is refused", file.display())))?
-        }
+        Some(file) => checked(session, file)?,
         None => session.mvm.agent_desired(args.tenant.as_ref())?,
     };
     let text = serde_json::to_string_pretty(&state).map_err(|error| {
@@ -42,21 +51,21 @@ fn desired(session: &Session, args: &DesiredArgs) -> Result<ExitCode, Error> {
     match &args.file {
         Some(file) if !session.is_rehearsal() => {
             let file: &Path = file.as_ref();
-            write(file, &text)
-                .map_err(|error| cannot(ErrorKind::Failed, "write", file).because(&error))?;
+            write(file, &text).map_err(|error| {
+                let message = format!("cannot write {}", file.display());
+                Error::new(ErrorKind::Failed, message).because(&error)
+            })?;
         }
         Some(_) | None => session.print(&state, |_| text)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn cannot(kind: ErrorKind, act: &str, file: &Path) -> Error {
-    Error::new(kind, format!("cannot {act} {}", file.display()))
-}
-
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+fn read(file: &InputPath) -> io::Result<Vec<u8>> {
+    let source: Box<dyn Read> =
+        if file.is_stream() { Box::new(io::stdin()) } else { Box::new(fs::File::open(file)?) };
     let mut bytes = Vec::new();
-    fs::File::open(file)?.take(READ_MAX).read_to_end(&mut bytes)?;
+    source.take(READ_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use mvm::{
-    Error, ErrorKind, NewPool, Operation, Rebuild, Resources, RuntimePolicy,
+    Error, ErrorKind, NewPool, Operation, PoolPolicy, Rebuild, Resources, RuntimePolicy,
     units::{Mib, Seconds, Vcpus},
 };
 
@@ -65,7 +65,7 @@ fn create(session: &Session, args: PoolCreateArgs) -> Result<Operation, Error> {
         Error::new(ErrorKind::Usage, "a pool needs a source")
             .hint("give one of --flake, --template and --image")
     })?;
-    Ok(Operation::PoolCreate(NewPool {
+    Ok(Operation::PoolCreate(Box::new(NewPool {
         pool: args.pool,
         source,
         profile: args.profile,
@@ -82,5 +82,6 @@ fn create(session: &Session, args: PoolCreateArgs) -> Result<Operation, Error> {
         routing_table,
         runtime_policy: args.policy.over(RuntimePolicy::default()),
         secret_scopes: args.secret_scopes,
-    }))
+        policy: PoolPolicy::default(),
+    })))
 }

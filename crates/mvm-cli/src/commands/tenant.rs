@@ -26,7 +26,8 @@ pub(crate) fn run(session: &Session, command: TenantCommand) -> Result<ExitCode,
             Ok(ExitCode::SUCCESS)
         }
         TenantCommand::Update(args) => {
-            session.operate(&Operation::TenantUpdate { quotas: args.change(), tenant: args.tenant })
+            let quotas = args.change();
+            session.operate(&Operation::TenantUpdate { tenant: args.tenant, quotas, policy: None })
         }
         TenantCommand::Secrets(command) => secrets(session, command),
         TenantCommand::Destroy { tenant, force, volumes } => {

@@ -1,13 +1,13 @@
 //! What the library's own types are called and mean.
 
 use mvm::{
-    Actor, Assignment, BootId, Change, Cidr, CopyReport, Counts, Deferral, Drain, Error, ErrorKind,
-    EventKind, Failed, Failure, Finding, Grant, GroupStats, GuestMetrics, ImageHash, Instance,
-    InstanceId, InstanceRef, Integration, LoggedEvent, Logs, Made, MatchRule, NetId, Network,
-    NodeFacts, Offset, OperationId, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview, Quotas,
-    Removal, Resources, Revision, Role, Route, RoutingTable, RuntimePolicy, Scope, SecretsSource,
-    Selector, Source, State, Step, Subnet, Target, Tenant, TenantId, TenantSecrets, Usage,
-    VolumeFate, VolumeId, VolumeKind, VolumePlan, Want, WorkerState,
+    Acted, Actor, Assignment, BootId, Change, Cidr, CopyReport, Counts, Deferral, Drain, Error,
+    ErrorKind, EventKind, Failed, Failure, Finding, Grant, GroupStats, GuestMetrics, ImageHash,
+    Instance, InstanceId, InstanceRef, Integration, LoggedEvent, Logs, Made, MatchRule, NetId,
+    Network, NodeFacts, Offset, OperationId, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview,
+    Quotas, Removal, Resources, Revision, Role, Route, RoutingTable, RuntimePolicy, Scope,
+    SecretsSource, Selector, Source, State, Step, Subnet, Target, Tenant, TenantId, TenantSecrets,
+    Usage, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want, WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };
 use serde_json::{Value, json};
@@ -388,6 +388,13 @@ describe!(Error, "Error", "A failure.", {
     hints: "What can be done next.",
 });
 
+describe!(Acted, "Acted", "An operation that is a part of another one.", {
+    act: "Its name, as in logs.",
+    subject: "An address.",
+} or absent {
+    detail: "Figures and names.",
+});
+
 describe!(Removal, "Removal", "Something that nothing used.", {
     effect: "The act that removes it.",
     subject: "An address, an id or a hash.",
@@ -400,6 +407,7 @@ impl Described for Outcome {
             let Self {
                 operation: _,
                 made: _,
+                acts: _,
                 changes: _,
                 deferrals: _,
                 removals: _,
@@ -418,6 +426,8 @@ impl Described for Outcome {
             fields.add("failures", "What did not work.", Vec::<Failed>::schema(definitions));
             fields.add("duration_ms", "How long it took.", u64::schema(definitions));
             fields.add_optional("made", "What was made.", Made::schema(definitions));
+            let acts = Vec::<Acted>::schema(definitions);
+            fields.add_optional("acts", "The operations that it consisted of.", acts);
             let removals = Vec::<Removal>::schema(definitions);
             fields.add_optional("removals", "What was removed as unused.", removals);
             let notes = Vec::<String>::schema(definitions);
@@ -436,6 +446,9 @@ describe!(Preview, "Plan", "What a change would do.", {
     destroyed: "What would be destroyed with the subject.",
 } or absent {
     made: "What would be made or changed.",
+    acts: "The operations that it would consist of.",
+    deferrals: "What would be left alone.",
+    failures: "What would not be done.",
     removals: "What would be removed as unused.",
     notes: "What a person should know.",
 });

@@ -83,6 +83,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "instance-unpublish"
         | "instance-update"
         | "tenant-key-rotate"
+        | "agent-reconcile"
         | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
         _ => None,
     }

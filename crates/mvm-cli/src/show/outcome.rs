@@ -1,6 +1,6 @@
 //! What a change did, or would do.
 
-use mvm::{Made, Outcome, Preview, Removal};
+use mvm::{Acted, Deferral, Made, Outcome, Preview, Removal};
 use serde_json::{Value, json};
 
 use super::{pool::counts, size};
@@ -50,19 +50,33 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Some(Made::Removed(address)) => lines.push(format!("{address} is gone.")),
         None => {}
     }
+    lines.extend(outcome.acts.iter().map(act));
     for change in &outcome.changes {
         let from = change.from.map(|from| format!("{from} → ")).unwrap_or_default();
         lines.push(format!("{}: {from}{} ({} ms)", change.instance, change.to, change.duration_ms));
     }
-    for deferral in &outcome.deferrals {
-        lines.push(format!("{}: left alone: {}", deferral.instance, deferral.reason));
-    }
+    lines.extend(outcome.deferrals.iter().map(left_alone));
     lines.extend(removals(&outcome.removals, "removed"));
     lines.extend(outcome.notes.iter().map(|note| format!("Note: {note}.")));
     if lines.is_empty() {
-        lines.push("Nothing to do.".to_owned());
+        let words =
+            if outcome.failures.is_empty() { "Nothing to do." } else { "Nothing was done." };
+        lines.push(words.to_owned());
     }
     lines.join("\n")
+}
+
+/// `acme/web: pool scale (running 2, warm 1)`.
+fn act(act: &Acted) -> String {
+    let figures: Vec<String> =
+        act.detail.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    let detail =
+        if figures.is_empty() { String::new() } else { format!(" ({})", figures.join(", ")) };
+    format!("{}: {}{detail}", act.subject, act.act.replace('_', " "))
+}
+
+fn left_alone(deferral: &Deferral) -> String {
+    format!("{}: left alone: {}", deferral.instance, deferral.reason)
 }
 
 /// One line for each thing that goes, and one for all of them.
@@ -87,6 +101,11 @@ pub(crate) fn preview(preview: &Preview) -> String {
     }
     lines.extend(preview.steps.iter().map(|step| format!("would do: {}", json!(step))));
     lines.extend(preview.assignments.iter().map(|one| format!("would assign: {}", json!(one))));
+    lines.extend(preview.acts.iter().map(|one| format!("would do: {}", act(one))));
+    lines.extend(preview.deferrals.iter().map(left_alone));
+    lines.extend(
+        preview.failures.iter().map(|one| format!("{}: would fail: {}", one.subject, one.error)),
+    );
     lines.extend(removals(&preview.removals, "would remove"));
     lines.extend(preview.notes.iter().map(|note| format!("Note: {note}.")));
     lines.extend(preview.destroyed.iter().map(|one| format!("would destroy: {one}")));

@@ -5,6 +5,7 @@
 //!
 //! - [`instance`] — one instance to its wanted state.
 //! - [`pool`] — which instance shall be in which state, from the counts.
+//! - [`node`] — all tenants and pools of a node to a desired state.
 //! - [`gc`] — what nothing uses any more.
 //! - [`rebuild`] — a record whose store was lost.
 //! - [`truth`] — what happened while nobody looked.
@@ -14,6 +15,7 @@
 mod fixture;
 pub mod gc;
 pub mod instance;
+pub mod node;
 pub mod pool;
 pub mod rebuild;
 pub mod truth;

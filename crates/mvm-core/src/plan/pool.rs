@@ -62,6 +62,22 @@ pub fn assign(instances: &[Instance], counts: Counts, now: Timestamp) -> Vec<Ass
     order(chosen, &left, need)
 }
 
+/// How many instances are available, warm and sleeping, as the counts count them.
+#[must_use]
+pub fn census(instances: &[Instance]) -> Counts {
+    let mut counts = Counts::default();
+    for one in instances.iter().filter(|one| one.want != Want::Destroyed) {
+        if is_available(one) {
+            counts.running += 1;
+        } else if one.state == State::Warm {
+            counts.warm += 1;
+        } else if one.state == State::Sleeping {
+            counts.sleeping += 1;
+        }
+    }
+    counts
+}
+
 struct Need {
     running: u32,
     warm: u32,

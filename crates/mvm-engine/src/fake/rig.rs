@@ -120,7 +120,7 @@ pub(crate) fn tenant_create(id: &str, quotas: Quotas) -> Operation {
 pub(crate) fn pool_create(id: &str) -> Operation {
     let source = Source::Image("default".to_owned());
     let size = Resources::new(Vcpus(1), Mib(256), Mib(64));
-    Operation::PoolCreate(NewPool::of_workers(pool(id), source, size))
+    Operation::PoolCreate(Box::new(NewPool::of_workers(pool(id), source, size)))
 }
 
 pub(crate) fn scale(running: u32, warm: u32, sleeping: u32) -> Operation {

@@ -8,7 +8,7 @@ use mvm_core::{
     error::{Error, ErrorKind},
     event::EventKind,
     id::{ImageHash, PoolRef, Subject},
-    pool::{Pool, PoolChange, RevisionName},
+    pool::{Pool, PoolChange, PoolPolicy, RevisionName, Role},
     port::Transaction,
     secrets::Scope,
 };
@@ -165,7 +165,11 @@ fn applied(mut pool: Pool, change: &PoolChange) -> Pool {
     pool.profile = change.profile.clone().unwrap_or(pool.profile);
     pool.role = change.role.clone().unwrap_or(pool.role);
     pool.integrations = change.integrations.clone().unwrap_or(pool.integrations);
-    pool.routing_table = change.routing_table.clone().or(pool.routing_table);
+    let table = change.routing_table.clone().or(pool.routing_table);
+    // Whoever is no gateway any more gives up its routes by a table without any.
+    pool.routing_table =
+        table.filter(|table| pool.role == Role::Gateway || !table.routes.is_empty());
+    pool.policy = change.policy.clone().unwrap_or(pool.policy);
     pool
 }
 
@@ -217,7 +221,27 @@ fn differences(before: &Pool, after: &Pool) -> Vec<(&'static str, String, String
     if before.routing_table != after.routing_table {
         differences.push(("routes", old.1, new.1));
     }
+    differences.extend(decisions(&before.policy, &after.policy));
     differences
+}
+
+/// What differs between standing decisions.
+fn decisions(before: &PoolPolicy, after: &PoolPolicy) -> Vec<(&'static str, String, String)> {
+    let facts = |policy: &PoolPolicy| {
+        let texts = policy.metadata.iter().map(|(key, text)| format!("{key}={text}"));
+        [
+            ("sleep_policy", format!("{:?}", policy.sleep_policy)),
+            ("seccomp_policy", format!("{:?}", policy.seccomp_policy)),
+            ("snapshot_compression", format!("{:?}", policy.snapshot_compression)),
+            ("metadata", texts.collect::<Vec<_>>().join(" ")),
+            ("readiness", format!("{:?}", policy.readiness)),
+            ("on_node_loss", format!("{:?}", policy.on_node_loss)),
+            ("pinned", policy.pinned.to_string()),
+            ("critical", policy.critical.to_string()),
+        ]
+    };
+    let pairs = facts(before).into_iter().zip(facts(after));
+    pairs.filter(|(a, b)| a.1 != b.1).map(|((name, from), (_, to))| (name, from, to)).collect()
 }
 
 /// What a change is not for.
@@ -239,6 +263,7 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
         secret_scopes,
         integrations,
         routing_table,
+        policy: _,
     } = change;
     let mut notes = Vec::new();
     if source.is_some() || profile.is_some() {

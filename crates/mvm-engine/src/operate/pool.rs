@@ -9,7 +9,7 @@ use mvm_core::{
     instance::{Drain, Instance, Want},
     integration::{self, Integration},
     operation::{NewPool, Rebuild},
-    pool::{Counts, Pool, PoolPolicy, Resources, Revision, Role, Source},
+    pool::{Counts, Pool, Resources, Revision, Role, Source},
     port::{BuildOrder, Table, Transaction},
     quota::Usage,
     route::{RoutingTable, Surroundings},
@@ -84,7 +84,7 @@ impl Engine {
             routing_table: ask.routing_table.clone(),
             revisions: Vec::new(),
             rolled_back_to: None,
-            policy: PoolPolicy::default(),
+            policy: ask.policy.clone(),
             destroying: false,
             created_at: self.ports.clock.now(),
             generation: Generation(0),
@@ -162,10 +162,16 @@ impl Engine {
         source: &Source,
     ) -> Result<Vec<InstanceRef>, Error> {
         let (_, mut pool) = living(tx, id)?;
-        if pool.current() != Some(image) {
-            if pool.revisions.first().is_none_or(|newest| newest.image != *image) {
-                let (built_at, source) = (self.ports.clock.now(), Some(source.clone()));
-                pool.revisions.insert(0, Revision { image: image.clone(), built_at, source });
+        let newest = pool.revisions.first();
+        let is_known = newest.is_some_and(|newest| newest.source.as_ref() == Some(source));
+        if pool.current() != Some(image) || !is_known {
+            match pool.revisions.first_mut().filter(|newest| newest.image == *image) {
+                // Another source of the same bytes.
+                Some(newest) => newest.source = Some(source.clone()),
+                None => {
+                    let (built_at, source) = (self.ports.clock.now(), Some(source.clone()));
+                    pool.revisions.insert(0, Revision { image: image.clone(), built_at, source });
+                }
             }
             pool.rolled_back_to = None;
             records::put(tx, &mut pool)?;

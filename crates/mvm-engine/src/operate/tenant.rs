@@ -113,32 +113,46 @@ impl Engine {
         cx: &Context,
         id: &TenantId,
         change: &QuotaChange,
+        policy: Option<&TenantPolicy>,
     ) -> Result<Outcome, Error> {
         self.within(|tx| records::tenant(tx, id))?;
         let _lock = self.lock(&Subject::Tenant(id.clone()))?;
         cx.cancel.check()?;
-        let tenant = self.within(|tx| self.tenant_requota(tx, cx, id, change))?;
+        let tenant = self.within(|tx| self.tenant_change(tx, cx, id, change, policy))?;
         Ok(Outcome { made: Some(Made::Tenant(tenant)), ..Outcome::default() })
     }
 
-    /// Puts the record of a tenant with other limits, unless they are the same.
-    pub(crate) fn tenant_requota(
+    /// Puts the record of a tenant with other limits and decisions, unless they are the same.
+    pub(crate) fn tenant_change(
         &self,
         tx: &mut dyn Transaction,
         cx: &Context,
         id: &TenantId,
         change: &QuotaChange,
+        policy: Option<&TenantPolicy>,
     ) -> Result<Tenant, Error> {
         let mut tenant = records::tenant(tx, id)?;
         refuse_destroying("tenant", id, tenant.destroying)?;
         let (before, after) = (tenant.quotas, change.apply(&tenant.quotas));
         before.admit_change(&after, &holdings(tx, &tenant)?)?;
-        if after == before {
+        let policy = policy.filter(|policy| **policy != tenant.policy);
+        if after == before && policy.is_none() {
             return Ok(tenant);
+        }
+        let mut event = self.event(&cx.actor, id, EventKind::TenantUpdated);
+        if let Some(policy) = policy {
+            let before = std::mem::replace(&mut tenant.policy, policy.clone());
+            if before.pinned != policy.pinned {
+                let change = format_args!("{} -> {}", before.pinned, policy.pinned);
+                event = event.with("pinned", change);
+            }
+            if before.egress != policy.egress {
+                let change = format_args!("{:?} -> {:?}", before.egress, policy.egress);
+                event = event.with("egress", change);
+            }
         }
         tenant.quotas = after;
         records::put(tx, &mut tenant)?;
-        let mut event = self.event(&cx.actor, id, EventKind::TenantUpdated);
         for ((name, old), (_, new)) in before.figures().into_iter().zip(after.figures()) {
             if old != new {
                 event = event.with(name, format!("{old} -> {new}"));

@@ -38,6 +38,7 @@ fn leaves(operation: &Operation) -> EventKind {
             true => EventKind::VolumeWiped,
             false => EventKind::VolumeRemoved,
         },
+        Operation::AgentReconcile { .. } => EventKind::DesiredStateAccepted,
         Operation::InstanceMove { wish, .. } => match wish {
             Move::Prepare => EventKind::InstanceReady,
             Move::Start => EventKind::InstanceStarted,
@@ -88,7 +89,7 @@ fn every_change_leaves_an_event_with_its_actor_and_its_operation() {
     does(&rig, &tenant_create("acme", Quotas::default()));
     assert_eq!(rig.kinds(), [EventKind::TenantCreated, EventKind::KeyCreated]);
     let quotas = QuotaChange { max_running: Some(7), ..QuotaChange::default() };
-    does(&rig, &Operation::TenantUpdate { tenant: "acme".parse().unwrap(), quotas });
+    does(&rig, &Operation::TenantUpdate { tenant: "acme".parse().unwrap(), quotas, policy: None });
     does(&rig, &pool_create("acme/web"));
     does(
         &rig,
@@ -140,6 +141,14 @@ fn every_change_leaves_an_event_with_its_actor_and_its_operation() {
     let last = &archived.last().unwrap().event;
     assert_eq!((last.event, &last.actor), (leaves(&gone), &Actor::Uid(1000)));
     assert_eq!(last.detail.get("operation"), Some(&id.to_string()));
+}
+
+#[test]
+fn a_desired_state_that_was_accepted_stands_in_the_nodes_log() {
+    let rig = Rig::with_pool(Quotas::default());
+    let mut desired = rig.engine.desired(None).unwrap();
+    desired.tenants[0].quotas.max_running = 7;
+    does(&rig, &Operation::AgentReconcile { desired: Box::new(desired) });
 }
 
 #[test]

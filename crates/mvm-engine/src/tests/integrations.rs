@@ -29,7 +29,7 @@ fn rig() -> (Rig, InstanceRef) {
     };
     let pool = workers.pool.clone();
     let integrations = vec![one("ledger", true), one("cache", false)];
-    rig.operate(&Operation::PoolCreate(NewPool { integrations, ..workers })).unwrap();
+    rig.operate(&Operation::PoolCreate(Box::new(NewPool { integrations, ..*workers }))).unwrap();
     rig.operate(&Operation::build(pool)).unwrap();
     let id = rig.create();
     rig.go(&id, Move::Start).unwrap();

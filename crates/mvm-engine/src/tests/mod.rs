@@ -16,6 +16,7 @@ mod network;
 mod overrides;
 mod races;
 mod rebuild;
+mod reconcile;
 mod routes;
 mod secrets;
 mod tenants;

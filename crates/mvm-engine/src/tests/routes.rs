@@ -27,7 +27,11 @@ fn gateway_pool(role: Role, target: &str) -> Operation {
     let Operation::PoolCreate(workers) = pool_create("acme/gateways") else {
         unreachable!("it creates a pool")
     };
-    Operation::PoolCreate(NewPool { role, routing_table: Some(table(target)), ..workers })
+    Operation::PoolCreate(Box::new(NewPool {
+        role,
+        routing_table: Some(table(target)),
+        ..*workers
+    }))
 }
 
 /// `acme/web` with its build, a gateway that leads to it, and two of its instances at rest.

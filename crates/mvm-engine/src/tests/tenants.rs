@@ -98,7 +98,8 @@ fn a_tenant_with_pools_is_destroyed_by_force_only_and_leaves_nothing() {
 #[test]
 fn only_the_given_limits_change_and_the_log_says_from_what_to_what() {
     let rig = Rig::with_pool(Quotas::default());
-    let update = |quotas| rig.operate(&Operation::TenantUpdate { tenant: tenant(), quotas });
+    let update =
+        |quotas| rig.operate(&Operation::TenantUpdate { tenant: tenant(), quotas, policy: None });
     let wider = QuotaChange { max_running: Some(9), max_pools: Some(4), ..QuotaChange::default() };
     update(wider).unwrap();
     update(wider).unwrap();
@@ -125,7 +126,7 @@ fn a_limit_below_what_is_in_use_is_refused_and_changes_nothing() {
         max_running: Some(1),
         ..QuotaChange::default()
     };
-    let ask = Operation::TenantUpdate { tenant: tenant(), quotas };
+    let ask = Operation::TenantUpdate { tenant: tenant(), quotas, policy: None };
     for error in [rig.operate(&ask).unwrap_err(), rig.engine.plan_only(&rig.cx, &ask).unwrap_err()]
     {
         assert_eq!(error.kind, ErrorKind::Refused);

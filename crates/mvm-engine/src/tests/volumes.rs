@@ -121,8 +121,12 @@ fn a_kept_volume_counts_against_the_quota_of_who_gets_it() {
         .unwrap();
     let source = mvm_core::pool::Source::Image("default".to_owned());
     let size = mvm_core::pool::Resources::new(Vcpus(1), Mib(256), Mib(0));
-    rig.operate(&Operation::PoolCreate(NewPool::of_workers(pool("bolt/web"), source, size)))
-        .unwrap();
+    rig.operate(&Operation::PoolCreate(Box::new(NewPool::of_workers(
+        pool("bolt/web"),
+        source,
+        size,
+    ))))
+    .unwrap();
     let create = Operation::InstanceCreate {
         pool: pool("bolt/web"),
         publish: Vec::new(),

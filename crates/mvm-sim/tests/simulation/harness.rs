@@ -83,7 +83,7 @@ pub(crate) fn create_pool(pool: PoolRef, data_disk: u32) -> Operation {
     let source = Source::Image("default".to_owned());
     let size = Resources::new(Vcpus(1), Mib(256), Mib(data_disk));
     let workers = NewPool::of_workers(pool, source, size);
-    Operation::PoolCreate(NewPool { integrations: integrations(), ..workers })
+    Operation::PoolCreate(Box::new(NewPool { integrations: integrations(), ..workers }))
 }
 
 /// One that must be saved, and one that may fail.

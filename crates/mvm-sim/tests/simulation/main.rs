@@ -2,6 +2,7 @@
 //!
 //! - [`crash_points`] — every operation with every fault at every port call.
 //! - [`random_operations`] — several engines, random commands and faults from a seed.
+//! - [`reconciling`] — random desired states, one after the other.
 //! - [`regressions`] — histories that once broke a law.
 //! - [`rehearsals`] — `--dry-run` of every operation.
 #![expect(
@@ -15,5 +16,6 @@
 mod crash_points;
 mod harness;
 mod random_operations;
+mod reconciling;
 mod regressions;
 mod rehearsals;

@@ -22,7 +22,7 @@ use crate::harness::{
 };
 
 /// How many variants [`Operation`] has.
-const OPERATIONS: usize = 21;
+const OPERATIONS: usize = 22;
 
 /// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
 const fn position(operation: &Operation) -> usize {
@@ -48,6 +48,7 @@ const fn position(operation: &Operation) -> usize {
         Operation::VolumeRemove { .. } => 18,
         Operation::TenantSecretsSet { .. } => 19,
         Operation::TenantSecretsRotate { .. } => 20,
+        Operation::AgentReconcile { .. } => 21,
     }
 }
 
@@ -96,6 +97,7 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     go(Operation::TenantUpdate {
         tenant: tenant("acme"),
         quotas: QuotaChange { max_pools: Some(7), ..QuotaChange::default() },
+        policy: None,
     });
     go(create_pool(web(), 64));
     go(Operation::build(web()));
@@ -105,6 +107,9 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     });
     go(Operation::PoolRollback { pool: web(), revision: RevisionName::Ordinal(1) });
     go(scale(web(), 1, 1, 1));
+    let mut desired = mvm.engine.desired(None).unwrap();
+    desired.tenants[0].pools[0].desired_counts.running = 2;
+    go(Operation::AgentReconcile { desired: Box::new(desired) });
     go(Operation::InstanceCreate { pool: web(), publish: Vec::new(), volume: None });
     let published = instances(&*sim.store).remove(0).instance;
     let ports = || vec!["8080:80".parse().unwrap()];
