@@ -243,7 +243,7 @@ impl Process {
             act()
         };
         if fault == Some(Fault::DieDuring) {
-            self.tear();
+            self.tear(call);
         }
         self.end(call, &result);
         match fault {
@@ -333,17 +333,21 @@ impl Process {
         }
     }
 
-    /// The process died while it wrote: no partial snapshot is whole.
-    fn tear(&self) {
+    /// The process died while it wrote: no partial snapshot of that instance is whole; those that others
+    /// write meanwhile are.
+    fn tear(&self, call: &Call) {
         let mut world = self.sim.machine.world();
         let partial: Vec<(Path, Content)> = world
             .disk
             .iter()
             .filter_map(|(path, content)| {
-                let Content::Snapshot(snapshot) = content else { return None };
+                let (Path::Snapshot(of, _), Content::Snapshot(snapshot)) = (path, content) else {
+                    return None;
+                };
                 let mut torn = snapshot.clone();
                 torn.complete = false;
-                let is_partial = torn.phase == SnapshotPhase::Partial;
+                let is_partial = torn.phase == SnapshotPhase::Partial
+                    && call.instance.as_ref() == Some(&of.instance);
                 is_partial.then(|| (path.clone(), Content::Snapshot(torn)))
             })
             .collect();
