@@ -43,7 +43,10 @@ pub(super) fn verify(roots: &Roots, mtu: Mtu, intent: &Firewall) -> Result<Vec<F
     }
     findings.extend(routes(&mut netlink, &links, &at_work).map_err(refused)?);
     findings.extend(taps(&links, intent));
-    findings.extend(egress(&mut netlink).map_err(refused)?);
+    // After a boot nothing is there yet, and an uplink is prepared with the first bridge.
+    if !at_work.networks.is_empty() {
+        findings.extend(egress(&mut netlink).map_err(refused)?);
+    }
     if !at_work.networks.is_empty() || nft::has_tables()? {
         findings.extend(table(roots, intent)?);
     }
