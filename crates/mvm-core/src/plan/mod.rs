@@ -4,6 +4,7 @@
 //! crash between any two of them needs no special path: the next look sees what is there.
 //!
 //! - [`instance`] — one instance to its wanted state.
+//! - [`policy`] — which instance rests because nobody needs it, or to make room.
 //! - [`pool`] — which instance shall be in which state, from the counts.
 //! - [`node`] — all tenants and pools of a node to a desired state.
 //! - [`gc`] — what nothing uses any more.
@@ -16,6 +17,7 @@ mod fixture;
 pub mod gc;
 pub mod instance;
 pub mod node;
+pub mod policy;
 pub mod pool;
 pub mod rebuild;
 pub mod truth;

@@ -105,7 +105,7 @@ impl From<Counts> for Need {
     }
 }
 
-fn is_overridden(one: &Instance, now: Timestamp) -> bool {
+pub(super) fn is_overridden(one: &Instance, now: Timestamp) -> bool {
     one.manual_override_until.is_some_and(|until| until > now)
 }
 
