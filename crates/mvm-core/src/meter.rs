@@ -81,3 +81,15 @@ pub struct CopyReport {
     /// Bytes of file contents.
     pub bytes: u64,
 }
+
+/// The memory of the host at this moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// All of it, in MiB.
+    pub total_mib: u64,
+    /// What programs can get without swapping, in MiB (`MemAvailable`).
+    pub available_mib: u64,
+    /// The share of the last ten seconds in which some task waited for memory, in percent (PSI, `some
+    /// avg10`); none on a kernel that does not tell.
+    pub stalled_percent: Option<u32>,
+}

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     audit::AuditReport, disk::DiskUse, disk::Room, effect::Effect, effect::Firewall, error::Error,
     error::ErrorKind, event::Event, event::LoggedEvent, id::ImageHash, id::InstanceRef,
-    id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance, meter::Meter,
+    id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance, meter::Meter, meter::Pressure,
     net::Network, observed::ObservedInstance, observed::ObservedNode, observed::ObservedPool,
     observed::ObservedStock, observed::ObservedTenant, operation::Rebuild, pool::Role,
     pool::Source, secrets::SecretsSource, units::Generation, units::Seconds, units::Timestamp,
@@ -99,6 +99,12 @@ pub trait Host: Send + Sync {
     /// # Errors
     /// As [`Host::observe_instance`].
     fn meter(&self, instance: &Instance) -> Result<Meter, Error>;
+
+    /// The host's memory at this moment.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn pressure(&self) -> Result<Pressure, Error>;
 
     /// Attaches to the guest's serial console; it is let go when both ends are dropped.
     ///

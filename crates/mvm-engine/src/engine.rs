@@ -15,6 +15,7 @@ use mvm_core::{
     event::{Actor, Event, EventKind},
     id::{InstanceId, OperationId, PoolId, Subject, TenantId},
     operation::Operation,
+    plan::policy::PressureLimits,
     port::{
         Builder, Clock, Guest, Host, Lock, Locks, Progress, ProgressStep, Store, Transaction, Vault,
     },
@@ -68,6 +69,8 @@ pub struct Config {
     /// How much of the disk images that no pool uses and downloads may take; a build removes what is
     /// beyond, the oldest first.
     pub cache_budget: Mib,
+    /// When the host counts as short of memory.
+    pub pressure: PressureLimits,
     /// Whether everything that weakens isolation is refused.
     pub production: bool,
     /// Memory for guests; nine tenths of the node's if absent.
@@ -88,6 +91,7 @@ impl Default for Config {
             parallel: thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             keep_builds: 3,
             cache_budget: Mib(10 << 10),
+            pressure: PressureLimits::default(),
             production: false,
             guest_memory: None,
             guest_vcpus: None,
@@ -170,6 +174,11 @@ impl Engine {
             operation: self.operation.clone(),
             asked: self.asked.clone(),
         }
+    }
+
+    /// This engine with a reason for its events.
+    pub(crate) fn because(self, reason: String) -> Self {
+        Self { asked: reason, ..self }
     }
 
     /// The id of what is asked with this context.

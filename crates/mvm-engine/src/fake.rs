@@ -21,7 +21,7 @@ use mvm_core::{
     event::{Actor, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VolumeId},
     instance::{Drain, Instance},
-    meter::{CopyReport, GuestMetrics, Meter},
+    meter::{CopyReport, GuestMetrics, Meter, Pressure},
     net::{NetId, Network, Offset},
     observed::*,
     operation::{NewPool, Operation},
@@ -59,6 +59,9 @@ pub(crate) struct Content {
     /// Instances that were brought to the next key.
     pub(crate) rekeyed: BTreeSet<InstanceId>,
     pub(crate) room: Option<Room>,
+    pub(crate) pressure: Pressure,
+    /// What guests measure; those that are not in it do not answer.
+    pub(crate) metrics: BTreeMap<InstanceId, GuestMetrics>,
     pub(crate) keys: BTreeSet<TenantId>,
     /// Epochs of secrets: staged and in force.
     pub(crate) secrets: BTreeMap<TenantId, (BTreeSet<Generation>, Option<Generation>)>,
@@ -240,6 +243,10 @@ impl Host for World {
 
     fn meter(&self, _: &Instance) -> Result<Meter, Error> {
         Ok(Meter::default())
+    }
+
+    fn pressure(&self) -> Result<Pressure, Error> {
+        Ok(self.look().pressure)
     }
 
     fn console(&self, _: &InstanceRef) -> Result<Console, Error> {
@@ -429,8 +436,8 @@ impl Guest for World {
         answer
     }
 
-    fn metrics(&self, _: &InstanceRef) -> Result<Option<GuestMetrics>, Error> {
-        Ok(None)
+    fn metrics(&self, id: &InstanceRef) -> Result<Option<GuestMetrics>, Error> {
+        Ok(self.look().metrics.get(&id.instance).cloned())
     }
 
     fn copy_in(

@@ -190,10 +190,14 @@ impl Engine {
         self.ports.guest.copy_out(id, path, to)
     }
 
-    /// The instance, which must be running.
+    /// The instance, which must be running, or be parked by policy: then it is brought back.
     pub(crate) fn running(&self, cx: &Context, id: &InstanceRef) -> Result<InstanceView, Error> {
         cx.cancel.check()?;
-        let view = self.one(id)?;
+        let mut view = self.one(id)?;
+        if view.record.state != State::Running {
+            self.demand(cx, &view.record)?;
+            view = self.one(id)?;
+        }
         if view.record.state == State::Running { Ok(view) } else { Err(not_running(&view.record)) }
     }
 

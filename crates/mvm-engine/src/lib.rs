@@ -15,6 +15,7 @@
 //! - `run` — attempts, backoff, cancellation and parallel work; nowhere else.
 //! - [`figures`] — what is measured, and the streams of a guest that are no commands.
 //! - [`history`] — questions about audit logs.
+//! - [`policy`] — a tick of it, and demand.
 //! - [`query`] — questions, which change nothing but a record that is not true any more.
 //! - `tail` — following an instance's logs.
 //! - [`store`] — the durable store, and one in memory with the same meaning.
@@ -29,6 +30,7 @@ pub mod history;
 pub mod netcheck;
 mod operate;
 pub mod outcome;
+pub mod policy;
 mod preview;
 pub mod query;
 pub mod rebuild;
@@ -50,5 +52,6 @@ mod tests;
 pub use engine::{Config, Context, Engine, Ports, SPAN};
 pub use history::{EventFilter, Follow};
 pub use outcome::{Acted, Change, Deferral, Failed, Made, Outcome, Removal};
+pub use policy::Watch;
 pub use preview::Preview;
 pub use run::{Cancel, is_cancelled};

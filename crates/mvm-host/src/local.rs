@@ -13,7 +13,7 @@ use mvm_core::{
     id::{InstanceId, InstanceRef, OperationId, PoolRef},
     instance::Instance,
     layout,
-    meter::Meter,
+    meter::{Meter, Pressure},
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{Console, Finding, Host, LogPlace, LogSource, Logs},
@@ -251,6 +251,10 @@ impl Host for LocalHost {
 
     fn meter(&self, instance: &Instance) -> Result<Meter, Error> {
         meter::of(&self.roots, instance)
+    }
+
+    fn pressure(&self) -> Result<Pressure, Error> {
+        facts::pressure()
     }
 
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {

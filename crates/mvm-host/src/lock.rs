@@ -105,6 +105,14 @@ pub fn is_held(path: &Path) -> Result<bool, Error> {
     }
 }
 
+/// Takes a lock of the node for as long as what is returned lives; `None` while somebody else has it.
+///
+/// # Errors
+/// When the file cannot be made or locked.
+pub fn hold(path: &Path) -> Result<Option<Box<dyn Lock>>, Error> {
+    Ok(take(path)?.map(|held| Box::new(held) as Box<dyn Lock>))
+}
+
 /// Takes the lock, `None` while somebody else has it.
 fn take(path: &Path) -> Result<Option<Held>, Error> {
     let what = || format!("lock {}", path.display());

@@ -17,7 +17,7 @@ use mvm_core::{
     effect::{Effect, Firewall},
     id::{InstanceId, InstanceRef, PoolRef},
     instance::Instance,
-    meter::Meter,
+    meter::{Meter, Pressure},
     net::{NetId, Network, Offset},
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{Console, Finding, Host, Logs},
@@ -152,6 +152,10 @@ impl Host for SimHost {
 
     fn meter(&self, _: &Instance) -> Result<Meter, Error> {
         Ok(Meter::default())
+    }
+
+    fn pressure(&self) -> Result<Pressure, Error> {
+        Ok(Pressure::default())
     }
 
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {

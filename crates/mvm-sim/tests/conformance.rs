@@ -12,7 +12,7 @@ use mvm_core::{
     effect::{Effect, Firewall},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef},
     instance::Instance,
-    meter::Meter,
+    meter::{Meter, Pressure},
     net::Network,
     observed::{
         Ending, ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant,
@@ -193,6 +193,9 @@ impl Host for Liar {
     }
     fn meter(&self, instance: &Instance) -> Result<Meter, Error> {
         self.inner.meter(instance)
+    }
+    fn pressure(&self) -> Result<Pressure, Error> {
+        self.inner.pressure()
     }
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {
         self.inner.console(instance)

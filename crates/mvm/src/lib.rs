@@ -14,6 +14,7 @@
 //! Nothing here prints or knows a command line. Methods are named like the commands:
 //! `mvm tenant create` is [`Mvm::tenant_create`].
 
+pub mod agent;
 mod builder;
 pub mod config;
 mod copy;
@@ -25,6 +26,7 @@ pub mod provider;
 mod rebuild;
 mod wiring;
 
+pub use agent::AgentOptions;
 pub use config::{Config, LogFormat, Origin, Overrides, Setting};
 pub use mvm_core::{
     Error, ErrorKind,

@@ -11,6 +11,9 @@ pub(crate) enum AgentCommand {
     /// Bring this node to a desired state, once: tenants, pools, builds and instances
     #[command(after_long_help = super::examples::AGENT_RECONCILE)]
     Reconcile(ReconcileArgs),
+    /// Keep this node at a desired state and let rest what nobody needs, until SIGTERM
+    #[command(after_long_help = super::examples::AGENT_SERVE)]
+    Serve(ServeArgs),
     /// Write the desired state that this node's tenants and pools amount to
     Desired(DesiredArgs),
 }
@@ -23,6 +26,19 @@ pub(crate) struct ReconcileArgs {
     /// Destroy tenants, and pools of its tenants, that it does not name
     #[arg(long)]
     pub(crate) prune: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The desired state, as JSON; read again whenever it changes. Without it only policy is at work
+    #[arg(long, value_name = "FILE")]
+    pub(crate) desired: Option<InputPath>,
+    /// How often the node is brought to the desired state when nothing changes
+    #[arg(long, value_name = "SECS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) interval_secs: u32,
+    /// How often policy looks for what nobody needs
+    #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) tick_secs: u32,
 }
 
 #[derive(Debug, Args)]

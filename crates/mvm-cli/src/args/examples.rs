@@ -50,6 +50,9 @@ pub(super) const INSTANCE_STATS: &str = "Examples:
   mvm instance stats acme/workers/i-a3f7b2c1
   mvm instance stats acme/workers/i-a3f7b2c1 --watch 5 --json";
 
+pub(super) const AGENT_SERVE: &str = "Examples:
+  mvm agent serve --desired desired.json
+  mvm agent serve --desired desired.json --interval-secs 60 --tick-secs 5";
 pub(super) const AGENT_RECONCILE: &str = "Examples:
   mvm agent reconcile --desired desired.json
   mvm --dry-run agent reconcile --desired desired.json --prune

@@ -18,7 +18,7 @@ mod pool;
 mod tenant;
 mod volume;
 
-pub(crate) use agent::{AgentCommand, DesiredArgs, ReconcileArgs};
+pub(crate) use agent::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs};
 pub(crate) use config::ConfigCommand;
 pub(crate) use events::EventsArgs;
 pub(crate) use instance::{

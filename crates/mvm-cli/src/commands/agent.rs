@@ -5,12 +5,13 @@ use std::{
     io::{self, Read, Write},
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
-use mvm::{DesiredState, Error, ErrorKind, Operation, forward::InputPath};
+use mvm::{AgentOptions, DesiredState, Error, ErrorKind, Operation, forward::InputPath};
 
 use crate::{
-    args::{AgentCommand, DesiredArgs, ReconcileArgs},
+    args::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs},
     run::Session,
 };
 
@@ -20,6 +21,7 @@ const READ_MAX: u64 = (16 << 20) + 1;
 pub(crate) fn run(session: &Session, command: AgentCommand) -> Result<ExitCode, Error> {
     match command {
         AgentCommand::Reconcile(args) => reconcile(session, &args),
+        AgentCommand::Serve(args) => serve(session, &args),
         AgentCommand::Desired(args) => desired(session, &args),
     }
 }
@@ -29,6 +31,28 @@ fn reconcile(session: &Session, args: &ReconcileArgs) -> Result<ExitCode, Error>
     desired.prune_unknown_tenants |= args.prune;
     desired.prune_unknown_pools |= args.prune;
     session.operate(&Operation::AgentReconcile { desired: Box::new(desired) })
+}
+
+fn serve(session: &Session, args: &ServeArgs) -> Result<ExitCode, Error> {
+    if session.is_rehearsal() {
+        return Err(Error::new(ErrorKind::Usage, "an agent cannot be rehearsed")
+            .hint("see what it would do first: mvm --dry-run agent reconcile --desired FILE"));
+    }
+    if args.desired.as_ref().is_some_and(InputPath::is_stream) {
+        let message = "an agent reads the desired state again and again: give it a file";
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
+    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
+    session.stop_on_signals();
+    session.mvm.agent_serve(
+        &session.cx,
+        &AgentOptions {
+            desired: args.desired.as_ref().map(|file| AsRef::<Path>::as_ref(file).to_owned()),
+            interval: seconds(args.interval_secs),
+            tick: seconds(args.tick_secs),
+        },
+    )?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The desired state in a file, if nothing is wrong with it.

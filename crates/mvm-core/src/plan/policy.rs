@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     instance::{Instance, ParkedBy, Want},
-    meter::{GuestMetrics, Meter, WorkerState},
+    meter::{GuestMetrics, Meter, Pressure, WorkerState},
     plan::pool::is_overridden,
     pool::{PoolPolicy, SleepPolicy},
     state::State,
@@ -232,4 +232,29 @@ pub fn make_room<'a>(subjects: &[Subject<'a>], needed: Mib, now: Timestamp) -> V
         going.push(one.record);
     }
     going
+}
+
+/// When the host counts as short of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PressureLimits {
+    /// With less available than this share of its memory, in percent.
+    pub available_percent: u32,
+    /// When tasks wait for memory for this share of the time, in percent.
+    pub stalled_percent: u32,
+}
+
+impl Default for PressureLimits {
+    fn default() -> Self {
+        Self { available_percent: 10, stalled_percent: 20 }
+    }
+}
+
+/// How much memory the host lacks; when tasks wait for memory although enough seems available, as much as
+/// one instance gives back.
+#[must_use]
+pub fn shortage(pressure: &Pressure, limits: &PressureLimits) -> Mib {
+    let floor = pressure.total_mib.saturating_mul(u64::from(limits.available_percent)) / 100;
+    let missing = floor.saturating_sub(pressure.available_mib);
+    let is_stalled = pressure.stalled_percent.is_some_and(|share| share >= limits.stalled_percent);
+    Mib(u32::try_from(missing).unwrap_or(u32::MAX).max(u32::from(is_stalled)))
 }

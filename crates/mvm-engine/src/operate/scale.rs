@@ -78,7 +78,7 @@ impl Engine {
     }
 
     /// Puts what was left alone into the audit log.
-    fn tell_deferrals(&self, cx: &Context, deferrals: &[Deferral]) -> Result<(), Error> {
+    pub(crate) fn tell_deferrals(&self, cx: &Context, deferrals: &[Deferral]) -> Result<(), Error> {
         if deferrals.is_empty() {
             return Ok(());
         }

@@ -14,6 +14,7 @@ mod faults;
 mod integrations;
 mod network;
 mod overrides;
+mod policy;
 mod races;
 mod rebuild;
 mod reconcile;

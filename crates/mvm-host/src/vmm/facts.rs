@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mvm_core::{Error, observed::NodeFacts};
+use mvm_core::{Error, meter::Pressure, observed::NodeFacts};
 use rustix::fs::{Mode, OFlags};
 
 use super::{cgroup, fault::Act, version};
@@ -38,6 +38,25 @@ pub fn memory() -> Result<Memory, Error> {
         kib.unwrap_or(0u64) >> 10
     };
     Ok(Memory { total_mib: field("MemTotal:"), available_mib: field("MemAvailable:") })
+}
+
+/// The host's memory now, and how much tasks wait for it.
+///
+/// # Errors
+/// As [`memory`].
+pub fn pressure() -> Result<Pressure, Error> {
+    let Memory { total_mib, available_mib } = memory()?;
+    // Documentation/accounting/psi.rst; absent without CONFIG_PSI.
+    let stalled = fs::read_to_string("/proc/pressure/memory").ok();
+    let stalled_percent = stalled.as_deref().and_then(some_avg10);
+    Ok(Pressure { total_mib, available_mib, stalled_percent })
+}
+
+/// The whole percents of `some avg10=…`.
+fn some_avg10(text: &str) -> Option<u32> {
+    let some = text.lines().find_map(|line| line.strip_prefix("some "))?;
+    let share = some.split_ascii_whitespace().find_map(|field| field.strip_prefix("avg10="))?;
+    share.split('.').next()?.parse().ok()
 }
 
 /// Everything about the host; what cannot be found out is absent, not an error.
@@ -117,6 +136,13 @@ mod tests {
         assert!(!usable && detail.contains("is not KVM"), "{detail}");
         let (usable, detail) = kvm(Path::new("/dev/no-such-device"));
         assert!(!usable && detail.contains("does not open"), "{detail}");
+    }
+
+    #[test]
+    fn the_share_of_waiting_is_read_from_what_the_kernel_writes() {
+        let text = "some avg10=12.97 avg60=3.00 avg300=0.00 total=1\nfull avg10=1.00 avg60=0.00";
+        assert_eq!(some_avg10(text), Some(12));
+        assert_eq!(some_avg10("full avg10=1.00"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use mvm_core::{
     event::{Event, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId},
     instance::Instance,
-    meter::{CopyReport, GuestMetrics, Meter},
+    meter::{CopyReport, GuestMetrics, Meter, Pressure},
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
@@ -144,6 +144,10 @@ impl Host for Process {
 
     fn meter(&self, instance: &Instance) -> Result<Meter, Error> {
         self.through(&Call::of("meter", None), || self.host.meter(instance))
+    }
+
+    fn pressure(&self) -> Result<Pressure, Error> {
+        self.through(&Call::of("pressure", None), || self.host.pressure())
     }
 
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {

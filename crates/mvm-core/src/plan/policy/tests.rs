@@ -135,6 +135,20 @@ fn the_coldest_make_room_first_and_only_as_many_as_it_takes() {
     }
 }
 
+#[test]
+fn memory_is_short_below_the_floor_and_while_tasks_wait_for_it() {
+    let lacks = |available_mib, stalled_percent| {
+        let pressure = Pressure { total_mib: 1000, available_mib, stalled_percent };
+        shortage(&pressure, &PressureLimits::default())
+    };
+    assert_eq!(lacks(100, None), Mib(0));
+    assert_eq!(lacks(99, None), Mib(1));
+    assert_eq!(lacks(0, Some(50)), Mib(100));
+    assert_eq!(lacks(900, Some(19)), Mib(0));
+    assert_eq!(lacks(900, Some(20)), Mib(1));
+    assert_eq!(shortage(&Pressure::default(), &PressureLimits::default()), Mib(0));
+}
+
 proptest! {
     /// SPEC §7: alternating ticks of counts and policy make at most one transition per instance and
     /// threshold, whatever the counts and thresholds are.
