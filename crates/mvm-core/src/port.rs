@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     audit::AuditReport, disk::DiskUse, disk::Room, effect::Effect, effect::Firewall, error::Error,
     error::ErrorKind, event::Event, event::LoggedEvent, id::ImageHash, id::InstanceRef,
-    id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance, meter::Meter, meter::Pressure,
-    net::Network, observed::ObservedInstance, observed::ObservedNode, observed::ObservedPool,
-    observed::ObservedStock, observed::ObservedTenant, operation::Rebuild, pool::Role,
-    pool::Source, secrets::SecretsSource, units::Generation, units::Seconds, units::Timestamp,
+    id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance, meter::Meter,
+    meter::Pressure, net::Network, observed::ObservedInstance, observed::ObservedNode,
+    observed::ObservedPool, observed::ObservedStock, observed::ObservedTenant, operation::Rebuild,
+    pool::Role, pool::Source, secrets::SecretsSource, units::Generation, units::Seconds,
+    units::Timestamp,
 };
 
 pub use guest::{

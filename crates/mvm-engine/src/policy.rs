@@ -147,7 +147,8 @@ impl Engine {
         });
         let mut idle = BTreeMap::new();
         for (record, look) in running.iter().zip(looks) {
-            let Some((look, policy)) = look.zip(known.pools.get(&record.instance.pool_ref())) else {
+            let Some((look, policy)) = look.zip(known.pools.get(&record.instance.pool_ref()))
+            else {
                 continue;
             };
             let id = &record.instance.instance;

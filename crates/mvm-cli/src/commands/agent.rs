@@ -38,7 +38,7 @@ fn serve(session: &Session, args: &ServeArgs) -> Result<ExitCode, Error> {
         return Err(Error::new(ErrorKind::Usage, "an agent cannot be rehearsed")
             .hint("see what it would do first: mvm --dry-run agent reconcile --desired FILE"));
     }
-    if args.desired.as_ref().is_some_and(InputPath::is_stream) {
+    if args.desired.as_ref().is_some_and(|file| file.is_stream()) {
         let message = "an agent reads the desired state again and again: give it a file";
         return Err(Error::new(ErrorKind::Usage, message));
     }

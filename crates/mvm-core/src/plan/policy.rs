@@ -9,7 +9,11 @@
 //! does. This module refuses to know clocks, hosts, and how a guest is asked.
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests stop at the first surprise"
+)]
 mod tests;
 
 use serde::{Deserialize, Serialize};

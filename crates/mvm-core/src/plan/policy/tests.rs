@@ -12,13 +12,7 @@ use crate::{
 const TICK: u64 = 10_000;
 
 fn look(at: u64, worker: Option<WorkerState>, busy_ms: u64, net_bytes: u64) -> Look {
-    Look {
-        at: Timestamp(at),
-        worker,
-        cpu_total_ms: at,
-        cpu_idle_ms: at - busy_ms,
-        net_bytes,
-    }
+    Look { at: Timestamp(at), worker, cpu_total_ms: at, cpu_idle_ms: at - busy_ms, net_bytes }
 }
 
 fn idle_after(looks: &[Look]) -> Option<Timestamp> {
@@ -35,7 +29,8 @@ fn subject<'a>(record: &'a Instance, pool: &'a PoolPolicy, idle: Option<u64>) ->
 
 #[test]
 fn without_hooks_it_is_idle_while_processor_and_network_are() {
-    let still = [look(10_000, None, 0, 0), look(20_000, None, 400, 500), look(30_000, None, 800, 900)];
+    let still =
+        [look(10_000, None, 0, 0), look(20_000, None, 400, 500), look(30_000, None, 800, 900)];
     assert_eq!(idle_after(&still), Some(Timestamp(10_000)));
     assert_eq!(idle_after(&still[..1]), None, "one look shows nothing");
     let computing = look(40_000, None, 1_400, 900);
@@ -48,7 +43,8 @@ fn without_hooks_it_is_idle_while_processor_and_network_are() {
 
 #[test]
 fn what_the_workload_says_counts_more_than_counters() {
-    let said = |worker| [look(10_000, Some(worker), 0, 0), look(20_000, Some(worker), 9_000, 10 << 20)];
+    let said =
+        |worker| [look(10_000, Some(worker), 0, 0), look(20_000, Some(worker), 9_000, 10 << 20)];
     assert_eq!(idle_after(&said(WorkerState::Idle)), Some(Timestamp(10_000)));
     let quiet = |worker| [look(10_000, Some(worker), 0, 0), look(20_000, Some(worker), 0, 0)];
     for worker in [WorkerState::Busy, WorkerState::Starting] {
