@@ -67,7 +67,7 @@ struct Known {
 
 impl Engine {
     /// Looks at everything that runs and parks what the pools' policies say; says what changed, what was put
-    /// off, and what could not be parked in [`TRIES`] attempts.
+    /// off, and what could not be parked in several attempts.
     ///
     /// # Errors
     /// When the store or the host cannot be read. What fails of one instance stands in the outcome.

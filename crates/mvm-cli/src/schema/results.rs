@@ -48,6 +48,8 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "instance-logs" => question(Logs::schema),
         "instance-stats" => question(Stats::schema),
         "agent-desired" => question(desired_state),
+        // It serves until it is told to stop, and prints only why it cannot.
+        "agent-serve" => question(Failure::schema),
         "events" => question(events),
         "config-ls" => question(Vec::<Setting>::schema),
         "node-rebuild" => question(Rebuilt::schema),
