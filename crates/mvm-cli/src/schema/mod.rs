@@ -9,6 +9,7 @@
 
 mod core;
 mod disk;
+mod machine;
 mod net;
 mod policy;
 mod results;

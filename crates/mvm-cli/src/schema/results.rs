@@ -2,7 +2,7 @@
 
 use mvm::{
     AuditFile, AuditReport, CopyReport, Error, LoggedEvent, Logs, NetReport, OperationId, Origin,
-    Outcome, Preview, Rebuilt, Recovered, Setting, Volume,
+    Outcome, Preview, Rebuilt, Recovered, Setting, Volume, doctor::Check,
 };
 use serde_json::{Value, json};
 
@@ -10,8 +10,8 @@ use super::{Definitions, Described, Fields, Shape, describe, named, words};
 use crate::{
     commands::guest::Would,
     show::{
-        Disk, DiskFigures, Fleet, HealthFigures, Instance, MemoryFigures, NetworkFigures, Node,
-        Pool, Secrets, Stats, Tenant,
+        Disk, DiskFigures, Fleet, HealthFigures, Instance, Machine, MemoryFigures, NetworkFigures,
+        Node, Pool, Secrets, Stats, Tenant,
     },
 };
 
@@ -38,6 +38,8 @@ impl Described for Failure {
 pub(super) fn shape(name: &str) -> Option<Shape> {
     let question = |result: fn(&mut Definitions) -> Value| Some(Shape { result, plan: None });
     match name {
+        "doctor" => question(Vec::<Check>::schema),
+        "bootstrap" | "setup" | "status" | "stop" | "destroy" => question(Machine::schema),
         "tenant-list" => question(Vec::<Tenant>::schema),
         "tenant-info" => question(Tenant::schema),
         "tenant-secrets-list" => question(Secrets::schema),

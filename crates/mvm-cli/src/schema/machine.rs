@@ -1,0 +1,50 @@
+//! What the commands about the machine itself print.
+
+use mvm::{
+    doctor::{Check, Health},
+    provider::{HostKind, MachineState},
+};
+use serde_json::Value;
+
+use super::{Definitions, Described, Fields, describe, words};
+use crate::show::Machine;
+
+words!(Health, "Health", "How a check ended.", [Ok, Warning, Failed]);
+words!(HostKind, "HostKind", "What runs microVMs.", [Native, Qemu]);
+words!(
+    MachineState,
+    "MachineState",
+    "The machine for microVMs at the moment.",
+    [Absent, Stopped, Running]
+);
+
+describe!(Check, "Check", "One check of this machine.", {
+    name: "What was looked at.",
+    health: "The verdict.",
+    found: "What was found.",
+    advice: "What to do; null when all is well.",
+});
+
+impl Described for Machine {
+    fn schema(definitions: &mut Definitions) -> Value {
+        let _: fn(&Self) = |one| {
+            let Self { provider: _, state: _, problem: _, version: _, firecracker: _, would: _ } =
+                one;
+        };
+        super::named(definitions, "Machine", |definitions| {
+            let mut fields = Fields::new("Where microVMs run.");
+            let provider = Option::<HostKind>::schema(definitions);
+            fields.add("provider", "What runs them; null when nothing can.", provider);
+            let state = "What the machine is at the moment.";
+            fields.add("state", state, MachineState::schema(definitions));
+            let text = Option::<String>::schema(definitions);
+            fields.add("problem", "Why nothing can run them.", text);
+            fields.add("version", "The version of this program.", String::schema(definitions));
+            let firecracker = "The version of Firecracker for new microVMs.";
+            fields.add("firecracker", firecracker, String::schema(definitions));
+            let would = "What the command would do, with --dry-run.";
+            fields.add_optional("would", would, String::schema(definitions));
+            fields.finish()
+        })
+    }
+}
