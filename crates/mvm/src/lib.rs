@@ -17,6 +17,7 @@
 mod builder;
 pub mod config;
 mod copy;
+mod deploy;
 pub mod doctor;
 pub mod forward;
 mod manifest;
