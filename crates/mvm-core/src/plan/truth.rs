@@ -20,6 +20,10 @@ pub fn notice(record: &Instance, seen: &ObservedInstance) -> Option<Transition> 
     }
     let epoch_phase = seen.snapshots.get(&record.epoch).copied();
     match (record.state, record.want) {
+        // A stop that the power cut off before its first act: what was there is gone all the same.
+        (State::Running | State::Warm, Want::Stopped) if is_of_former_boot(record, seen) => {
+            Some(failed(record, seen))
+        }
         (_, Want::Destroyed | Want::Stopped) => None,
         (State::Running | State::Warm, Want::Sleeping)
             if epoch_phase == Some(SnapshotPhase::Published) =>
@@ -52,13 +56,15 @@ pub fn notice(record: &Instance, seen: &ObservedInstance) -> Option<Transition> 
 fn reason(record: &Instance, seen: &ObservedInstance) -> String {
     match &seen.exit {
         Some(exit) => exit.reason(),
-        None if record.boot.as_ref().is_some_and(|boot| *boot != seen.boot) => {
-            "the host rebooted".to_owned()
-        }
+        None if is_of_former_boot(record, seen) => "the host rebooted".to_owned(),
         None => {
             ExitRecord { ending: Ending::Unseen, oom_kills: 0, console_tail: Vec::new() }.reason()
         }
     }
+}
+
+fn is_of_former_boot(record: &Instance, seen: &ObservedInstance) -> bool {
+    record.boot.as_ref().is_some_and(|boot| *boot != seen.boot)
 }
 
 fn failed(record: &Instance, seen: &ObservedInstance) -> Transition {
