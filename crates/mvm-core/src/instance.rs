@@ -184,6 +184,12 @@ impl Instance {
         self.state == State::Running && self.want == Want::Running
     }
 
+    /// Whether a person's command on it still stands above policy and counts.
+    #[must_use]
+    pub fn is_overridden(&self, now: Timestamp) -> bool {
+        self.manual_override_until.is_some_and(|until| until > now)
+    }
+
     /// Whether something asked of it is not done yet.
     #[must_use]
     pub fn in_flight(&self) -> bool {

@@ -119,8 +119,7 @@ impl Engine {
         if !is_parked {
             return Ok(());
         }
-        let engine = self.bound(self.operation_of(cx)).because("somebody needs it".to_owned());
-        engine.instance_move(&on_behalf(cx), &record.instance, Move::Wake, Drain::Ask).map(drop)
+        self.lead_to(cx, &record.instance, Move::Wake, "somebody needs it").map(drop)
     }
 
     fn known(&self) -> Result<Known, Error> {
@@ -187,8 +186,19 @@ impl Engine {
 
     fn park(&self, cx: &Context, parking: &Parking) -> Result<Outcome, Error> {
         cx.cancel.check()?;
-        let engine = self.bound(self.operation_of(cx)).because(parking.reason.clone());
-        engine.instance_move(&on_behalf(cx), &parking.instance, parking.to, Drain::Ask)
+        self.lead_to(cx, &parking.instance, parking.to, &parking.reason)
+    }
+
+    /// A move on behalf of policy, and why.
+    fn lead_to(
+        &self,
+        cx: &Context,
+        instance: &InstanceRef,
+        to: Move,
+        reason: &str,
+    ) -> Result<Outcome, Error> {
+        let engine = self.bound(self.operation_of(cx)).because(reason.to_owned());
+        engine.instance_move(&on_behalf(cx), instance, to, Drain::Ask)
     }
 }
 

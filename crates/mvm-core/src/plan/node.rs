@@ -361,7 +361,7 @@ fn least(a: Counts, b: Counts) -> Counts {
 
 /// The instances that would be moved if no person's command stood in the way.
 fn held_back(held: &[Instance], counts: Counts, now: Timestamp) -> Vec<InstanceRef> {
-    let is_held = |one: &Instance| one.manual_override_until.is_some_and(|until| until > now);
+    let is_held = |one: &Instance| one.is_overridden(now);
     if !held.iter().any(is_held) {
         return Vec::new();
     }

@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     instance::{Instance, ParkedBy, Want},
     meter::{GuestMetrics, Meter, Pressure, WorkerState},
-    plan::pool::is_overridden,
     pool::{PoolPolicy, SleepPolicy},
     state::State,
     units::{Generation, Mib, Seconds, Timestamp},
@@ -135,7 +134,7 @@ pub struct Subject<'a> {
 impl Subject<'_> {
     /// Whether policy may do anything with it now.
     fn is_touchable(&self, now: Timestamp) -> bool {
-        !self.pool.critical && !self.record.in_flight() && !is_overridden(self.record, now)
+        !self.pool.critical && !self.record.in_flight() && !self.record.is_overridden(now)
     }
 
     /// Whether policy may put it to sleep at all.

@@ -43,7 +43,7 @@ pub fn assign(instances: &[Instance], counts: Counts, now: Timestamp) -> Vec<Ass
     left.sort_by(|a, b| (a.created_at, &a.instance).cmp(&(b.created_at, &b.instance)));
     let mut need = Need::from(counts);
     left.retain(|one| {
-        let bound = is_overridden(one, now);
+        let bound = one.is_overridden(now);
         if bound {
             need.count(one);
         }
@@ -103,10 +103,6 @@ impl From<Counts> for Need {
     fn from(counts: Counts) -> Self {
         Self { running: counts.running, warm: counts.warm, sleeping: counts.sleeping }
     }
-}
-
-pub(super) fn is_overridden(one: &Instance, now: Timestamp) -> bool {
-    one.manual_override_until.is_some_and(|until| until > now)
 }
 
 fn is_available(one: &Instance) -> bool {

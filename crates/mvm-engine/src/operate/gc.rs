@@ -84,6 +84,9 @@ impl Engine {
         let bytes = self.ports.host.weigh(&stock)?;
         let weighed: Vec<(Effect, u64)> = stock.into_iter().zip(bytes).collect();
         let beyond = gc::beyond(&weighed, u64::from(self.config.cache_budget.0) << 20);
+        if beyond.is_empty() {
+            return Ok(());
+        }
         let effects: Vec<Effect> = beyond.iter().map(|(effect, _)| effect.clone()).collect();
         let mut outcome = Outcome::default();
         let removed = self.remove_stray(cx, None, &effects, &mut outcome);

@@ -175,10 +175,9 @@ impl Engine {
             Granted::Changed(Change { instance, from: Some(from), to, events, duration_ms })
         };
         legal(&record, wish)?;
-        if let Some(until) = record.manual_override_until
-            && wish.precedence == Precedence::Background
+        if wish.precedence == Precedence::Background
             && wish.want != Want::Destroyed
-            && until > self.ports.clock.now()
+            && record.is_overridden(self.ports.clock.now())
         {
             return Ok(Granted::Deferred("a person's command is more recent".to_owned()));
         }

@@ -148,9 +148,8 @@ impl Engine {
 
     fn overridden(&self, instances: &[Instance]) -> Vec<Deferral> {
         let now = self.ports.clock.now();
-        let bound = instances.iter().filter(|one| {
-            one.want != Want::Destroyed && one.manual_override_until.is_some_and(|t| t > now)
-        });
+        let bound =
+            instances.iter().filter(|one| one.want != Want::Destroyed && one.is_overridden(now));
         bound
             .map(|one| Deferral {
                 instance: one.instance.clone(),
