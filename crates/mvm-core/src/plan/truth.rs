@@ -20,8 +20,10 @@ pub fn notice(record: &Instance, seen: &ObservedInstance) -> Option<Transition> 
     }
     let epoch_phase = seen.snapshots.get(&record.epoch).copied();
     match (record.state, record.want) {
-        // A stop that the power cut off before its first act: what was there is gone all the same.
-        (State::Running | State::Warm, Want::Stopped) if is_of_former_boot(record, seen) => {
+        // An end that the power cut off before its first act: what was there is gone all the same.
+        (State::Running | State::Warm, Want::Stopped | Want::Destroyed)
+            if is_of_former_boot(record, seen) =>
+        {
             Some(failed(record, seen))
         }
         (_, Want::Destroyed | Want::Stopped) => None,

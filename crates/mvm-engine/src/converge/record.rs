@@ -167,7 +167,10 @@ fn apply(record: &mut Instance, to: &Transition, now: Timestamp) {
         State::Warm | State::Sleeping | State::Destroyed => {}
     }
     if to.event == EventKind::InstanceFailed {
-        record.want = Want::rest(to.state);
+        // What is being destroyed may have lost its disk already.
+        if record.want != Want::Destroyed {
+            record.want = Want::rest(to.state);
+        }
         record.last_failure = Some(Failure { at: now, reason: to.reason.clone() });
     }
 }

@@ -78,6 +78,11 @@ pub struct RateLimiter {
     pub ops: Option<Bucket>,
 }
 
+/// No request of a Linux guest's block layer is larger: 1,280 KiB (`BLK_DEF_MAX_SECTORS_CAP`), rounded up. Firecracker
+/// lets a request pass that is larger than the whole bucket, and the wait for it then fills the bucket once more: with a
+/// bucket of 1 MB such requests come through at almost 2 MB/s (seen with 1.12.1).
+const LARGEST_REQUEST: u64 = 2_000_000;
+
 /// A bucket that fills within its time.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Bucket {
@@ -88,10 +93,12 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// As much as this in every second.
+    /// As much as this in every second, one second's worth of it at once, or `burst` where that is more.
     #[must_use]
-    pub const fn per_second(amount: u64) -> Self {
-        Self { size: amount, refill_time: 1000 }
+    pub const fn per_second(amount: u64, burst: u64) -> Self {
+        let seconds = burst.div_ceil(amount);
+        let seconds = if seconds == 0 { 1 } else { seconds };
+        Self { size: amount * seconds, refill_time: 1000 * seconds }
     }
 }
 
@@ -99,8 +106,8 @@ impl RateLimiter {
     /// At most so many MB and operations in every second; none without a limit.
     #[must_use]
     pub fn of(mbps: Option<u32>, iops: Option<u32>) -> Option<Self> {
-        let bandwidth = mbps.map(|mb| Bucket::per_second(u64::from(mb) * 1_000_000));
-        let ops = iops.map(|count| Bucket::per_second(u64::from(count)));
+        let bandwidth = mbps.map(|mb| Bucket::per_second(u64::from(mb) * 1_000_000, LARGEST_REQUEST));
+        let ops = iops.map(|count| Bucket::per_second(u64::from(count), 1));
         (bandwidth.is_some() || ops.is_some()).then_some(Self { bandwidth, ops })
     }
 }

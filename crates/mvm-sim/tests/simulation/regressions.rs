@@ -8,7 +8,7 @@ use crate::harness::{
 use mvm_core::{
     event::EventKind,
     id::InstanceRef,
-    instance::Drain,
+    instance::{Drain, Want},
     observed::Ending,
     operation::Operation,
     state::{Move, State},
@@ -110,6 +110,23 @@ fn after_a_reboot_what_ran_is_stopped_because_of_it_and_starts_as_the_first_comm
     assert_eq!(one.event.reason, "the host rebooted");
     assert_eq!(one.event.detail.get("boot").map(String::as_str), Some("boot-0"));
     destroy_all(&sim).unwrap();
+}
+
+#[test]
+fn a_destroy_cut_off_by_a_reboot_before_its_first_act_shows_no_guest_and_goes_on() {
+    let (sim, id) = running();
+    for act in ["ask shutdown", "execute stop_vmm", "execute kill_vmm", "execute remove_vmm"] {
+        sim.break_act(act);
+    }
+    Mvm::start(&sim).operate(&step(&id, Move::Destroy)).unwrap_err();
+    sim.heal();
+    sim.machine.world().reboot();
+    Mvm::start(&sim).engine.instances(&mvm_engine::query::Filter::All).unwrap();
+    let stored = instances(&*sim.store);
+    let one = stored.first().unwrap();
+    assert_eq!((one.state, one.want), (State::Stopped, Want::Destroyed));
+    Mvm::start(&sim).operate(&step(&id, Move::Destroy)).unwrap();
+    assert_eq!(instances(&*sim.store), []);
 }
 
 #[test]

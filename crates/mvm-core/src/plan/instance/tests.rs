@@ -161,11 +161,14 @@ fn a_guest_of_a_former_boot_was_lost_to_the_reboot_and_one_of_this_boot_was_not(
     let rebooted = "the host rebooted";
     assert_ne!(reason(State::Running, Want::Running, &there), rebooted);
     let stopping = wanting(State::Warm, Want::Stopped);
+    let leaving = wanting(State::Running, Want::Destroyed);
     assert_eq!(truth::notice(&stopping, &there), None, "a stop is at work");
+    assert_eq!(truth::notice(&leaving, &there), None, "a destroy is at work");
     there.boot = BootId("second".to_owned());
     assert_eq!(reason(State::Running, Want::Running, &there), rebooted);
     assert_eq!(reason(State::Warm, Want::Sleeping, &there), rebooted);
     assert_eq!(reason(State::Warm, Want::Stopped, &there), rebooted);
+    assert_eq!(reason(State::Running, Want::Destroyed, &there), rebooted);
     there.snapshots.insert(Generation(7), SnapshotPhase::Retired);
     assert!(reason(State::Sleeping, Want::Running, &there).ends_with(rebooted));
     let exit = ExitRecord { ending: Ending::Signaled(9), oom_kills: 0, console_tail: vec![] };
