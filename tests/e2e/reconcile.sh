@@ -51,10 +51,10 @@ at_rest 'without the wrong pool'
 
 say 'other counts and limits, from standard input'
 jq '.tenants[0].quotas.max_running = 3 | .tenants[0].pools[1].desired_counts = {running: 2} |
-    .tenants[1].pools[0].desired_counts = {sleeping: 1}' desired.json >next.json; mv next.json desired.json
+    .tenants[1].pools[0].desired_counts = {warm: 1}' desired.json >next.json; mv next.json desired.json
 mvm agent reconcile --desired - <desired.json
 equal 'the warm one runs' "$(states acme/web)" 'Running Running'
-equal 'the running one sleeps' "$(states bolt/web)" Sleeping
+equal 'the running one is warm' "$(states bolt/web)" Warm
 equal 'the limit' "$(mvm --json tenant info acme | jq .quotas.max_running)" 3
 at_rest 'after the change'
 
@@ -74,5 +74,19 @@ mvm agent reconcile --desired desired.json
 equal 'stays' "$(mvm --json tenant list | jq -r '[.[].tenant_id] | join(" ")')" 'acme bolt'
 mvm agent reconcile --desired desired.json --prune
 equal 'until it is pruned' "$(mvm --json tenant list | jq -r '[.[].tenant_id] | join(" ")') $(mvm --json pool list acme | jq -r '[.[].pool] | join(" ")')" 'acme acme/gates'
+
+say 'a manifest, watched'
+printf '[tenant]\nid = "acme"\n\n[[pools]]\nid = "jobs"\nimage = "default"\nvcpus = 1\nmem_mib = 128\ndesired_runing = 1\n' >deploy.toml
+refused 6 mvm deploy deploy.toml
+case "$REFUSAL" in *'pools[0].desired_runing'*desired_running*) ;; *) fail "no word about the key: $REFUSAL" ;; esac
+sed -i 's/runing = 1/running = 0/' deploy.toml
+mvm --quiet deploy deploy.toml --watch --interval 1 & watch=$!
+pools_of() { mvm --json pool list acme | jq -r '[.[].pool] | join(" ")'; }
+within 30 sh -c 'mvm --json pool list acme | grep -q acme/jobs' || fail 'the pool is not made'
+sed 's/"jobs"/"more"/' deploy.toml >next.toml; mv next.toml deploy.toml
+within 30 sh -c 'mvm --json pool list acme | grep -q acme/more' || fail 'the change is not seen'
+kill -INT $watch; code=0; wait $watch || code=$?
+equal 'Ctrl-C ends it' "$code" 130
+equal 'what the manifest does not name stays' "$(pools_of)" 'acme/gates acme/jobs acme/more'
 mvm tenant destroy acme --force
 clean

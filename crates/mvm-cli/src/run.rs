@@ -1,6 +1,11 @@
 //! From the arguments to the exit code.
 
-use std::{ffi::OsString, io, process::ExitCode, sync::Arc};
+use std::{
+    ffi::OsString,
+    io,
+    process::ExitCode,
+    sync::{Arc, Once},
+};
 
 use clap::ArgMatches;
 use mvm::{
@@ -77,6 +82,7 @@ fn go(
         | Command::Instance(_)
         | Command::Volume(_)
         | Command::Agent(_)
+        | Command::Deploy(_)
         | Command::Events(_)
         | Command::Node(_)
         | Command::Net(_) => match provider::place(&config)? {
@@ -141,6 +147,7 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Instance(command) => commands::instance::run(session, command),
         Command::Volume(command) => commands::volume::run(session, command),
         Command::Agent(command) => commands::agent::run(session, command),
+        Command::Deploy(args) => commands::deploy::run(session, &args),
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),
@@ -165,6 +172,7 @@ pub(crate) struct Session {
     pub(crate) format: Format,
     quiet: bool,
     dry_run: bool,
+    signals: Once,
 }
 
 impl Session {
@@ -177,7 +185,8 @@ impl Session {
             progress: Arc::new(Reporter::of(global)),
         };
         let dry_run = global.dry_run;
-        Ok(Self { mvm, cx, format: global.output(), quiet: global.quiet, dry_run })
+        let format = global.output();
+        Ok(Self { mvm, cx, format, quiet: global.quiet, dry_run, signals: Once::new() })
     }
 
     /// Does an operation and says what it did; with `--dry-run` says what it would do.
@@ -227,18 +236,20 @@ impl Session {
 
     /// From now on the first SIGINT or SIGTERM stops after the current effect, the second at once.
     pub(crate) fn stop_on_signals(&self) {
-        let cancel = self.cx.cancel.clone();
-        if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) {
-            std::thread::spawn(move || {
-                let mut caught = signals.forever();
-                if caught.next().is_some() {
-                    cancel.raise();
-                }
-                if caught.next().is_some() {
-                    std::process::exit(i32::from(exit::CANCELLED));
-                }
-            });
-        }
+        self.signals.call_once(|| {
+            let cancel = self.cx.cancel.clone();
+            if let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) {
+                std::thread::spawn(move || {
+                    let mut caught = signals.forever();
+                    if caught.next().is_some() {
+                        cancel.raise();
+                    }
+                    if caught.next().is_some() {
+                        std::process::exit(i32::from(exit::CANCELLED));
+                    }
+                });
+            }
+        });
     }
 }
 

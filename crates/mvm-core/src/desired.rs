@@ -5,11 +5,14 @@
 //!                                                        └── findings, all together, each with its path
 //! ```
 //!
+//! Next: [`manifest`], the short form that a person writes for one tenant.
+//!
 //! There is one way in, whatever the document came by; unknown fields are found at every
 //! level. What is written out is complete: defaults stand in it. This module refuses to know where
 //! documents come from and what is done with them.
 
 mod check;
+pub mod manifest;
 mod read;
 mod strict;
 

@@ -287,6 +287,14 @@ impl Engine {
         self.preview(cx, operation)
     }
 
+    /// Waits for the next pass of something that goes on and on.
+    ///
+    /// # Errors
+    /// When it is cancelled meanwhile.
+    pub fn pause(&self, cx: &Context, span: Duration) -> Result<(), Error> {
+        run::pause(&*self.ports.clock, &cx.cancel, span)
+    }
+
     pub(crate) fn within<T>(
         &self,
         work: impl FnMut(&mut dyn Transaction) -> Result<T, Error>,

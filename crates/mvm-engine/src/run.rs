@@ -143,6 +143,19 @@ pub(crate) fn look_again_later(clock: &dyn Clock) {
     clock.pause(FOLLOW_PAUSE);
 }
 
+/// Waits for `span`, and hears a cancellation on the way.
+pub(crate) fn pause(clock: &dyn Clock, cancel: &Cancel, span: Duration) -> Result<(), Error> {
+    let start = clock.elapsed();
+    loop {
+        cancel.check()?;
+        let left = span.saturating_sub(clock.elapsed().saturating_sub(start));
+        if left.is_zero() {
+            return Ok(());
+        }
+        clock.pause(left.min(FOLLOW_PAUSE));
+    }
+}
+
 /// Tries `work` as often as its errors allow.
 pub(crate) fn patiently<T>(
     clock: &dyn Clock,

@@ -18,6 +18,7 @@ pub mod agent;
 mod builder;
 pub mod config;
 mod copy;
+mod deploy;
 pub mod doctor;
 pub mod forward;
 mod manifest;

@@ -1,4 +1,4 @@
-//! What a pool's guests are told, from files: the routing table and the integrations.
+//! What a person wrote in a file: a pool's routing table and integrations, a deployment's manifest.
 //!
 //! A file is JSON, or TOML when its name ends so; `-` is standard input. All findings come together, each with its place
 //! in the document. Nothing is changed here; the operations check what they get once more.
@@ -56,7 +56,7 @@ impl Mvm {
     }
 }
 
-fn read(file: &CallerPath) -> Result<Value, Error> {
+pub(crate) fn read(file: &CallerPath) -> Result<Value, Error> {
     let name = file.typed();
     let wrong = |error: &dyn std::fmt::Display| {
         Error::new(ErrorKind::Invalid, format!("cannot read {name}: {error}"))

@@ -1,5 +1,7 @@
 //! One method per operation, named like its command.
 
+use std::time::Duration;
+
 use mvm_core::{
     audit::AuditReport,
     desired::{self, Addressee, DesiredState},
@@ -291,6 +293,11 @@ impl Mvm {
     /// Brings this node to a desired state.
     pub fn agent_reconcile(&self, cx: &Context, desired: DesiredState) -> Result<Outcome, Error> {
         self.operate(cx, &Operation::AgentReconcile { desired: Box::new(desired) })
+    }
+
+    /// Waits, unless it is cancelled.
+    pub fn pause(&self, cx: &Context, span: Duration) -> Result<(), Error> {
+        self.engine.pause(cx, span)
     }
 
     /// Moves an instance: start, stop, warm, sleep, wake, destroy.

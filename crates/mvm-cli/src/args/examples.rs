@@ -57,3 +57,7 @@ pub(super) const AGENT_RECONCILE: &str = "Examples:
   mvm agent reconcile --desired desired.json
   mvm --dry-run agent reconcile --desired desired.json --prune
   mvm agent desired | mvm agent reconcile --desired -";
+
+pub(super) const DEPLOY: &str = "Examples:
+  mvm deploy deployment.toml
+  mvm deploy deployment.toml --watch --interval 60";

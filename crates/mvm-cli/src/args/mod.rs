@@ -7,6 +7,7 @@ use mvm::{LogFormat, Overrides};
 
 mod agent;
 mod config;
+mod deploy;
 mod events;
 mod examples;
 mod instance;
@@ -20,6 +21,7 @@ mod volume;
 
 pub(crate) use agent::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs};
 pub(crate) use config::ConfigCommand;
+pub(crate) use deploy::DeployArgs;
 pub(crate) use events::EventsArgs;
 pub(crate) use instance::{
     CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,
@@ -139,6 +141,9 @@ pub(crate) enum Command {
     /// Manage data volumes that outlived their instance
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Bring a tenant and its pools to what a manifest asks for
+    #[command(after_long_help = examples::DEPLOY)]
+    Deploy(DeployArgs),
     /// Work with the state that this node shall have
     #[command(subcommand)]
     Agent(AgentCommand),

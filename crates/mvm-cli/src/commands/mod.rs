@@ -2,6 +2,7 @@
 
 pub(crate) mod agent;
 pub(crate) mod config;
+pub(crate) mod deploy;
 pub(crate) mod events;
 pub(crate) mod guest;
 pub(crate) mod instance;

@@ -88,6 +88,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "instance-update"
         | "tenant-key-rotate"
         | "agent-reconcile"
+        | "deploy"
         | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
         _ => None,
     }

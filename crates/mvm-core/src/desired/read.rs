@@ -77,10 +77,10 @@ const DAY: u32 = 24 * 3600;
 const METADATA_MAX: usize = 64;
 
 /// One object of the document, read field by field.
-struct Object<'v, 'f> {
+pub(super) struct Object<'v, 'f> {
     map: &'v Map<String, Value>,
     path: String,
-    findings: &'f mut Findings,
+    pub(super) findings: &'f mut Findings,
 }
 
 impl<'v> Object<'v, '_> {
@@ -88,18 +88,40 @@ impl<'v> Object<'v, '_> {
         below(&self.path, key)
     }
 
-    fn present(&self, key: &str) -> Option<&'v Value> {
+    pub(super) fn present(&self, key: &str) -> Option<&'v Value> {
         present(self.map, key)
     }
 
-    fn needed(&mut self, key: &str) -> Option<&'v Value> {
+    pub(super) fn needed(&mut self, key: &str) -> Option<&'v Value> {
         self.findings.needed(self.map, &self.path, key)
     }
 
-    fn number(&mut self, key: &str, default: u32, range: std::ops::RangeInclusive<u32>) -> u32 {
+    pub(super) fn number(
+        &mut self,
+        key: &str,
+        default: u32,
+        range: std::ops::RangeInclusive<u32>,
+    ) -> u32 {
         let at = self.at(key);
         let found = self.present(key).map(|value| self.findings.number(value, &at, range));
         found.flatten().unwrap_or(default)
+    }
+
+    /// The profile of a source.
+    pub(super) fn profile(&mut self) -> Option<String> {
+        let Some(value) = self.present("profile") else { return Some("minimal".to_owned()) };
+        let path = self.at("profile");
+        self.findings.parsed::<PoolId>(value, &path)?;
+        value.as_str().map(str::to_owned)
+    }
+
+    /// The size of a data disk; none by default.
+    pub(super) fn data_disk(&mut self) -> u32 {
+        let disk = self.number("data_disk_mib", 0, 0..=16 << 20);
+        if (1..16).contains(&disk) {
+            self.findings.add(self.at("data_disk_mib"), "must be 0, or at least 16");
+        }
+        disk
     }
 
     fn limit(&mut self, key: &str) -> Option<u32> {
@@ -125,14 +147,17 @@ impl<'v> Object<'v, '_> {
         })
     }
 
-    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(&mut self, key: &str) -> Option<T> {
+    pub(super) fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        key: &str,
+    ) -> Option<T> {
         let value = self.needed(key)?;
         let at = self.at(key);
         self.findings.parsed(value, &at)
     }
 }
 
-fn object<'v, 'f>(
+pub(super) fn object<'v, 'f>(
     value: &'v Value,
     path: &str,
     keys: &[&str],
@@ -272,12 +297,8 @@ fn pool(
 ) -> Option<DesiredPool> {
     let mut map = object(value, at, POOL, findings)?;
     let pool_id = map.parsed::<PoolId>("pool_id");
-    let source = source(&mut map);
-    let profile = map.present("profile").map_or(Some("minimal"), |value| {
-        let path = map.at("profile");
-        map.findings.parsed::<PoolId>(value, &path)?;
-        value.as_str()
-    });
+    let source = source(&mut map, "flake_ref");
+    let profile = map.profile();
     let role = match map.present("role") {
         Some(_) => map.parsed("role").unwrap_or(Role::Worker),
         None => Role::Worker,
@@ -302,7 +323,7 @@ fn pool(
     Some(DesiredPool {
         pool_id: pool_id?,
         source: source?,
-        profile: profile?.to_owned(),
+        profile: profile?,
         role,
         instance_resources: instance_resources?,
         desired_counts,
@@ -314,14 +335,15 @@ fn pool(
     })
 }
 
-fn source(pool: &mut Object<'_, '_>) -> Option<Source> {
+/// The one source of a pool; that of a flake stands in the field `flake`.
+pub(super) fn source(pool: &mut Object<'_, '_>, flake: &str) -> Option<Source> {
     type Make = fn(String) -> Source;
     let kinds: [(&str, Make); 3] =
-        [("flake_ref", Source::Flake), ("template", Source::Template), ("image", Source::Image)];
+        [(flake, Source::Flake), ("template", Source::Template), ("image", Source::Image)];
     let given: Vec<_> = kinds.iter().filter(|(key, _)| pool.present(key).is_some()).collect();
     let [(key, make)] = given.as_slice() else {
         let path = pool.path.clone();
-        pool.findings.add(path, "needs exactly one of flake_ref, template and image");
+        pool.findings.add(path, format!("needs exactly one of {flake}, template and image"));
         return None;
     };
     let path = pool.at(key);
@@ -343,10 +365,7 @@ fn resources(pool: &mut Object<'_, '_>) -> Option<Resources> {
         map.findings.number(value, &at, range)
     };
     let (vcpus, mem) = (needed("vcpus", 1..=32), needed("mem_mib", 64..=1 << 20));
-    let disk = map.number("data_disk_mib", 0, 0..=16 << 20);
-    if (1..16).contains(&disk) {
-        map.findings.add(map.at("data_disk_mib"), "must be 0, or at least 16");
-    }
+    let disk = map.data_disk();
     let (disk_iops, disk_mbps, net_mbps) =
         (map.limit("disk_iops"), map.limit("disk_mbps"), map.limit("net_mbps"));
     Some(Resources {

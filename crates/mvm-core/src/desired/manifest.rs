@@ -1,0 +1,254 @@
+//! The manifest of a deployment (SPEC §5): one tenant and its pools, in the few words of a person.
+//!
+//! ```text
+//! value ─▶ Manifest::read (forms, all findings) ─▶ onto (what there is) ─▶ DesiredTenant
+//! ```
+//!
+//! What a manifest has no word for stays as it is with the tenant, and is as by default where there is
+//! nothing yet. This module refuses to know files and formats.
+
+use serde_json::Value;
+
+use super::{
+    DesiredPool, DesiredTenant, check,
+    read::{object, source},
+};
+use crate::{
+    document::{Findings, element},
+    error::{Error, ErrorKind},
+    id::{PoolId, TenantId},
+    pool::{Counts, PoolPolicy, Resources, Role, RuntimePolicy},
+    units::{Mib, Vcpus},
+};
+
+const MANIFEST: &[&str] = &["tenant", "pools", "secrets"];
+const TENANT: &[&str] = &["id"];
+const POOL: &[&str] = &[
+    "id",
+    "role",
+    "profile",
+    "flake",
+    "template",
+    "image",
+    "vcpus",
+    "mem_mib",
+    "data_disk_mib",
+    "desired_running",
+    "desired_warm",
+    "desired_sleeping",
+];
+
+/// A tenant and its pools, as a manifest has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// Whose.
+    pub tenant: TenantId,
+    pools: Vec<DesiredPool>,
+}
+
+impl Manifest {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// `Invalid` with one cause for each finding; `Unavailable` when it brings secrets.
+    pub fn read(value: &Value) -> Result<Self, Error> {
+        let what = "the manifest";
+        let mut findings = Findings::new();
+        let manifest = manifest(value, &mut findings);
+        findings.settle(what)?;
+        let Some((tenant, pools, has_secrets)) = manifest else {
+            return Err(Error::new(ErrorKind::Invalid, format!("{what} makes no sense")));
+        };
+        if has_secrets {
+            let message = "this version cannot deliver the secrets of a manifest yet";
+            return Err(Error::new(ErrorKind::Unavailable, message).hint(format!(
+                "leave [secrets] away, and give them by: mvm tenant secrets set {tenant} --from-file FILE"
+            )));
+        }
+        Ok(Self { tenant, pools })
+    }
+
+    /// The tenant `present` with the pools of the manifest, and no others.
+    ///
+    /// # Errors
+    /// `Invalid` with one cause for each finding: what stands twice, counts beyond the quota.
+    pub fn onto(self, present: DesiredTenant) -> Result<DesiredTenant, Error> {
+        let over = |pool: DesiredPool| {
+            let Some(is) = present.pools.iter().find(|is| is.pool_id == pool.pool_id) else {
+                return pool;
+            };
+            let Resources { vcpus, mem_mib, data_disk_mib, .. } = pool.instance_resources;
+            let size = is.instance_resources;
+            DesiredPool {
+                instance_resources: Resources { vcpus, mem_mib, data_disk_mib, ..size },
+                runtime_policy: is.runtime_policy,
+                // Of another role than a gateway nothing is led.
+                routing_table: is.routing_table.clone().filter(|_| pool.role == Role::Gateway),
+                secret_scopes: is.secret_scopes.clone(),
+                integrations: is.integrations.clone(),
+                policy: is.policy.clone(),
+                ..pool
+            }
+        };
+        let pools: Vec<DesiredPool> = self.pools.into_iter().map(over).collect();
+        let mut findings = Findings::new();
+        let placed = pools.iter().cloned().enumerate();
+        let placed: Vec<_> =
+            placed.map(|(index, pool)| (element("pools", index), Some(pool))).collect();
+        check::pools(&placed, &present.quotas, "", &mut findings);
+        findings.settle("the manifest")?;
+        Ok(DesiredTenant { pools, ..present })
+    }
+}
+
+fn manifest(value: &Value, findings: &mut Findings) -> Option<(TenantId, Vec<DesiredPool>, bool)> {
+    let mut map = object(value, "", MANIFEST, findings)?;
+    let tenant = map.needed("tenant").and_then(|value| {
+        let mut tenant = object(value, "tenant", TENANT, map.findings)?;
+        let id = tenant.parsed::<TenantId>("id")?;
+        if let Err(error) = TenantId::parse_new(id.as_str()) {
+            tenant.findings.add("tenant.id", error.to_string());
+        }
+        Some(id)
+    });
+    let list = map.needed("pools").and_then(|list| map.findings.list(list, "pools"));
+    let mut pools = Vec::new();
+    for (index, value) in list.unwrap_or_default().iter().enumerate() {
+        pools.extend(pool(value, &element("pools", index), map.findings));
+    }
+    let has_secrets = map.present("secrets").is_some();
+    Some((tenant?, pools, has_secrets))
+}
+
+fn pool(value: &Value, at: &str, findings: &mut Findings) -> Option<DesiredPool> {
+    let mut map = object(value, at, POOL, findings)?;
+    let pool_id = map.parsed::<PoolId>("id");
+    let source = source(&mut map, "flake");
+    let profile = map.profile();
+    let role = match map.present("role") {
+        Some(_) => map.parsed("role").unwrap_or(Role::Worker),
+        None => Role::Worker,
+    };
+    let vcpus = map.number("vcpus", 2, 1..=32);
+    let mem_mib = map.number("mem_mib", 1024, 64..=1 << 20);
+    let data_disk_mib = map.data_disk();
+    let mut count = |key, default| map.number(key, default, 0..=100);
+    let desired_counts = Counts {
+        running: count("desired_running", 1),
+        warm: count("desired_warm", 0),
+        sleeping: count("desired_sleeping", 0),
+    };
+    Some(DesiredPool {
+        pool_id: pool_id?,
+        source: source?,
+        profile: profile?,
+        role,
+        instance_resources: Resources::new(Vcpus(vcpus), Mib(mem_mib), Mib(data_disk_mib)),
+        desired_counts,
+        runtime_policy: RuntimePolicy::default(),
+        routing_table: None,
+        secret_scopes: Vec::new(),
+        integrations: Vec::new(),
+        policy: PoolPolicy::default(),
+    })
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests stop at the first surprise"
+)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        desired::DesiredNetwork, net::NetId, pool::Source, quota::Quotas, tenant::TenantPolicy,
+    };
+
+    fn alone() -> DesiredTenant {
+        DesiredTenant {
+            tenant_id: "alice".parse().unwrap(),
+            network: DesiredNetwork {
+                tenant_net_id: NetId(3),
+                ipv4_subnet: "10.240.3.0/24".parse().unwrap(),
+            },
+            quotas: Quotas::default(),
+            pools: Vec::new(),
+            secrets_hash: None,
+            policy: TenantPolicy::default(),
+        }
+    }
+
+    #[test]
+    fn what_a_manifest_leaves_out_is_as_documented() {
+        let value = json!({ "tenant": { "id": "alice" }, "pools": [
+            { "id": "gates", "role": "gateway", "flake": "github:org/app" },
+        ] });
+        let tenant = Manifest::read(&value).unwrap().onto(alone()).unwrap();
+        let pool = &tenant.pools[0];
+        assert_eq!(pool.source, Source::Flake("github:org/app".to_owned()));
+        assert_eq!((pool.profile.as_str(), &pool.role), ("minimal", &Role::Gateway));
+        assert_eq!(pool.instance_resources, Resources::new(Vcpus(2), Mib(1024), Mib(0)));
+        assert_eq!(pool.desired_counts, Counts { running: 1, warm: 0, sleeping: 0 });
+    }
+
+    #[test]
+    fn what_a_manifest_has_no_word_for_stays_as_it_is() {
+        let value = json!({ "tenant": { "id": "alice" }, "pools": [
+            { "id": "web", "image": "default", "vcpus": 1, "mem_mib": 128 },
+        ] });
+        let read = || Manifest::read(&value).unwrap();
+        let mut there = read().onto(alone()).unwrap();
+        let web = &mut there.pools[0];
+        web.policy.pinned = true;
+        web.instance_resources.disk_iops = Some(7);
+        web.instance_resources.mem_mib = Mib(512);
+        web.desired_counts.running = 3;
+        let tenant = read().onto(there).unwrap();
+        let web = &tenant.pools[0];
+        assert!(web.policy.pinned);
+        assert_eq!(web.instance_resources.disk_iops, Some(7));
+        assert_eq!((web.instance_resources.mem_mib, web.desired_counts.running), (Mib(128), 1));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_with_a_manifest_is_told_at_once() {
+        let value = json!({ "tenant": { "id": "local" }, "pools": [
+            { "id": "web", "image": "a", "flake": "b:c", "desired_runing": 1 },
+            { "id": "x y", "image": "default", "mem_mib": 1 },
+        ], "pool": [] });
+        let error = Manifest::read(&value).unwrap_err();
+        let places = [
+            "pool",
+            "tenant.id",
+            "pools[0].desired_runing",
+            "pools[0]",
+            "pools[1].id",
+            "pools[1].mem_mib",
+        ];
+        for place in places {
+            let found = error.causes.iter().any(|cause| cause.starts_with(&format!("{place}:")));
+            assert!(found, "{place}: {error}");
+        }
+        assert_eq!(error.causes.len(), places.len(), "{error}");
+    }
+
+    #[test]
+    fn pools_that_stand_twice_or_ask_for_more_than_the_quota_are_found() {
+        let pool = json!({ "id": "web", "image": "default", "desired_running": 9 });
+        let value = json!({ "tenant": { "id": "alice" }, "pools": [pool, pool] });
+        let error = Manifest::read(&value).unwrap().onto(alone()).unwrap_err();
+        assert!(error.causes.iter().any(|cause| cause.starts_with("pools[1].pool_id")), "{error}");
+        assert!(error.causes.iter().any(|cause| cause.contains("max_running")), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_refused_instead_of_left_out() {
+        let value = json!({ "tenant": { "id": "alice" }, "pools": [], "secrets": {
+            "key": { "file": "./key" },
+        } });
+        assert_eq!(Manifest::read(&value).unwrap_err().kind, ErrorKind::Unavailable);
+    }
+}
