@@ -11,10 +11,11 @@ give() {
 sees() { guest "$1" cat "/run/secrets/${2:-}secrets.json" | jq -r '."mail.token"'; }
 epoch() { mvm --json tenant secrets list acme | jq .epoch; }
 pid_of() { cat "/sys/fs/cgroup/mvm/${1##*/}/vmm/cgroup.procs"; }
+HEXADECIMAL=$(printf canary- | od -An -tx1 | tr -d ' \n')
 # Files with a value in the clear, but for images, which are older; what is mounted below is no disk.
 on_disk() {
     find /var/lib/mvm /run/mvm /var/log /tmp -xdev \( -path /var/lib/mvm/images -o -path /var/lib/mvm/kernels -o -path /tmp/probe \) -prune -o \
-        -type f ! -name 'rootfs*' ! -name 'vmlinux*' ! -name 'initrd*' ! -name 'firecracker*' -exec grep -laF -e canary- -e "${KEY:-canary-}" {} + || true
+        -type f ! -name 'rootfs*' ! -name 'vmlinux*' ! -name 'initrd*' ! -name 'firecracker*' -exec grep -laF -e canary- -e "$HEXADECIMAL" -e "${KEY:-canary-}" {} + || true
 }
 # No value in the clear where it could stay or be seen.
 hidden() {
@@ -61,7 +62,7 @@ bad '{"a": ["canary"]}' 'value of a is a list'
 refused 3 mvm tenant secrets set acme --from-file /run/absent.json
 give 1
 mvm --quiet --dry-run tenant secrets set acme --from-file /run/source.json
-equal 'a rehearsal and refusals change nothing' "$(epoch)" 3
+equal 'a rehearsal and refusals change nothing' "$(epoch)" 6
 mvm --quiet tenant secrets set acme --from-file - </run/source.json
 refused 6 mvm tenant secrets rotate acme
 
@@ -72,7 +73,7 @@ equal 'who got them' "$(jq -r '.changes[].instance' /run/live | sort | tr '\n' '
 equal 'the VMM is the same' "$(pid_of "$all")" "$before"
 equal 'the guest has them, its worker is told, nobody writes there, no drive is mounted' "$(guest "$all" sh -c '
     grep -o canary-mail-1 /run/secrets/secrets.json; cat /run/mvm/secrets-epoch
-    (echo x >/run/secrets/x) 2>/dev/null; echo $?; grep -c mvm-mount /proc/mounts' | tr '\n' ' ')" 'canary-mail-1 5 1 0 '
+    (echo x >/run/secrets/x) 2>/dev/null; echo $?; grep -c mvm-mount /proc/mounts' | tr '\n' ' ')" 'canary-mail-1 8 1 0 '
 equal 'its scope, and what is not its scope is nowhere in the other guest' "$(guest "$some" sh -c '
     grep -o canary-mail-1 /run/secrets/mail/secrets.json
     grep -rl canary-api /run /etc /tmp /var 2>/dev/null | wc -l; cat /dev/vd? | grep -c canary-api' | tr '\n' ' ')" 'canary-mail-1 0 0 '
@@ -130,6 +131,7 @@ unset MVM_TENANT_KEY_ACME
 say 'without a key: a warning, and nothing in production'
 mvm --quiet tenant create plain --no-key
 mvm tenant secrets set plain --from-file /run/source.json 2>/run/warning
+equal 'in the clear, and the search finds it' "$(on_disk)" /var/lib/mvm/tenants/plain/secrets.json
 check 'it warns' grep -q 'mvm: warning: tenant plain has no key' /run/warning
 MVM_PRODUCTION=1 refused 4 mvm tenant secrets set plain --from-file /run/source.json
 mvm --quiet tenant destroy plain --force

@@ -1,7 +1,7 @@
 //! What is recorded of a tenant's secrets and what of them an instance may see: numbers, names of
 //! scopes and where they come from. It refuses to know a value, or even a key.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,18 @@ pub enum SecretsSource {
     File(PathBuf),
     /// Standard input of the command; it cannot be read again.
     Stdin,
+    /// Each key's value in a place of its own.
+    Each(BTreeMap<String, ValueSource>),
+}
+
+/// Where one value is that is itself written down in no record and no configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueSource {
+    /// In a file, by absolute path.
+    File(PathBuf),
+    /// In a variable of the environment of every command that needs it.
+    Env(String),
 }
 
 impl SecretsSource {
@@ -115,7 +127,7 @@ impl SecretsSource {
     #[must_use]
     pub const fn is_lasting(&self) -> bool {
         match self {
-            Self::File(_) => true,
+            Self::File(_) | Self::Each(_) => true,
             Self::Stdin => false,
         }
     }
@@ -126,6 +138,7 @@ impl fmt::Display for SecretsSource {
         match self {
             Self::File(path) => path.display().fmt(f),
             Self::Stdin => f.write_str("standard input"),
+            Self::Each(places) => write!(f, "{} places, one a key", places.len()),
         }
     }
 }

@@ -15,14 +15,13 @@ use std::{
 use mvm_core::{
     error::{Error, ErrorKind},
     id::TenantId,
+    secrets::ValueSource,
 };
 use mvm_engine::engine::VCPU_OVERCOMMIT;
 use mvm_host::disk::{given::GivenKeys, space::RESERVE_PERCENT};
 use serde::Deserialize;
 
 mod keys;
-
-pub use keys::ValueSource;
 
 use crate::{
     forward,
@@ -179,7 +178,7 @@ impl Config {
     /// # Errors
     /// `Invalid` when a variable is not set or not text.
     pub(crate) fn given_keys(&self) -> Result<GivenKeys, Error> {
-        keys::given(&self.tenant_keys, &|name| std::env::var(name).ok())
+        keys::given(&self.tenant_keys, &variable)
     }
 
     /// Every setting of this process, with its value and where that comes from.
@@ -362,6 +361,11 @@ impl Config {
         self.machine.validate()?;
         Ok(self)
     }
+}
+
+/// The value of a variable of the environment, when it is text.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Whether a variable goes along into another machine.

@@ -23,6 +23,7 @@ pub mod doctor;
 pub mod forward;
 mod manifest;
 mod methods;
+pub mod places;
 pub mod provider;
 mod rebuild;
 mod wiring;
@@ -59,7 +60,7 @@ pub use mvm_core::{
     publish::{Protocol, Publish},
     quota::{QuotaChange, Quotas, Usage},
     route::{Cidr, MatchRule, Route, RoutingTable, Selector, Target},
-    secrets::{Grant, Scope, SecretsSource, TenantSecrets},
+    secrets::{Grant, Scope, SecretsSource, TenantSecrets, ValueSource},
     state::{Move, State},
     tenant::{Destination, Egress, EgressPolicy, Tenant, TenantPolicy},
     units,

@@ -56,7 +56,7 @@ impl Mvm {
             guest: Arc::new(VsockGuest::new(roots.clone())),
             store: Arc::new(store),
             builder: Arc::new(builder(config)),
-            vault: Arc::new(LocalVault::new(roots.clone())),
+            vault: Arc::new(LocalVault::new(roots.clone(), crate::config::variable)),
             clock: Arc::new(SystemClock),
             locks: Arc::new(FileLocks::new(config.run_dir.clone())),
         };

@@ -109,7 +109,7 @@ impl Rig for RealRig {
         let tenant = &instance.tenant;
         let keyed = key::exists(&self.roots, tenant)?;
         let ask = SecretsToSeal { tenant, epoch, keyed, source: &source };
-        let sealed = LocalVault::new(self.roots.clone()).seal(&ask);
+        let sealed = LocalVault::new(self.roots.clone(), |_| None).seal(&ask);
         let _ = fs::remove_file(path);
         sealed.map(|_| number)
     }

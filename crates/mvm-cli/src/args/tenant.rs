@@ -56,7 +56,8 @@ pub(crate) enum SecretsCommand {
     Set {
         /// The tenant
         tenant: TenantId,
-        /// A JSON object of keys and string values; `-` reads standard input
+        /// A JSON object of keys and string values, or a TOML file whose `[secrets]` say where each is;
+        /// `-` reads standard input
         #[arg(long, value_name = "FILE")]
         from_file: InputPath,
     },

@@ -70,7 +70,10 @@ fn source(file: &InputPath) -> Result<SecretsSource, Error> {
     let path = std::path::absolute(file).map_err(|error| {
         Error::new(ErrorKind::Invalid, format!("{file} is not a file's name")).because(&error)
     })?;
-    Ok(SecretsSource::File(path))
+    match path.extension().is_some_and(|end| end == "toml") {
+        true => mvm::places::read(&path),
+        false => Ok(SecretsSource::File(path)),
+    }
 }
 
 fn warn_without_key(session: &Session, tenant: &TenantId) -> Result<(), Error> {

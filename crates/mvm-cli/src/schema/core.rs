@@ -104,14 +104,21 @@ impl Described for Source {
 impl Described for SecretsSource {
     fn schema(definitions: &mut Definitions) -> Value {
         let _: fn(&Self) = |one| match one {
-            Self::File(_) | Self::Stdin => {}
+            Self::File(_) | Self::Stdin | Self::Each(_) => {}
         };
         named(definitions, "SecretsSource", |_| {
             json!({
-                "description": "Where secrets come from: a file, or standard input.",
+                "description": "Where secrets come from: a file, standard input, or a place for each key.",
                 "anyOf": [
                     single("file", json!({ "type": "string" })),
                     { "type": "string", "enum": ["stdin"] },
+                    single("each", json!({
+                        "type": "object",
+                        "additionalProperties": { "anyOf": [
+                            single("file", json!({ "type": "string" })),
+                            single("env", json!({ "type": "string" })),
+                        ] },
+                    })),
                 ],
             })
         })

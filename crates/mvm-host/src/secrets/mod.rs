@@ -15,5 +15,5 @@ mod text;
 mod vault;
 
 pub use text::{Refusal, Secrets};
-pub use vault::LocalVault;
 pub(crate) use vault::open;
+pub use vault::{LocalVault, Variable};

@@ -7,27 +7,17 @@
 //! beta = { env = "BETA_KEY" }
 //! ```
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use mvm_core::{
     error::{Error, ErrorKind},
     id::TenantId,
+    secrets::ValueSource,
 };
 use mvm_host::disk::given::GivenKeys;
-use serde::Deserialize;
 
 /// What a variable is named like that holds the key of a tenant.
 const PREFIX: &str = "MVM_TENANT_KEY_";
-
-/// Where a value is that is written down nowhere in a configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum ValueSource {
-    /// In a file that only its owner reads, by absolute path.
-    File(PathBuf),
-    /// In a variable of the environment of every command.
-    Env(String),
-}
 
 /// The variables among these that hold keys: `MVM_TENANT_KEY_WEB_SHOP` is that of `web-shop`.
 pub(super) fn named(
@@ -134,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_table_of_the_file_holds_places_and_no_keys() {
-        #[derive(Deserialize)]
+        #[derive(serde::Deserialize)]
         struct Table {
             tenant_keys: BTreeMap<TenantId, ValueSource>,
         }
