@@ -39,6 +39,13 @@ again() { are Running && [ "$(guest "$id" echo again 2>/dev/null)" = again ]; }
 within 60 again || fail "it is not started again: $(cat /run/agent.log)"
 equal 'the audit log has its end' "$(mvm --json events acme --last 100 | jq '[.[] | select(.event == "InstanceFailed")] | length')" 1
 
+say 'what dies again waits'
+pkill -KILL -x firecracker
+waits() { mvm --json --dry-run agent reconcile --desired /run/desired.json | jq -e '.deferrals[0].reason | test("failed 2 times in a row, and is started in")' >/dev/null; }
+within 30 waits || fail "no word about a wait: $(mvm --json --dry-run agent reconcile --desired /run/desired.json)"
+within 60 again || fail "it is not started again: $(cat /run/agent.log)"
+equal 'it is the same one' "$(mvm --json instance list $pool | jq -r '[.[] | .instance, .failures] | join(" ")')" "$id 2"
+
 say 'what nobody needs is parked, and counts leave it there'
 desire 1 false
 within 60 are Sleeping || fail "it does not sleep: $(states $pool) $(cat /run/agent.log)"
@@ -55,8 +62,14 @@ equal 'a command in a sleeping guest' "$(guest "$id" echo back)" back
 equal 'nobody put a hold on it' "$(mvm --json instance info "$id" | jq .manual_override_until)" null
 within 60 are Sleeping || fail "it does not go to sleep again: $(states $pool)"
 
-say 'it ends when told, guests do not notice, and the next one goes on'
+say 'killed while it makes another one, it finds what it began'
 desire 2 true
+second() { [ "$(mvm --json instance list $pool | jq length)" = 2 ]; }
+within 60 second || fail "no second one: $(cat /run/agent.log)"
+kill -KILL "$agent"; wait "$agent" || true
+serve
+
+say 'it ends when told, guests do not notice, and the next one goes on'
 within 60 are 'Running Sleeping' || within 30 are 'Running Running' || fail "no second one: $(states $pool) $(cat /run/agent.log)"
 vmm=$(pgrep -x firecracker | sort | xargs)
 kill -TERM "$agent"; wait "$agent" || fail "the agent ended with $?"

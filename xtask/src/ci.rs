@@ -80,7 +80,8 @@ fn phases(tier: Tier) -> Report {
 fn walls() -> Result<()> {
     apt::require(apt::NETWORK)?;
     let mut tests = workspace::cargo();
-    tests.args(["test", "--quiet", "--locked", "--package", "mvm-host", "--test", "net_namespace"]);
+    // Of the whole workspace, since what was built for the other tests then serves here too.
+    tests.args(["test", "--quiet", "--locked", "--workspace", "--test", "net_namespace"]);
     tool::show(tests.args(["--", "--ignored"]))
 }
 

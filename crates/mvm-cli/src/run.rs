@@ -10,7 +10,7 @@ use std::{
 use clap::ArgMatches;
 use mvm::{
     Actor, Cancel, Config, Context, Error, ErrorKind, Filter, Mvm, Operation, OperationId, Outcome,
-    Overrides,
+    Overrides, Preview,
     forward::Published,
     provider::{self, Packages, Place},
 };
@@ -58,7 +58,7 @@ fn go(
 ) -> Result<ExitCode, Error> {
     let overrides = global.overrides();
     let config = Config::read(&overrides)?;
-    log::to_stderr(&config, global.output());
+    log::to_stderr(&config, global.output())?;
     let uid = rustix::process::getuid().as_raw();
     let _entered = log::span(operation, uid).entered();
     match &command {
@@ -82,7 +82,9 @@ fn go(
         | Command::Instance(_)
         | Command::Volume(_)
         | Command::Agent(_)
+        | Command::New(_)
         | Command::Deploy(_)
+        | Command::Connect { .. }
         | Command::Events(_)
         | Command::Node(_)
         | Command::Net(_) => match provider::place(&config)? {
@@ -147,7 +149,9 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Instance(command) => commands::instance::run(session, command),
         Command::Volume(command) => commands::volume::run(session, command),
         Command::Agent(command) => commands::agent::run(session, command),
-        Command::Deploy(args) => commands::deploy::run(session, &args),
+        Command::New(args) => commands::deploy::new(session, args),
+        Command::Deploy(args) => commands::deploy::deploy(session, &args),
+        Command::Connect { name } => commands::deploy::connect(session, &name),
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),
@@ -191,13 +195,22 @@ impl Session {
 
     /// Does an operation and says what it did; with `--dry-run` says what it would do.
     pub(crate) fn operate(&self, operation: &Operation) -> Result<ExitCode, Error> {
+        let plan = || self.mvm.plan(&self.cx, operation);
+        self.act(plan, || self.mvm.operate(&self.cx, operation))
+    }
+
+    /// As [`Session::operate`], for what is more than one operation.
+    pub(crate) fn act(
+        &self,
+        plan: impl FnOnce() -> Result<Preview, Error>,
+        work: impl FnOnce() -> Result<Outcome, Error>,
+    ) -> Result<ExitCode, Error> {
         if self.dry_run {
-            let preview = self.mvm.plan(&self.cx, operation)?;
-            self.print(&preview, show::preview)?;
+            self.print(&plan()?, show::preview)?;
             return Ok(ExitCode::SUCCESS);
         }
         self.stop_on_signals();
-        let outcome = self.mvm.operate(&self.cx, operation)?;
+        let outcome = work()?;
         match self.format {
             Format::Json | Format::Yaml => {
                 self.print(&show::outcome_json(&outcome), |_| String::new())?;

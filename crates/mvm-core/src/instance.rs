@@ -145,6 +145,9 @@ pub struct Instance {
     pub manual_override_until: Option<Timestamp>,
     /// Why it stopped by itself, until it runs again.
     pub last_failure: Option<Failure>,
+    /// How often in a row it failed: a steady run, a stop and a person's command begin anew.
+    #[serde(default)]
+    pub failures: u32,
     /// The host's ports that lead to it, as long as it exists.
     #[serde(default)]
     pub publish: Vec<Publish>,

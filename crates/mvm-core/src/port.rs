@@ -222,6 +222,12 @@ pub trait Vault: Send + Sync {
     /// As [`Vault::check`]; why they cannot be sealed or written.
     fn seal(&self, ask: &SecretsToSeal<'_>) -> Result<u32, Error>;
 
+    /// Whether a source that can be read again has something else than what was sealed for this epoch.
+    ///
+    /// # Errors
+    /// As [`Vault::check`] and [`Vault::keys`].
+    fn differs(&self, ask: &SecretsToSeal<'_>) -> Result<bool, Error>;
+
     /// The keys of a tenant's secrets of this epoch or a later one, sorted.
     ///
     /// # Errors

@@ -4,8 +4,10 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
+    document::{Findings, below, present},
     error::{Error, ErrorKind},
     units::{Generation, Timestamp},
 };
@@ -120,6 +122,36 @@ pub enum ValueSource {
     File(PathBuf),
     /// In a variable of the environment of every command that needs it.
     Env(String),
+}
+
+/// Reads where each value is: `{ KEY: { file: PATH } | { env: NAME } }`. No finding quotes what stands in a place.
+pub fn places(value: &Value, at: &str, findings: &mut Findings) -> BTreeMap<String, ValueSource> {
+    let Value::Object(map) = value else {
+        findings.add(at, "must be a table: KEY = { file = \"PATH\" } or { env = \"NAME\" }");
+        return BTreeMap::new();
+    };
+    let mut places = BTreeMap::new();
+    for (key, value) in map {
+        let at = below(at, key);
+        if !is_key(key) {
+            findings.add(&*at, format!("is not 1 to {MAX_KEY} letters, digits, '_', '.' and '-'"));
+        }
+        let Some(place) = findings.object(value, &at, &["file", "env"]) else { continue };
+        let place = match (present(place, "file"), present(place, "env")) {
+            (Some(file), None) => {
+                findings.text(file, &below(&at, "file")).map(|path| ValueSource::File(path.into()))
+            }
+            (None, Some(name)) => findings
+                .text(name, &below(&at, "env"))
+                .map(|name| ValueSource::Env(name.to_owned())),
+            (Some(_), Some(_)) | (None, None) => {
+                findings.add(at, "needs exactly one of file and env");
+                None
+            }
+        };
+        places.extend(place.map(|place| (key.clone(), place)));
+    }
+    places
 }
 
 impl SecretsSource {

@@ -127,7 +127,7 @@ pub struct Failed {
 
 impl Outcome {
     /// Adds what a part of this operation did.
-    pub(crate) fn absorb(&mut self, part: Self) {
+    pub fn absorb(&mut self, part: Self) {
         self.acts.extend(part.acts);
         self.changes.extend(part.changes);
         self.deferrals.extend(part.deferrals);

@@ -83,6 +83,7 @@ impl Ground {
             parked_by: None,
             manual_override_until: None,
             last_failure: None,
+            failures: 0,
             publish: Vec::new(),
             created_at: Timestamp(0),
             state_since: Timestamp(0),

@@ -1,53 +1,184 @@
-//! Deployments: a manifest, and the desired state of its tenant that it amounts to.
+//! Deployments: what a manifest or a template asks for, and the operations that bring it about.
+//!
+//! ```text
+//! the tenant, if it has secrets and is not there ─▶ its secrets, if they differ ─▶ the desired state
+//! ```
 //!
 //! What a manifest does not say is taken from the tenant as it is; one that is not there yet gets the
-//! network that `tenant create` would give it. Nothing is changed here: the operation that comes out is
-//! the one that brings a node to any desired state.
+//! network that `tenant create` would give it. Nothing here is a second way to do anything: each step is
+//! an operation that a person could ask for.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use mvm_core::{
     desired::{DesiredNetwork, DesiredState, DesiredTenant, manifest::Manifest},
     error::{Error, ErrorKind},
     id::TenantId,
+    net::{NetId, Subnet},
     operation::Operation,
+    pool::Source,
     quota::Quotas,
+    secrets::SecretsSource,
     tenant::TenantPolicy,
 };
-use mvm_engine::{Context, Made, Outcome};
+use mvm_engine::{Acted, Context, Failed, Made, Outcome, Preview};
+use serde_json::{Map, Value};
 
-use crate::{Mvm, forward::CallerPath, manifest};
+use crate::{
+    Mvm,
+    forward::{CallerPath, InputPath},
+    manifest,
+};
 
-impl Mvm {
-    /// Brings one tenant to what a manifest in a file asks for.
+/// A tenant and its pools, as a file or a template asks for them.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    manifest: Manifest,
+    /// What its findings are about.
+    name: String,
+    /// What its secrets' files are named from.
+    directory: PathBuf,
+    net: Option<NetId>,
+    subnet: Option<Subnet>,
+}
+
+/// What `mvm new` makes a deployment of.
+#[derive(Debug, Clone)]
+pub struct NewDeployment {
+    /// The template.
+    pub template: String,
+    /// The tenant.
+    pub name: TenantId,
+    /// Its secrets, and what is not as in the template.
+    pub config: Option<InputPath>,
+    /// What all of its pools are made of, instead of what the template or the file says.
+    pub source: Option<Source>,
+    /// The network id, instead of a free one.
+    pub net: Option<NetId>,
+    /// The subnet, instead of a free one.
+    pub subnet: Option<Subnet>,
+}
+
+impl Deployment {
+    /// Reads a manifest.
     ///
     /// # Errors
-    /// As [`Mvm::deployment`] and [`Mvm::operate`].
-    pub fn deploy(&self, cx: &Context, file: &CallerPath) -> Result<Outcome, Error> {
-        self.operate(cx, &self.deployment(cx, file)?)
+    /// `Invalid` with one cause for each finding.
+    pub fn read(file: &CallerPath) -> Result<Self, Error> {
+        let name = file.typed().to_owned();
+        let value = manifest::read(file)?;
+        let manifest = Manifest::read(&value).map_err(|error| error.context(&*name))?;
+        let directory = directory(file)?;
+        Ok(Self { manifest, name, directory, net: None, subnet: None })
     }
 
-    /// The operation that a manifest in a file asks for.
+    /// What a template makes.
+    ///
+    /// # Errors
+    /// `NotFound` of the template; `Invalid` with one cause for each finding.
+    pub fn of_template(new: NewDeployment) -> Result<Self, Error> {
+        let file = new.config.as_deref();
+        let config = file.map_or_else(|| Ok(Value::Object(Map::new())), manifest::read)?;
+        let name = file.map_or(&*new.template, CallerPath::typed).to_owned();
+        let source = new.source.as_ref();
+        let manifest = Manifest::of_template(&new.template, new.name, &config, source)
+            .map_err(|error| error.context(&*name))?;
+        let directory = file.map_or_else(|| Ok(PathBuf::new()), directory)?;
+        Ok(Self { manifest, name, directory, net: new.net, subnet: new.subnet })
+    }
+
+    fn secrets(&self) -> Option<SecretsSource> {
+        let places = &self.manifest.secrets;
+        (!places.is_empty())
+            .then(|| SecretsSource::Each(manifest::absolute(places.clone(), &self.directory)))
+    }
+}
+
+impl Mvm {
+    /// Brings a deployment about. A second time it does nothing.
+    ///
+    /// # Errors
+    /// `Invalid` with one cause for each finding; as [`Mvm::operate`] when nothing was done.
+    pub fn deploy(&self, cx: &Context, deployment: &Deployment) -> Result<Outcome, Error> {
+        let mut all = Outcome::default();
+        for operation in self.steps(cx, deployment)? {
+            let done = self.operate(cx, &operation);
+            let part = match done {
+                Err(error) if all == Outcome::default() => return Err(error),
+                Err(error) => {
+                    let subject = deployment.manifest.tenant.to_string();
+                    Outcome { failures: vec![Failed { subject, error }], ..Outcome::default() }
+                }
+                Ok(mut part) => {
+                    part.acts.extend(told(&operation));
+                    part
+                }
+            };
+            (all.operation, all.duration_ms) =
+                (part.operation.clone(), all.duration_ms + part.duration_ms);
+            all.absorb(part);
+            if !all.failures.is_empty() {
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// What [`Mvm::deploy`] would do.
     ///
     /// # Errors
     /// `Invalid` with one cause for each finding; why the store failed.
-    pub fn deployment(&self, cx: &Context, file: &CallerPath) -> Result<Operation, Error> {
-        let value = manifest::read(file)?;
-        let manifest = Manifest::read(&value).map_err(|error| error.context(file.typed()))?;
+    pub fn deploy_preview(&self, cx: &Context, deployment: &Deployment) -> Result<Preview, Error> {
+        let steps = self.steps(cx, deployment)?;
+        let Some(last) = steps.last() else { return Ok(Preview::default()) };
+        let mut preview = self.plan(cx, last)?;
+        // As it goes on: a tenant that is not there comes first.
+        let place = preview.acts.iter().take_while(|act| act.act == "tenant_create").count();
+        preview.acts.splice(place..place, steps.iter().filter_map(told));
+        Ok(preview)
+    }
+
+    fn steps(&self, cx: &Context, deployment: &Deployment) -> Result<Vec<Operation>, Error> {
+        let id = &deployment.manifest.tenant;
         let all = self.engine.desired(None)?;
-        let there = all.tenants.into_iter().find(|one| one.tenant_id == manifest.tenant);
-        let present = match there {
+        let there = all.tenants.into_iter().find(|one| one.tenant_id == *id);
+        let is_there = there.is_some();
+        let mut present = match there {
             Some(tenant) => tenant,
-            None => self.newcomer(cx, &manifest.tenant)?,
+            None => self.newcomer(cx, deployment)?,
         };
-        let tenant = manifest.onto(present).map_err(|error| error.context(file.typed()))?;
-        let desired = DesiredState { tenants: vec![tenant], ..DesiredState::of(&all.node_id) };
-        Ok(Operation::AgentReconcile { desired: Box::new(desired) })
+        // What is there and was asked otherwise is refused as in any desired state.
+        present.network.tenant_net_id = deployment.net.unwrap_or(present.network.tenant_net_id);
+        present.network.ipv4_subnet = deployment.subnet.unwrap_or(present.network.ipv4_subnet);
+        let reconcile = |tenant| {
+            let desired = DesiredState { tenants: vec![tenant], ..DesiredState::of(&all.node_id) };
+            Operation::AgentReconcile { desired: Box::new(desired) }
+        };
+        let alone = DesiredTenant { pools: Vec::new(), ..present.clone() };
+        let manifest = deployment.manifest.clone();
+        let tenant = manifest.onto(present).map_err(|error| error.context(&*deployment.name))?;
+        let mut steps = Vec::new();
+        if let Some(source) = deployment.secrets() {
+            if !is_there {
+                steps.push(reconcile(alone));
+            }
+            if !is_there || self.engine.secrets_differ(id, &source)? {
+                steps.push(Operation::TenantSecretsSet { tenant: id.clone(), source });
+            }
+        }
+        steps.push(reconcile(tenant));
+        Ok(steps)
     }
 
     /// A tenant without pools, in the network that it would get.
-    fn newcomer(&self, cx: &Context, tenant: &TenantId) -> Result<DesiredTenant, Error> {
-        let (id, quotas) = (tenant.clone(), Quotas::default());
+    fn newcomer(&self, cx: &Context, deployment: &Deployment) -> Result<DesiredTenant, Error> {
+        let (tenant, quotas) = (deployment.manifest.tenant.clone(), Quotas::default());
+        let (net, subnet) = (deployment.net, deployment.subnet);
         let create =
-            Operation::TenantCreate { tenant: id, net: None, subnet: None, quotas, keyed: true };
+            Operation::TenantCreate { tenant: tenant.clone(), net, subnet, quotas, keyed: true };
         let Some(Made::Tenant(record)) = self.plan(cx, &create)?.made else {
             let message = format!("cannot find a network for tenant {tenant}");
             return Err(Error::new(ErrorKind::Failed, message));
@@ -64,4 +195,23 @@ impl Mvm {
             policy: TenantPolicy::default(),
         })
     }
+}
+
+/// A step that reports no acts of its own.
+fn told(operation: &Operation) -> Option<Acted> {
+    let Operation::TenantSecretsSet { tenant, .. } = operation else { return None };
+    let (act, subject) = (operation.name().to_owned(), tenant.to_string());
+    Some(Acted { act, subject, detail: std::collections::BTreeMap::default() })
+}
+
+fn directory(file: &CallerPath) -> Result<PathBuf, Error> {
+    let path: &Path = file.as_ref();
+    let path = if file.is_stream() { Path::new(".") } else { path };
+    let found = fs::canonicalize(path).map(|path| match file.is_stream() {
+        true => path,
+        false => path.parent().map(Path::to_path_buf).unwrap_or_default(),
+    });
+    found.map_err(|error| {
+        Error::new(ErrorKind::Invalid, format!("cannot find {}", file.typed())).because(&error)
+    })
 }

@@ -18,12 +18,11 @@ pub mod agent;
 mod builder;
 pub mod config;
 mod copy;
-mod deploy;
+pub mod deploy;
 pub mod doctor;
 pub mod forward;
-mod manifest;
+pub mod manifest;
 mod methods;
-pub mod places;
 pub mod provider;
 mod rebuild;
 mod wiring;
@@ -43,6 +42,7 @@ pub use mvm_core::{
     },
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     integration::Integration,
+    layout::bridge,
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
     moment::Since,
     net::{NetId, Network, Offset, Subnet},

@@ -3,7 +3,7 @@
 //! A file is JSON, or TOML when its name ends so; `-` is standard input. All findings come together, each with its place
 //! in the document. Nothing is changed here; the operations check what they get once more.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{collections::BTreeMap, fs::File, io::Read, path::Path};
 
 use mvm_core::{
     document::Findings,
@@ -11,6 +11,7 @@ use mvm_core::{
     id::PoolRef,
     integration::{self, Integration},
     route::{self, RoutingTable},
+    secrets::{self, SecretsSource, ValueSource},
 };
 use serde_json::Value;
 
@@ -71,11 +72,62 @@ pub(crate) fn read(file: &CallerPath) -> Result<Value, Error> {
     if u64::try_from(text.len()).is_ok_and(|length| length > FILE_MAX) {
         return Err(wrong(&format!("it is longer than {FILE_MAX} bytes")));
     }
-    if Path::new(name).extension().is_some_and(|extension| extension == "toml") {
-        toml::from_str(&text).map_err(|error| wrong(&error))
+    if is_toml(file) {
+        toml::from_str(&text).map_err(|error| wrong(&where_in(&text, &error)))
     } else {
         serde_json::from_str(&text).map_err(|error| wrong(&error))
     }
+}
+
+fn is_toml(file: &CallerPath) -> bool {
+    Path::new(file.typed()).extension().is_some_and(|extension| extension == "toml")
+}
+
+/// What is wrong, and where; the line itself is not quoted, since it may hold a secret.
+fn where_in(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|one| *one != '\n').count() + 1;
+    let what = error.message().lines().next().unwrap_or_default().to_owned();
+    format!("line {line}, column {column}: {what}")
+}
+
+/// These places, with files named from `directory`.
+pub(crate) fn absolute(
+    places: BTreeMap<String, ValueSource>,
+    directory: &Path,
+) -> BTreeMap<String, ValueSource> {
+    let absolute = |place| match place {
+        ValueSource::File(path) => ValueSource::File(directory.join(path)),
+        ValueSource::Env(name) => ValueSource::Env(name),
+    };
+    places.into_iter().map(|(key, place)| (key, absolute(place))).collect()
+}
+
+/// Where secrets come from that a person gave by this name: the file itself, or the places that a TOML
+/// file has in its table `secrets`; its `overrides`, as of a deployment, are passed over.
+///
+/// # Errors
+/// `Invalid` with one cause for each finding, none of which quotes a value.
+pub fn secrets_source(file: &CallerPath) -> Result<SecretsSource, Error> {
+    if file.is_stream() {
+        return Ok(SecretsSource::Stdin);
+    }
+    let path = std::path::absolute(file).map_err(|error| {
+        let message = format!("{} is not a file's name", file.typed());
+        Error::new(ErrorKind::Invalid, message).because(&error)
+    })?;
+    if !is_toml(file) {
+        return Ok(SecretsSource::File(path));
+    }
+    let value = read(file)?;
+    let mut findings = Findings::new();
+    let map = findings.object(&value, "", &["secrets", "overrides"]);
+    let places = map.and_then(|map| findings.needed(map, "", "secrets"));
+    let places = places.map(|value| secrets::places(value, "secrets", &mut findings));
+    findings.settle(file.typed())?;
+    let directory = path.parent().unwrap_or_else(|| Path::new("/"));
+    Ok(SecretsSource::Each(absolute(places.unwrap_or_default(), directory)))
 }
 
 #[cfg(test)]
@@ -95,6 +147,13 @@ mod tests {
         let json = write("a.json", r#"{"integrations": [{"name": "a", "critical": true}]}"#);
         let toml = write("a.toml", "[[integrations]]\nname = \"a\"\ncritical = true\n");
         assert_eq!(read(&json).unwrap(), read(&toml).unwrap());
+        let places = write("c.toml", "[secrets]\na = { file = \"./s/a\" }\nb = { env = \"B\" }\n");
+        let SecretsSource::Each(each) = secrets_source(&places).unwrap() else { unreachable!() };
+        assert_eq!(each.get("a"), Some(&ValueSource::File(directory.path().join("./s/a"))));
+        let unquoted = write("d.toml", "[secrets]\na = hunter2\n");
+        let error = secrets_source(&unquoted).unwrap_err();
+        assert!(error.message.contains("line 2, column 5"), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         let broken = write("b.json", "{");
         let error = read(&broken).unwrap_err();
         assert_eq!(error.kind, ErrorKind::Invalid);

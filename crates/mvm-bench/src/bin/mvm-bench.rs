@@ -202,9 +202,14 @@ fn page(results: &Results, rounds: u32) -> String {
 
 /// What MVM_LOG asks for goes to standard error, to see where time goes.
 fn log() {
-    use tracing_subscriber::{EnvFilter, fmt};
-    if let Ok(filter) = std::env::var("MVM_LOG") {
-        fmt().with_env_filter(EnvFilter::new(filter)).with_writer(io::stderr).init();
+    use tracing_subscriber::{
+        Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, registry,
+        util::SubscriberInitExt as _,
+    };
+    if let Some(filter) = std::env::var("MVM_LOG").ok().and_then(|text| text.parse().ok()) {
+        let filter: Targets = filter;
+        let _ =
+            registry().with(fmt::layer().with_writer(io::stderr).with_filter(filter)).try_init();
     }
 }
 

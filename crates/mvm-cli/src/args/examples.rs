@@ -58,6 +58,11 @@ pub(super) const AGENT_RECONCILE: &str = "Examples:
   mvm --dry-run agent reconcile --desired desired.json --prune
   mvm agent desired | mvm agent reconcile --desired -";
 
+pub(super) const NEW: &str = "Examples:
+  mvm new openclaw alice --image default
+  mvm new openclaw alice --config deploy.toml
+  mvm new openclaw alice --net-id 5 --subnet 10.240.5.0/24";
+
 pub(super) const DEPLOY: &str = "Examples:
   mvm deploy deployment.toml
   mvm deploy deployment.toml --watch --interval 60";

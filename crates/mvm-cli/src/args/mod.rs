@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mvm::{LogFormat, Overrides};
+use mvm::{LogFormat, Overrides, TenantId};
 
 mod agent;
 mod config;
@@ -21,7 +21,7 @@ mod volume;
 
 pub(crate) use agent::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs};
 pub(crate) use config::ConfigCommand;
-pub(crate) use deploy::DeployArgs;
+pub(crate) use deploy::{DeployArgs, NewArgs};
 pub(crate) use events::EventsArgs;
 pub(crate) use instance::{
     CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,
@@ -141,6 +141,15 @@ pub(crate) enum Command {
     /// Manage data volumes that outlived their instance
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Make a deployment of a template: a tenant with a gateway pool and a worker pool, built and scaled;
+    /// safe to repeat
+    #[command(after_long_help = examples::NEW)]
+    New(NewArgs),
+    /// Show a deployment at a glance: network, pools, instances and what to type next
+    Connect {
+        /// The deployment's name, which is the tenant's id
+        name: TenantId,
+    },
     /// Bring a tenant and its pools to what a manifest asks for
     #[command(after_long_help = examples::DEPLOY)]
     Deploy(DeployArgs),

@@ -173,7 +173,7 @@ impl TenantCreateArgs {
     }
 }
 
-fn net_id(text: &str) -> Result<NetId, String> {
+pub(super) fn net_id(text: &str) -> Result<NetId, String> {
     match text.parse() {
         Ok(id @ 1..=4095) => Ok(NetId(id)),
         Ok(_) | Err(_) => Err("a network id is a number from 1 to 4095".to_owned()),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use mvm::{Error, ErrorKind, Operation, SecretsSource, TenantId, forward::InputPath};
+use mvm::{Error, ErrorKind, Operation, TenantId, manifest::secrets_source};
 
 use super::confirm;
 use crate::{
@@ -46,12 +46,12 @@ fn secrets(session: &Session, command: SecretsCommand) -> Result<ExitCode, Error
     match command {
         SecretsCommand::Set { tenant, from_file } => {
             warn_without_key(session, &tenant)?;
-            let source = source(&from_file)?;
+            let source = secrets_source(&from_file)?;
             session.operate(&Operation::TenantSecretsSet { tenant, source })
         }
         SecretsCommand::Rotate { tenant, from_file, live } => {
             warn_without_key(session, &tenant)?;
-            let source = from_file.as_ref().map(source).transpose()?;
+            let source = from_file.as_deref().map(secrets_source).transpose()?;
             session.operate(&Operation::TenantSecretsRotate { tenant, source, live })
         }
         SecretsCommand::List { tenant } => {
@@ -59,20 +59,6 @@ fn secrets(session: &Session, command: SecretsCommand) -> Result<ExitCode, Error
             session.print(&show::Secrets::of(view), show::secrets)?;
             Ok(ExitCode::SUCCESS)
         }
-    }
-}
-
-/// Where secrets come from, by a path that means the same wherever it is read.
-fn source(file: &InputPath) -> Result<SecretsSource, Error> {
-    if file.is_stream() {
-        return Ok(SecretsSource::Stdin);
-    }
-    let path = std::path::absolute(file).map_err(|error| {
-        Error::new(ErrorKind::Invalid, format!("{file} is not a file's name")).because(&error)
-    })?;
-    match path.extension().is_some_and(|end| end == "toml") {
-        true => mvm::places::read(&path),
-        false => Ok(SecretsSource::File(path)),
     }
 }
 

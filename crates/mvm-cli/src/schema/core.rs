@@ -364,6 +364,7 @@ describe!(Instance, "InstanceRecord", "What is recorded of an instance.", {
     parked_by: "Who parked it, while Warm or Sleeping.",
     manual_override_until: "Until when policy and counts leave it alone.",
     last_failure: "Why it stopped by itself, until it runs again.",
+    failures: "How often in a row it failed.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
     state_since: "Since when it is in its state.",
     boot: "The boot of the host in which it last ran.",

@@ -10,8 +10,8 @@ use super::{Definitions, Described, Fields, Shape, describe, named, words};
 use crate::{
     commands::guest::Would,
     show::{
-        Disk, DiskFigures, Fleet, HealthFigures, Instance, Machine, MemoryFigures, NetworkFigures,
-        Node, Pool, Secrets, Stats, Tenant,
+        Dashboard, Disk, DiskFigures, Fleet, HealthFigures, Instance, Machine, MemoryFigures,
+        NetworkFigures, Node, Pool, Secrets, Stats, Tenant,
     },
 };
 
@@ -40,6 +40,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
     match name {
         "doctor" => question(Vec::<Check>::schema),
         "bootstrap" | "setup" | "status" | "stop" | "destroy" => question(Machine::schema),
+        "connect" => question(Dashboard::schema),
         "tenant-list" => question(Vec::<Tenant>::schema),
         "tenant-info" => question(Tenant::schema),
         "tenant-secrets-list" => question(Secrets::schema),
@@ -88,6 +89,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "instance-update"
         | "tenant-key-rotate"
         | "agent-reconcile"
+        | "new"
         | "deploy"
         | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
         _ => None,
@@ -183,6 +185,13 @@ describe!(Secrets, "Secrets", "A tenant's secrets; no value.", {
     sealed: "Whether the tenant's key seals them.",
 });
 
+describe!(Dashboard, "Dashboard", "A deployment at a glance.", {
+    tenant: "Its tenant.",
+    bridge: "The bridge of its network.",
+    pools: "Its pools, gateways first.",
+    instances: "Its instances.",
+});
+
 describe!(Pool, "Pool", "A pool.", {
     pool: "Its address.",
     source: "What its next build is made from.",
@@ -216,6 +225,7 @@ describe!(Instance, "Instance", "An instance as it is.", {
     shim: "Whether its shim lives.",
     parked_by: "Who parked it, while Warm or Sleeping.",
     last_failure: "Why it stopped by itself.",
+    failures: "How often in a row it failed.",
     manual_override_until: "Until when policy and counts leave it alone.",
     secrets_epoch: "The oldest epoch of secrets that its guest can have, while it runs.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",

@@ -26,6 +26,7 @@ pub(crate) struct Instance {
     pub(crate) shim: bool,
     pub(crate) parked_by: Option<mvm::ParkedBy>,
     pub(crate) last_failure: Option<mvm::Failure>,
+    pub(crate) failures: u32,
     pub(crate) manual_override_until: Option<Timestamp>,
     /// The oldest epoch of secrets that its guest can have, while it runs.
     pub(crate) secrets_epoch: u64,
@@ -53,6 +54,7 @@ impl Instance {
             shim: view.observed.shim,
             parked_by: record.parked_by,
             last_failure: record.last_failure.clone(),
+            failures: record.failures,
             manual_override_until: record.manual_override_until,
             secrets_epoch: record.secrets.delivered.0,
             created_at: record.created_at,

@@ -1,6 +1,7 @@
 //! What results look like: the documents of `--json`, and the same facts as text. One file a noun.
 
 mod config;
+mod dashboard;
 mod disk;
 mod events;
 mod instance;
@@ -14,6 +15,7 @@ mod tenant;
 mod volume;
 
 pub(crate) use config::settings;
+pub(crate) use dashboard::{Dashboard, dashboard};
 pub(crate) use disk::{Disk, disk};
 pub(crate) use events::{audit_reports, event_line, events};
 pub(crate) use instance::{Instance, instance, instances, logs};

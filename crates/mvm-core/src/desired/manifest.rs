@@ -1,13 +1,19 @@
 //! The manifest of a deployment (SPEC §5): one tenant and its pools, in the few words of a person.
 //!
 //! ```text
-//! value ─▶ Manifest::read (forms, all findings) ─▶ onto (what there is) ─▶ DesiredTenant
+//! value ─▶ Manifest::read (forms, all findings) ─┐
+//! template ─▶ Manifest::of_template ─────────────┴▶ onto (what there is) ─▶ DesiredTenant
 //! ```
 //!
 //! What a manifest has no word for stays as it is with the tenant, and is as by default where there is
 //! nothing yet. This module refuses to know files and formats.
 
+mod template;
+
+use std::collections::BTreeMap;
+
 use serde_json::Value;
+pub use template::TEMPLATES;
 
 use super::{
     DesiredPool, DesiredTenant, check,
@@ -18,6 +24,7 @@ use crate::{
     error::{Error, ErrorKind},
     id::{PoolId, TenantId},
     pool::{Counts, PoolPolicy, Resources, Role, RuntimePolicy},
+    secrets::{self, ValueSource},
     units::{Mib, Vcpus},
 };
 
@@ -43,6 +50,8 @@ const POOL: &[&str] = &[
 pub struct Manifest {
     /// Whose.
     pub tenant: TenantId,
+    /// Where its secrets are; nothing is changed about them when this is empty.
+    pub secrets: BTreeMap<String, ValueSource>,
     pools: Vec<DesiredPool>,
 }
 
@@ -50,22 +59,13 @@ impl Manifest {
     /// Reads a manifest.
     ///
     /// # Errors
-    /// `Invalid` with one cause for each finding; `Unavailable` when it brings secrets.
+    /// `Invalid` with one cause for each finding.
     pub fn read(value: &Value) -> Result<Self, Error> {
         let what = "the manifest";
         let mut findings = Findings::new();
         let manifest = manifest(value, &mut findings);
         findings.settle(what)?;
-        let Some((tenant, pools, has_secrets)) = manifest else {
-            return Err(Error::new(ErrorKind::Invalid, format!("{what} makes no sense")));
-        };
-        if has_secrets {
-            let message = "this version cannot deliver the secrets of a manifest yet";
-            return Err(Error::new(ErrorKind::Unavailable, message).hint(format!(
-                "leave [secrets] away, and give them by: mvm tenant secrets set {tenant} --from-file FILE"
-            )));
-        }
-        Ok(Self { tenant, pools })
+        manifest.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{what} makes no sense")))
     }
 
     /// The tenant `present` with the pools of the manifest, and no others.
@@ -101,7 +101,7 @@ impl Manifest {
     }
 }
 
-fn manifest(value: &Value, findings: &mut Findings) -> Option<(TenantId, Vec<DesiredPool>, bool)> {
+fn manifest(value: &Value, findings: &mut Findings) -> Option<Manifest> {
     let mut map = object(value, "", MANIFEST, findings)?;
     let tenant = map.needed("tenant").and_then(|value| {
         let mut tenant = object(value, "tenant", TENANT, map.findings)?;
@@ -116,8 +116,9 @@ fn manifest(value: &Value, findings: &mut Findings) -> Option<(TenantId, Vec<Des
     for (index, value) in list.unwrap_or_default().iter().enumerate() {
         pools.extend(pool(value, &element("pools", index), map.findings));
     }
-    let has_secrets = map.present("secrets").is_some();
-    Some((tenant?, pools, has_secrets))
+    let secrets = map.present("secrets");
+    let secrets = secrets.map(|value| secrets::places(value, "secrets", map.findings));
+    Some(Manifest { tenant: tenant?, secrets: secrets.unwrap_or_default(), pools })
 }
 
 fn pool(value: &Value, at: &str, findings: &mut Findings) -> Option<DesiredPool> {
@@ -245,10 +246,12 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_refused_instead_of_left_out() {
-        let value = json!({ "tenant": { "id": "alice" }, "pools": [], "secrets": {
-            "key": { "file": "./key" },
-        } });
-        assert_eq!(Manifest::read(&value).unwrap_err().kind, ErrorKind::Unavailable);
+    fn the_places_of_secrets_are_taken_and_what_stands_in_place_of_one_is_not_quoted() {
+        let of = |secrets| json!({ "tenant": { "id": "alice" }, "pools": [], "secrets": secrets });
+        let manifest = Manifest::read(&of(json!({ "key": { "file": "./key" } }))).unwrap();
+        assert_eq!(manifest.secrets["key"], ValueSource::File("./key".into()));
+        let error = Manifest::read(&of(json!({ "key": "hunter2" }))).unwrap_err();
+        assert!(error.causes.iter().any(|cause| cause.starts_with("secrets.key:")), "{error}");
+        assert!(!format!("{error:?}").contains("hunter2"));
     }
 }

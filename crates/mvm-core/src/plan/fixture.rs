@@ -42,6 +42,7 @@ pub(super) fn instance(n: u32, state: State) -> Instance {
         parked_by: None,
         manual_override_until: None,
         last_failure: None,
+        failures: 0,
         publish: Vec::new(),
         created_at: Timestamp(u64::from(n) * 1000),
         state_since: Timestamp(0),

@@ -6,11 +6,13 @@
 //! - [`instance`] — one instance to its wanted state.
 //! - [`policy`] — which instance rests because nobody needs it, or to make room.
 //! - [`pool`] — which instance shall be in which state, from the counts.
+//! - [`brake`] — what fails again and again.
 //! - [`node`] — all tenants and pools of a node to a desired state.
 //! - [`gc`] — what nothing uses any more.
 //! - [`rebuild`] — a record whose store was lost.
 //! - [`truth`] — what happened while nobody looked.
 
+pub mod brake;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod fixture;

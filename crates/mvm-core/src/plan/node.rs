@@ -20,7 +20,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use difference::{difference, highest, quota_change, with_routes};
 
-use super::pool::{Assignment, assign, census};
+use super::pool::{Assignment, Held, assign, census, held_back};
 use crate::{
     desired::{DesiredPool, DesiredState, DesiredTenant},
     error::{Error, ErrorKind},
@@ -87,8 +87,8 @@ pub struct NodePlan {
     pub stages: Vec<Vec<Course>>,
     /// What is not done, and why; nothing of such a tenant or pool is touched.
     pub refusals: Vec<(Subject, Error)>,
-    /// Instances that the counts would move if a person's command on them were not as recent.
-    pub deferrals: Vec<InstanceRef>,
+    /// Instances that the counts would move if nothing held them back.
+    pub deferrals: Vec<(InstanceRef, Held)>,
 }
 
 /// The acts that bring the node to `desired`.
@@ -281,7 +281,7 @@ struct Draft {
     pools: Vec<Course>,
     up: BTreeMap<u8, Vec<Course>>,
     refusals: Vec<(Subject, Error)>,
-    deferrals: Vec<InstanceRef>,
+    deferrals: Vec<(InstanceRef, Held)>,
 }
 
 impl Draft {
@@ -357,21 +357,6 @@ fn least(a: Counts, b: Counts) -> Counts {
         warm: a.warm.min(b.warm),
         sleeping: a.sleeping.min(b.sleeping),
     }
-}
-
-/// The instances that would be moved if no person's command stood in the way.
-fn held_back(held: &[Instance], counts: Counts, now: Timestamp) -> Vec<InstanceRef> {
-    let is_held = |one: &Instance| one.is_overridden(now);
-    if !held.iter().any(is_held) {
-        return Vec::new();
-    }
-    let free = |one: &Instance| Instance { manual_override_until: None, ..one.clone() };
-    let free: Vec<Instance> = held.iter().map(free).collect();
-    let moved = assign(&free, counts, now).into_iter().filter_map(|one| match one {
-        Assignment::Move { instance, .. } => Some(instance),
-        Assignment::Create { .. } => None,
-    });
-    moved.filter(|id| held.iter().any(|one| one.instance == *id && is_held(one))).collect()
 }
 
 fn tenant_destroy(id: &TenantId) -> Act {

@@ -3,8 +3,11 @@
 //! `running` counts what is available: Running, or parked by policy. `warm` and `sleeping` are
 //! standby, held in addition and used first when `running` grows. The oldest stay, the newest go.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::brake::{self, Brake};
 use crate::{
     id::InstanceRef,
     instance::{Instance, ParkedBy, Want},
@@ -35,7 +38,8 @@ pub enum Assignment {
 /// The changes that bring `instances` to `counts`, in the order of SPEC §7: wake, resume, start,
 /// create, stop the newest, warm, sleep. Empty when nothing is missing and nothing is too much.
 ///
-/// Instances under a person's override are counted where they are and left alone.
+/// Instances under a person's override are counted where they are and left alone; those under a [`Brake`]
+/// stay as they are and keep a place.
 #[must_use]
 pub fn assign(instances: &[Instance], counts: Counts, now: Timestamp) -> Vec<Assignment> {
     let mut left: Vec<&Instance> =
@@ -49,17 +53,65 @@ pub fn assign(instances: &[Instance], counts: Counts, now: Timestamp) -> Vec<Ass
         }
         !bound
     });
+    let braked = brake::held(&left, now);
+    let is_free = |one: &Instance| is_idle(one) && !braked.contains_key(&one.instance);
     let mut chosen = Vec::new();
-    let running: [fn(&Instance) -> bool; 4] =
-        [is_available, |i| i.state == State::Sleeping, |i| i.state == State::Warm, is_idle];
-    fill(&mut left, &mut need.running, Want::Running, &running, &mut chosen);
-    let warm: [fn(&Instance) -> bool; 4] =
-        [|i| i.state == State::Warm, is_available, |i| i.state == State::Sleeping, is_idle];
-    fill(&mut left, &mut need.warm, Want::Warm, &warm, &mut chosen);
-    let sleeping: [fn(&Instance) -> bool; 4] =
-        [|i| i.state == State::Sleeping, |i| i.state == State::Warm, is_available, is_idle];
-    fill(&mut left, &mut need.sleeping, Want::Sleeping, &sleeping, &mut chosen);
+    let is = |state: State| move |one: &Instance| one.state == state;
+    let (asleep, warm) = (is(State::Sleeping), is(State::Warm));
+    let keep = |left: &mut Vec<&Instance>, need: &mut u32| {
+        left.retain(|one| {
+            let keeps = *need > 0 && braked.contains_key(&one.instance);
+            *need -= u32::from(keeps);
+            !keeps
+        });
+    };
+    let running: [Kind<'_>; 4] = [&is_available, &asleep, &warm, &is_free];
+    fill(&mut left, &mut need.running, Want::Running, running, &mut chosen);
+    keep(&mut left, &mut need.running);
+    let standby: [Kind<'_>; 4] = [&warm, &is_available, &asleep, &is_free];
+    fill(&mut left, &mut need.warm, Want::Warm, standby, &mut chosen);
+    keep(&mut left, &mut need.warm);
+    let resting: [Kind<'_>; 4] = [&asleep, &warm, &is_available, &is_free];
+    fill(&mut left, &mut need.sleeping, Want::Sleeping, resting, &mut chosen);
+    keep(&mut left, &mut need.sleeping);
     order(chosen, &left, need)
+}
+
+/// Why an instance is not moved that the counts would move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// A person's command on it is more recent.
+    Person,
+    /// It failed before.
+    Brake(Brake),
+}
+
+/// The instances that [`assign`] would move if nothing held them back.
+#[must_use]
+pub fn held_back(
+    instances: &[Instance],
+    counts: Counts,
+    now: Timestamp,
+) -> Vec<(InstanceRef, Held)> {
+    let all: Vec<&Instance> = instances.iter().collect();
+    let braked = brake::held(&all, now);
+    let why = |one: &Instance| match braked.get(&one.instance) {
+        _ if one.is_overridden(now) => Some(Held::Person),
+        brake => brake.copied().map(Held::Brake),
+    };
+    let held: BTreeMap<&InstanceRef, Held> =
+        instances.iter().filter_map(|one| Some((&one.instance, why(one)?))).collect();
+    if held.is_empty() {
+        return Vec::new();
+    }
+    let free =
+        |one: &Instance| Instance { manual_override_until: None, failures: 0, ..one.clone() };
+    let free: Vec<Instance> = instances.iter().map(free).collect();
+    let moved = assign(&free, counts, now).into_iter().filter_map(|one| match one {
+        Assignment::Move { instance, .. } => Some(instance),
+        Assignment::Create { .. } => None,
+    });
+    moved.filter_map(|id| held.get(&id).copied().map(|why| (id, why))).collect()
 }
 
 /// How many instances are available, warm and sleeping, as the counts count them.
@@ -115,12 +167,15 @@ const fn is_idle(one: &Instance) -> bool {
     matches!(one.state, State::Created | State::Ready | State::Stopped)
 }
 
+/// A kind of instances.
+type Kind<'a> = &'a dyn Fn(&Instance) -> bool;
+
 /// Takes instances for `to` from `left`, the best kind first, the oldest of each first.
 fn fill<'a>(
     left: &mut Vec<&'a Instance>,
     need: &mut u32,
     to: Want,
-    kinds: &[fn(&Instance) -> bool],
+    kinds: [Kind<'_>; 4],
     chosen: &mut Vec<(&'a Instance, Want)>,
 ) {
     for kind in kinds {

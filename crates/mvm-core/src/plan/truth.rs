@@ -8,6 +8,9 @@ use crate::{
     state::State,
 };
 
+/// The reason of what was lost with a former boot of the host.
+pub const REBOOTED: &str = "the host rebooted";
+
 /// The transition that brings the record to the truth, if it says something else.
 ///
 /// A VMM that is gone although the record needs it makes the instance Stopped with the reason. One
@@ -58,7 +61,7 @@ pub fn notice(record: &Instance, seen: &ObservedInstance) -> Option<Transition> 
 fn reason(record: &Instance, seen: &ObservedInstance) -> String {
     match &seen.exit {
         Some(exit) => exit.reason(),
-        None if is_of_former_boot(record, seen) => "the host rebooted".to_owned(),
+        None if is_of_former_boot(record, seen) => REBOOTED.to_owned(),
         None => {
             ExitRecord { ending: Ending::Unseen, oom_kills: 0, console_tail: Vec::new() }.reason()
         }

@@ -4,7 +4,7 @@ use mvm_core::{
     error::Error,
     event::{Actor, Event, EventKind},
     instance::{Failure, Instance, Want},
-    plan::Transition,
+    plan::{self, Transition},
     state::State,
     units::Timestamp,
     volume::{Volume, VolumeFate},
@@ -146,6 +146,12 @@ fn apply(record: &mut Instance, to: &Transition, now: Timestamp) {
         record.volume.joining = None;
         return;
     }
+    // A boot of the host is no fault of what ran.
+    let is_fault =
+        to.event == EventKind::InstanceFailed && !to.reason.ends_with(plan::truth::REBOOTED);
+    if is_fault {
+        record.failures = plan::brake::count(record, now);
+    }
     if record.state != to.state {
         record.state_since = now;
     }
@@ -163,7 +169,12 @@ fn apply(record: &mut Instance, to: &Transition, now: Timestamp) {
                 record.parked_by = None;
             }
         }
-        State::Created | State::Ready | State::Stopped => record.parked_by = None,
+        State::Created | State::Ready | State::Stopped => {
+            record.parked_by = None;
+            if to.event == EventKind::InstanceStopped {
+                record.failures = 0;
+            }
+        }
         State::Warm | State::Sleeping | State::Destroyed => {}
     }
     if to.event == EventKind::InstanceFailed {

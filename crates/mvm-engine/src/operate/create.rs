@@ -16,7 +16,7 @@ use mvm_core::{
     volume::{VolumeKind, VolumePlan, VolumeStage},
 };
 
-use super::{living, publish, volume::free};
+use super::{instance::Precedence, living, publish, volume::free};
 use crate::{
     admit,
     engine::{Context, Engine, Telling},
@@ -26,6 +26,8 @@ use crate::{
 
 /// How often a drawn id may be taken before the store is taken for broken.
 const DRAWS: u32 = 64;
+/// How many instances are made on a node within a minute before counts make no more (SPEC §7, brakes).
+const CREATIONS: u32 = 300;
 
 impl Engine {
     pub(crate) fn instance_create(
@@ -71,6 +73,14 @@ impl Engine {
             .hint("destroy one, or raise --max-instances-per-pool"));
         }
         let now = self.ports.clock.now();
+        let made = records::count_creation(tx, now)?;
+        if made > CREATIONS && Precedence::of(&cx.actor) == Precedence::Background {
+            let message = format!(
+                "{CREATIONS} instances were made on this node within a minute: no more by itself"
+            );
+            return Err(Error::new(ErrorKind::Refused, message)
+                .hint("something makes and loses them again and again: see mvm events"));
+        }
         let state = if pool.current().is_some() { State::Ready } else { State::Created };
         let mut record = Instance {
             instance: self.free_id(tx, id)?,
@@ -96,6 +106,7 @@ impl Engine {
             parked_by: None,
             manual_override_until: None,
             last_failure: None,
+            failures: 0,
             publish: Vec::new(),
             created_at: now,
             state_since: now,

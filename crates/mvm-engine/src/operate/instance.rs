@@ -337,6 +337,9 @@ impl Engine {
         if matches!(wish.want, Want::Warm | Want::Sleeping) {
             record.parked_by = Some(wish.by);
         }
+        if wish.by == ParkedBy::Person || wish.precedence == Precedence::Person {
+            record.failures = 0;
+        }
         record.manual_override_until = match (wish.by, wish.precedence) {
             (ParkedBy::Person, _) => Some(self.ports.clock.now().plus(self.config.manual_override)),
             // A person set the counts: from now on those decide.

@@ -18,7 +18,7 @@ use mvm_core::{
     desired::DesiredState,
     error::{Error, ErrorKind},
     event::{Actor, EventKind},
-    id::{InstanceRef, PoolRef, Subject, TenantId},
+    id::{PoolRef, Subject, TenantId},
     operation::Operation,
     plan::{
         self,
@@ -29,10 +29,10 @@ use mvm_core::{
     tenant::Tenant,
 };
 
-use super::change;
+use super::{change, scale::held_back};
 use crate::{
     engine::{Context, Engine, Telling},
-    outcome::{Acted, Deferral, Failed, Outcome},
+    outcome::{Acted, Failed, Outcome},
     preview::Preview,
     query::Filter,
     run::{self, is_cancelled},
@@ -98,11 +98,10 @@ impl Engine {
     fn planned(&self, desired: &DesiredState, room: Room) -> Result<(NodePlan, Outcome), Error> {
         let found = self.within(everything)?;
         let plan = plan::node::plan(desired, &found, room, self.ports.clock.now());
-        let state = |id: &InstanceRef| found.instances.iter().find(|one| one.instance == *id);
-        let deferrals = plan.deferrals.iter().filter_map(|id| {
-            let state = state(id)?.state;
-            let reason = format!("stays {state}: a person's command is more recent");
-            Some(Deferral { instance: id.clone(), reason })
+        let now = self.ports.clock.now();
+        let deferrals = plan.deferrals.iter().filter_map(|(id, why)| {
+            let record = found.instances.iter().find(|one| one.instance == *id)?;
+            Some(held_back(record, *why, now))
         });
         let refusals = plan
             .refusals

@@ -13,11 +13,16 @@ use mvm_core::{
     event::EventKind,
     id::{InstanceRef, PoolRef, Subject},
     instance::{Drain, Instance, ParkedBy, Want},
-    plan::{self, pool::Assignment},
+    plan::{
+        self,
+        brake::Brake,
+        pool::{Assignment, Held},
+    },
     pool::{Counts, Pool},
     port::Transaction,
     quota::Usage,
     state::State,
+    units::Timestamp,
     volume::VolumeFate,
 };
 
@@ -61,7 +66,8 @@ impl Engine {
             return Ok(Outcome { made: Some(Made::Pool(Box::new(pool))), ..Outcome::default() });
         }
         let instances = in_reach(self.look(&ask.pool)?, Precedence::of(&cx.actor));
-        let mut outcome = Outcome { deferrals: self.overridden(&instances), ..Outcome::default() };
+        let deferrals = self.held_back(&instances, pool.desired_counts);
+        let mut outcome = Outcome { deferrals, ..Outcome::default() };
         let assignments =
             plan::pool::assign(&instances, pool.desired_counts, self.ports.clock.now());
         let wishes = self.wishes(cx, &pool, &assignments, &mut outcome);
@@ -146,16 +152,11 @@ impl Engine {
         Ok(pool)
     }
 
-    fn overridden(&self, instances: &[Instance]) -> Vec<Deferral> {
+    fn held_back(&self, instances: &[Instance], counts: Counts) -> Vec<Deferral> {
         let now = self.ports.clock.now();
-        let bound =
-            instances.iter().filter(|one| one.want != Want::Destroyed && one.is_overridden(now));
-        bound
-            .map(|one| Deferral {
-                instance: one.instance.clone(),
-                reason: format!("stays {}: a person's command is more recent", one.state),
-            })
-            .collect()
+        let held = plan::pool::held_back(instances, counts, now).into_iter();
+        let record = |id| instances.iter().find(|one| one.instance == id);
+        held.filter_map(|(id, why)| Some(held_back(record(id)?, why, now))).collect()
     }
 
     /// The assignments as wishes; the new instances are recorded and known to the firewall.
@@ -212,9 +213,33 @@ impl Engine {
 /// The instances as the counts see them: for a person's counts no earlier override stands.
 pub(crate) fn in_reach(mut instances: Vec<Instance>, precedence: Precedence) -> Vec<Instance> {
     if precedence == Precedence::Person {
-        instances.iter_mut().for_each(|one| one.manual_override_until = None);
+        for one in &mut instances {
+            (one.manual_override_until, one.failures) = (None, 0);
+        }
     }
     instances
+}
+
+/// Why the counts leave an instance alone, for people.
+pub(crate) fn held_back(one: &Instance, why: Held, now: Timestamp) -> Deferral {
+    let (state, failures) = (one.state, one.failures);
+    let reason = match why {
+        Held::Person => format!("stays {state}: a person's command is more recent"),
+        Held::Brake(Brake::Until(until)) => {
+            let left = until.0.saturating_sub(now.0).div_ceil(1000);
+            format!(
+                "stays {state}: it failed {failures} times in a row, and is started in {left} s"
+            )
+        }
+        Held::Brake(Brake::Spent) => format!(
+            "stays {state}: it failed {failures} times in a row; see mvm instance logs {0}, then start or destroy it",
+            one.instance
+        ),
+        Held::Brake(Brake::Crowd) => {
+            format!("stays {state}: others of its pool that failed are started first")
+        }
+    };
+    Deferral { instance: one.instance.clone(), reason }
 }
 
 fn settle(outcome: &mut Outcome, instance: &InstanceRef, result: Result<Granted, Error>) {

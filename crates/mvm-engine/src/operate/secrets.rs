@@ -57,6 +57,19 @@ impl Engine {
         Ok(outcome)
     }
 
+    /// Whether a source is not the remembered one, or has something else than what is in force.
+    ///
+    /// # Errors
+    /// `NotFound` of the tenant; what is wrong with the source.
+    pub fn secrets_differ(&self, id: &TenantId, source: &SecretsSource) -> Result<bool, Error> {
+        let tenant = self.within(|tx| self.secrets_admit(tx, id))?;
+        let Some(there) = tenant.secrets.filter(|there| there.source == *source) else {
+            return Ok(true);
+        };
+        let (epoch, keyed) = (there.epoch, tenant.keyed);
+        self.ports.vault.differs(&SecretsToSeal { tenant: id, epoch, keyed, source })
+    }
+
     fn secrets_replace(
         &self,
         cx: &Context,

@@ -12,7 +12,7 @@ use mvm_core::{
     port::{Store, Table, Transaction},
     quota::Usage,
     tenant::{Tenant, Tombstone},
-    units::Generation,
+    units::{Generation, Timestamp},
     volume::Volume,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -22,6 +22,7 @@ use super::tally;
 const NETWORK_GENERATION: &str = "network_generation";
 pub(super) const NODE_ID: &str = "node_id";
 const ROUTES_GENERATION: &str = "routes_generation";
+const CREATIONS: &str = "creations";
 
 /// A record with an address and a count of its changes.
 pub trait Record: Serialize + DeserializeOwned {
@@ -278,6 +279,19 @@ pub fn raise_network_generation(tx: &mut dyn Transaction) -> Result<Generation, 
     let next = network_generation(tx)?.next();
     tx.put(Table::Meta, NETWORK_GENERATION, &next.0.to_string())?;
     Ok(next)
+}
+
+/// Counts an instance that is made, and says how many there are within the present minute.
+///
+/// # Errors
+/// As [`find`].
+pub fn count_creation(tx: &mut dyn Transaction, now: Timestamp) -> Result<u32, Error> {
+    let value = tx.get(Table::Meta, CREATIONS)?;
+    let last = value.map_or(Ok((0, 0)), |v| parse::<(u64, u32)>(Table::Meta, CREATIONS, &v))?;
+    let minute = now.0 / 60_000;
+    let count = if last.0 == minute { last.1.saturating_add(1) } else { 1 };
+    tx.put(Table::Meta, CREATIONS, &format!("[{minute},{count}]"))?;
+    Ok(count)
 }
 
 /// Raises the number that the next routes for gateways bear.

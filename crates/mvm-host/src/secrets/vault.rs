@@ -56,6 +56,13 @@ impl Vault for LocalVault {
         Ok(secrets.count())
     }
 
+    fn differs(&self, ask: &SecretsToSeal<'_>) -> Result<bool, Error> {
+        let (_, sealed) = open(&self.roots, ask.tenant, ask.epoch)?;
+        let offered = read(ask.source, self.variable)?;
+        // What is rendered is in the order of the keys, whatever the text was like.
+        Ok(*sealed.render(|_| true) != *offered.render(|_| true))
+    }
+
     fn keys(&self, tenant: &TenantId, epoch: Generation) -> Result<Vec<String>, Error> {
         let (_, secrets) = open(&self.roots, tenant, epoch)?;
         Ok(secrets.keys().map(str::to_owned).collect())
@@ -231,10 +238,13 @@ mod tests {
         let epoch = Generation(1);
         let ask = SecretsToSeal { tenant: &tenant, epoch, keyed: true, source: &source };
         assert_eq!(vault.seal(&ask).unwrap(), 2);
+        assert!(!vault.differs(&ask).unwrap());
         let (_, sealed) = open(&roots, &tenant, epoch).unwrap();
         let object: BTreeMap<String, String> =
             serde_json::from_slice(&sealed.render(|_| true)).unwrap();
         assert_eq!(object.get("a").unwrap(), "later");
+        fs::write(&file, "last").unwrap();
+        assert!(vault.differs(&ask).unwrap());
         places.insert("c".to_owned(), ValueSource::Env("UNSET".to_owned()));
         let refused = vault.check(&SecretsSource::Each(places)).unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Invalid);

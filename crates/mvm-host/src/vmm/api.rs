@@ -106,7 +106,8 @@ impl RateLimiter {
     /// At most so many MB and operations in every second; none without a limit.
     #[must_use]
     pub fn of(mbps: Option<u32>, iops: Option<u32>) -> Option<Self> {
-        let bandwidth = mbps.map(|mb| Bucket::per_second(u64::from(mb) * 1_000_000, LARGEST_REQUEST));
+        let bandwidth =
+            mbps.map(|mb| Bucket::per_second(u64::from(mb) * 1_000_000, LARGEST_REQUEST));
         let ops = iops.map(|count| Bucket::per_second(u64::from(count), 1));
         (bandwidth.is_some() || ops.is_some()).then_some(Self { bandwidth, ops })
     }

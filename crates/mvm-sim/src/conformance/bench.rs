@@ -73,6 +73,7 @@ fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
         parked_by: None,
         manual_override_until: None,
         last_failure: None,
+        failures: 0,
         publish: Vec::new(),
         created_at: Timestamp(0),
         state_since: Timestamp(0),

@@ -173,6 +173,10 @@ impl Vault for SimHost {
         Ok(COUNT)
     }
 
+    fn differs(&self, ask: &SecretsToSeal<'_>) -> Result<bool, Error> {
+        Ok(self.machine.world().disk.secrets(ask.tenant, ask.epoch).is_none())
+    }
+
     fn keys(&self, tenant: &TenantId, epoch: Generation) -> Result<Vec<String>, Error> {
         let found = self.machine.world().disk.secrets(tenant, epoch);
         found.ok_or_else(|| missing(format!("{tenant} has no secrets of epoch {epoch}")))?;

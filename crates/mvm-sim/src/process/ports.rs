@@ -329,6 +329,10 @@ impl Vault for Process {
         })
     }
 
+    fn differs(&self, ask: &SecretsToSeal<'_>) -> Result<bool, Error> {
+        self.through(&Call::of("compare secrets", None), || self.host.differs(ask))
+    }
+
     fn keys(&self, tenant: &TenantId, epoch: Generation) -> Result<Vec<String>, Error> {
         self.through(&Call::of("secrets' keys", None), || self.host.keys(tenant, epoch))
     }

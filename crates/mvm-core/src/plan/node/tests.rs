@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     desired::{Addressee, parse},
     net::Network,
-    plan::fixture::instance,
+    plan::{fixture::instance, pool::Held},
     pool::{PoolPolicy, Revision, Source},
     state::State,
     units::{Generation, Vcpus},
@@ -319,7 +319,7 @@ fn an_instance_that_died_is_asked_for_again_and_one_under_a_persons_command_is_t
     assert_eq!(words(&planned(&state, &pools, &instances)), [["pool_scale acme/work"]]);
     instances[0].manual_override_until = Some(Timestamp(NOW.0 + 1));
     let plan = planned(&state, &pools, &instances);
-    assert_eq!(plan.deferrals, [instances[0].instance.clone()]);
+    assert_eq!(plan.deferrals, [(instances[0].instance.clone(), Held::Person)]);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::fixture::instance;
+use crate::{instance::Failure, plan::fixture::instance};
 
 const NOW: Timestamp = Timestamp(1_000_000);
 
@@ -106,6 +106,22 @@ fn shrinking_stops_the_newest_first() {
     let stopped =
         |n: usize| Assignment::Move { instance: pool[n].instance.clone(), to: Want::Stopped };
     assert_eq!(got, vec![stopped(2), stopped(1)]);
+}
+
+#[test]
+fn an_instance_under_its_brake_keeps_its_place_and_standby_stands_in_for_it() {
+    let mut failed = instance(1, State::Stopped);
+    failed.failures = 3;
+    failed.last_failure = Some(Failure { at: NOW, reason: "died".to_owned() });
+    let pool = [failed.clone()];
+    assert_eq!(assign(&pool, counts(1, 0, 0), NOW), vec![]);
+    let until = Timestamp(NOW.0 + 20_000);
+    let held = vec![(failed.instance.clone(), Held::Brake(Brake::Until(until)))];
+    assert_eq!(held_back(&pool, counts(1, 0, 0), NOW), held);
+    assert_eq!(assign(&pool, counts(1, 0, 0), until).len(), 1, "its time is over");
+    let with_standby = [failed, instance(2, State::Sleeping)];
+    let wakes = Assignment::Move { instance: with_standby[1].instance.clone(), to: Want::Running };
+    assert_eq!(assign(&with_standby, counts(1, 0, 1), NOW), vec![wakes]);
 }
 
 #[test]
