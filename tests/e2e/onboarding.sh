@@ -21,10 +21,10 @@ mvm new openclaw myapp --config deploy.toml --image default >steps
 for step in 'tenant create' 'pool create' 'pool build' 'pool scale' 'secrets set'; do
     check "it prints the step: $step" grep -q "$step" <(tr _ ' ' <steps)
 done
-equal 'the default quotas' "$(mvm --json tenant info myapp | jq -r '[.quotas.max_vcpus, .quotas.max_mem_mib] | join(" ")')" '32 65536'
+equal "the guide's quotas" "$(mvm --json tenant info myapp | jq -r '[.quotas.max_vcpus, .quotas.max_mem_mib] | join(" ")')" '32 65536'
 equal 'gateways are ready before workers' "$(mvm --json events myapp --last 100 | jq -r '[.[] | select(.event == "InstanceStarted") | .pool][0]')" gateways
 worker=$(mvm --json instance list myapp/workers | jq -r '[.[] | select(.state == "Running")][0].instance')
-equal 'its secrets are delivered' "$(guest "$worker" cat /run/secrets/api_key /run/secrets/token)" 'k-onet-one'
+equal 'its secrets are delivered' "$(guest "$worker" cat /run/secrets/secrets.json | jq -r '[.api_key, .token] | join(" ")')" 'k-one t-one'
 check 'a second time there is nothing to do' test "$(mvm new openclaw myapp --config deploy.toml --image default)" = 'Nothing to do.'
 refused 4 mvm new openclaw myapp --image default --net-id 9
 
@@ -45,12 +45,12 @@ echo '{"api_key": "k-two"}' >secrets.json
 mvm tenant secrets set myapp --from-file secrets.json
 mvm pool scale myapp/workers --running 0 --warm 0
 mvm --quiet instance start "$worker"
-equal 'new secrets at the next start' "$(guest "$worker" cat /run/secrets/api_key)" k-two
+equal 'new secrets at the next start' "$(guest "$worker" cat /run/secrets/secrets.json | jq -r .api_key)" k-two
 
 say 'the same from a manifest, whose secrets are read again'
 printf '[tenant]\nid = "myapp"\n\n[[pools]]\nid = "workers"\nimage = "default"\nvcpus = 1\nmem_mib = 128\ndata_disk_mib = 32\ndesired_running = 1\n\n[secrets]\napi_key = { file = "api.key" }\n' >manifest.toml
 mvm --quiet deploy manifest.toml
-equal 'the place is remembered' "$(mvm --json tenant secrets list myapp | jq -r '.secrets.count')" 1
+equal 'the place is remembered' "$(mvm --json tenant secrets list myapp | jq -r '.keys | length')" 1
 check 'what does not change is not sealed again' test "$(mvm deploy manifest.toml)" = 'Nothing to do.'
 echo k-three >api.key
 check 'what changed is' grep -q 'secrets' <(mvm deploy manifest.toml | tr _ ' ')

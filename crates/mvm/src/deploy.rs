@@ -20,7 +20,6 @@ use mvm_core::{
     net::{NetId, Subnet},
     operation::Operation,
     pool::Source,
-    quota::Quotas,
     secrets::SecretsSource,
     tenant::TenantPolicy,
 };
@@ -175,7 +174,7 @@ impl Mvm {
 
     /// A tenant without pools, in the network that it would get.
     fn newcomer(&self, cx: &Context, deployment: &Deployment) -> Result<DesiredTenant, Error> {
-        let (tenant, quotas) = (deployment.manifest.tenant.clone(), Quotas::default());
+        let (tenant, quotas) = (deployment.manifest.tenant.clone(), deployment.manifest.quotas);
         let (net, subnet) = (deployment.net, deployment.subnet);
         let create =
             Operation::TenantCreate { tenant: tenant.clone(), net, subnet, quotas, keyed: true };

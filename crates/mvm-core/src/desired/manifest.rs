@@ -24,6 +24,7 @@ use crate::{
     error::{Error, ErrorKind},
     id::{PoolId, TenantId},
     pool::{Counts, PoolPolicy, Resources, Role, RuntimePolicy},
+    quota::Quotas,
     secrets::{self, ValueSource},
     units::{Mib, Vcpus},
 };
@@ -52,6 +53,8 @@ pub struct Manifest {
     pub tenant: TenantId,
     /// Where its secrets are; nothing is changed about them when this is empty.
     pub secrets: BTreeMap<String, ValueSource>,
+    /// The quotas of a tenant that is not there yet.
+    pub quotas: Quotas,
     pools: Vec<DesiredPool>,
 }
 
@@ -118,7 +121,8 @@ fn manifest(value: &Value, findings: &mut Findings) -> Option<Manifest> {
     }
     let secrets = map.present("secrets");
     let secrets = secrets.map(|value| secrets::places(value, "secrets", map.findings));
-    Some(Manifest { tenant: tenant?, secrets: secrets.unwrap_or_default(), pools })
+    let secrets = secrets.unwrap_or_default();
+    Some(Manifest { tenant: tenant?, secrets, quotas: Quotas::default(), pools })
 }
 
 fn pool(value: &Value, at: &str, findings: &mut Findings) -> Option<DesiredPool> {
@@ -164,9 +168,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        desired::DesiredNetwork, net::NetId, pool::Source, quota::Quotas, tenant::TenantPolicy,
-    };
+    use crate::{desired::DesiredNetwork, net::NetId, pool::Source, tenant::TenantPolicy};
 
     fn alone() -> DesiredTenant {
         DesiredTenant {

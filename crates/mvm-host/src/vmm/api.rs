@@ -93,7 +93,8 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// As much as this in every second, one second's worth of it at once, or `burst` where that is more.
+    /// As much as this in every second, in a bucket of one second's worth, or of `burst` where that is more.
+    /// Firecracker fills a bucket when it is found empty, so that after a rest two bucketfuls come at once.
     #[must_use]
     pub const fn per_second(amount: u64, burst: u64) -> Self {
         let seconds = burst.div_ceil(amount);

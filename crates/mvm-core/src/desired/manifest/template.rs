@@ -4,6 +4,8 @@
 //! template ─▶ + [overrides] ─▶ + [overrides.POOL] ─▶ + source of the command ─▶ Manifest
 //! ```
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::{Manifest, POOL, pool};
@@ -13,11 +15,24 @@ use crate::{
     error::{Error, ErrorKind},
     id::TenantId,
     pool::Source,
+    quota::Quotas,
     secrets,
+    units::{Gib, Mib, Vcpus},
 };
 
 /// What templates there are.
 pub const TEMPLATES: &[&str] = &["openclaw"];
+
+/// What the tenant of a template may use, as the onboarding guide has it.
+const QUOTAS: Quotas = Quotas {
+    max_vcpus: Vcpus(32),
+    max_mem_mib: Mib(65_536),
+    max_running: 16,
+    max_warm: 8,
+    max_pools: 10,
+    max_instances_per_pool: 32,
+    max_disk_gib: Gib(500),
+};
 
 const SOURCES: &[&str] = &["flake", "template", "image"];
 
@@ -42,7 +57,8 @@ impl Manifest {
         if let Err(error) = TenantId::parse_new(tenant.as_str()) {
             findings.add("name", error.to_string());
         }
-        let mut manifest = Self { tenant, pools: Vec::new(), secrets: Default::default() };
+        let mut manifest =
+            Self { tenant, quotas: QUOTAS, pools: Vec::new(), secrets: BTreeMap::default() };
         let changes = changes(config, &pools, &mut manifest, &mut findings);
         for mut value in pools {
             let id = value.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -129,7 +145,7 @@ fn pools_of(template: &str) -> Option<Vec<Map<String, Value>>> {
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod tests {
     use super::*;
-    use crate::{pool::Counts, secrets::ValueSource, units::Mib};
+    use crate::{pool::Counts, secrets::ValueSource};
 
     fn new(config: &Value, source: Option<&Source>) -> Result<Manifest, Error> {
         Manifest::of_template("openclaw", "alice".parse().unwrap(), config, source)
