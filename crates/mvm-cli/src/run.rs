@@ -85,12 +85,17 @@ fn go(
         | Command::New(_)
         | Command::Deploy(_)
         | Command::Connect { .. }
+        | Command::Add(_)
+        | Command::Coordinator(_)
         | Command::Events(_)
         | Command::Node(_)
         | Command::Net(_) => match provider::place(&config)? {
             Place::Here => {
                 if let Command::Node(NodeCommand::Rebuild { force }) = command {
                     return commands::node::rebuild(global, &config, operation, force);
+                }
+                if let Command::Add(command) = &command {
+                    return commands::add::run(global, &config, operation, command);
                 }
                 dispatch(&Session::open(global, &config, operation)?, command)
             }
@@ -152,10 +157,12 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::New(args) => commands::deploy::new(session, args),
         Command::Deploy(args) => commands::deploy::deploy(session, &args),
         Command::Connect { name } => commands::deploy::connect(session, &name),
+        Command::Coordinator(command) => commands::coordinator::run(session, command),
         Command::Events(args) => commands::events::run(session, &args),
         Command::Node(command) => commands::node::run(session, &command),
         Command::Net(command) => commands::net::run(session, &command),
-        Command::Config(_)
+        Command::Add(_)
+        | Command::Config(_)
         | Command::Completions { .. }
         | Command::Manpages { .. }
         | Command::Reference { .. }
@@ -180,7 +187,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    fn open(global: &Global, config: &Config, operation: &OperationId) -> Result<Self, Error> {
+    pub(crate) fn open(
+        global: &Global,
+        config: &Config,
+        operation: &OperationId,
+    ) -> Result<Self, Error> {
         let mvm = Mvm::open(config)?.for_operation(operation.clone());
         let cx = Context {
             actor: Actor::Uid(rustix::process::getuid().as_raw()),

@@ -34,7 +34,9 @@
 //! | warm | a guest in memory with its vCPUs paused |
 
 pub mod alloc;
+pub mod api;
 pub mod audit;
+pub mod base64;
 pub mod desired;
 pub mod disk;
 pub mod document;
@@ -57,6 +59,7 @@ pub mod publish;
 pub mod quota;
 pub mod route;
 pub mod secrets;
+pub mod signed;
 pub mod state;
 pub mod tenant;
 pub mod units;

@@ -100,6 +100,22 @@ impl Engine {
         Ok(filter.choose(all, self.ports.clock.now()))
     }
 
+    /// The first `limit` entries of a log after one, oldest first, for who reads a log page by page.
+    ///
+    /// # Errors
+    /// `NotFound`; why the store failed.
+    pub fn events_from(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        self.living(tenant)?;
+        let mut all = self.ports.store.events(tenant, after_seq, usize::MAX)?;
+        all.truncate(limit);
+        Ok(all)
+    }
+
     /// What happened to the destroyed tenants of this name, oldest first.
     ///
     /// # Errors

@@ -25,7 +25,10 @@ use mvm_core::{
 use mvm_engine::{Context, Outcome, Watch};
 use mvm_host::lock;
 
-use crate::Mvm;
+use crate::{
+    Mvm,
+    fleet::{Listen, api::Api},
+};
 
 /// How long a signal and a changed document may wait.
 const GLANCE: Duration = Duration::from_millis(250);
@@ -33,8 +36,10 @@ const GLANCE: Duration = Duration::from_millis(250);
 /// What an agent follows, and how often.
 #[derive(Debug, Clone)]
 pub struct AgentOptions {
-    /// The desired state; none to leave records as they are.
+    /// The desired state; none to follow the one that was accepted last, if any.
     pub desired: Option<PathBuf>,
+    /// Where the API listens; none for nowhere.
+    pub listen: Option<Listen>,
     /// How often the node is brought to it when nothing changes.
     pub interval: Duration,
     /// How often policy looks.
@@ -57,21 +62,30 @@ impl Mvm {
                 .hint("see it: mvm node info; stop it before you start another one")
         })?;
         if let Some(file) = &options.desired {
+            self.refuse_unsigned()?;
             self.read_desired(file)?;
         }
+        let start = |listen: &Listen| Api::start(self, listen, options.desired.is_some());
+        let api = options.listen.as_ref().map(start).transpose()?;
         tracing::info!(desired = ?options.desired, "the agent serves");
         // Each pass is an operation of its own.
         let cx = &Context { operation: None, ..cx.clone() };
         let mut watch = Watch::default();
         let (mut seen, mut reconciled, mut ticked) = (None, None::<Instant>, Instant::now());
         while cx.cancel.check().is_ok() {
+            let is_due = reconciled.is_none_or(|at| at.elapsed() >= options.interval);
             if let Some(file) = &options.desired {
                 let version = version(file);
-                let is_due = reconciled.is_none_or(|at| at.elapsed() >= options.interval);
                 if is_due || version != seen {
                     (seen, reconciled) = (version, Some(Instant::now()));
                     log("reconcile", self.follow(cx, file));
                 }
+            } else if api.as_ref().is_some_and(Api::take_changed) || is_due {
+                reconciled = Some(Instant::now());
+                self.follow_accepted(cx, api.as_ref());
+            }
+            if let Some(api) = &api {
+                api.tend();
             }
             if ticked.elapsed() >= options.tick {
                 ticked = Instant::now();
@@ -86,6 +100,33 @@ impl Mvm {
     fn follow(&self, cx: &Context, file: &Path) -> Result<Outcome, Error> {
         let desired = Box::new(self.read_desired(file)?);
         self.operate(cx, &Operation::AgentReconcile { desired })
+    }
+
+    /// Brings the node to the state that was accepted last, if there is one.
+    fn follow_accepted(&self, cx: &Context, api: Option<&Api>) {
+        let done = match self.engine.accepted() {
+            Ok(None) => return,
+            Ok(Some(state)) => self.desired_check(state.document.as_bytes()).and_then(|desired| {
+                self.operate(cx, &Operation::AgentReconcile { desired: Box::new(desired) })
+            }),
+            Err(error) => Err(error),
+        };
+        if let Some(api) = api {
+            api.note(&done);
+        }
+        log("reconcile", done);
+    }
+
+    /// # Errors
+    /// `Permission` in production, where a file is followed by nobody.
+    fn refuse_unsigned(&self) -> Result<(), Error> {
+        if !self.production {
+            return Ok(());
+        }
+        let message = "in production an agent follows nothing unsigned, and a file is not signed";
+        Err(Error::new(ErrorKind::Permission, message)
+            .hint("push the state: mvm coordinator push --desired FILE --node HOST:PORT")
+            .hint("or bring it about once: mvm agent reconcile --desired FILE"))
     }
 
     fn read_desired(&self, file: &Path) -> Result<crate::DesiredState, Error> {

@@ -20,6 +20,7 @@ pub mod config;
 mod copy;
 pub mod deploy;
 pub mod doctor;
+pub mod fleet;
 pub mod forward;
 pub mod manifest;
 mod methods;
@@ -29,8 +30,11 @@ mod wiring;
 
 pub use agent::AgentOptions;
 pub use config::{Config, LogFormat, Origin, Overrides, Setting};
+pub use fleet::{
+    CertificateRequest, CertsAsk, HostAsk, Listen, Peer, SignAsk, SignerKey, TlsFiles,
+};
 pub use mvm_core::{
-    Error, ErrorKind,
+    Error, ErrorKind, api,
     audit::{AuditFile, AuditReport},
     desired::DesiredState,
     disk::{DiskClass, DiskUse, Room},
@@ -61,6 +65,7 @@ pub use mvm_core::{
     quota::{QuotaChange, Quotas, Usage},
     route::{Cidr, MatchRule, Route, RoutingTable, Selector, Target},
     secrets::{Grant, Scope, SecretsSource, TenantSecrets, ValueSource},
+    signed::{Acceptance, Envelope},
     state::{Move, State},
     tenant::{Destination, Egress, EgressPolicy, Tenant, TenantPolicy},
     units,
@@ -75,5 +80,6 @@ pub use mvm_engine::{
     query::{DiskView, Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
     rebuild::{Rebuilt, Recovered},
 };
+pub use mvm_fleet::certs::{Facts as Certificate, Step as CertsStep};
 pub use rebuild::RebuildWhen;
 pub use wiring::{Mvm, new_operation};

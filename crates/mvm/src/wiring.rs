@@ -33,6 +33,7 @@ pub struct Mvm {
     pub(crate) roots: Roots,
     pub(crate) firecracker: String,
     pub(crate) production: bool,
+    pub(crate) config_dir: PathBuf,
 }
 
 impl Mvm {
@@ -77,6 +78,7 @@ impl Mvm {
             roots,
             firecracker,
             production: config.production,
+            config_dir: config.config_dir.clone(),
         })
     }
 
@@ -86,7 +88,8 @@ impl Mvm {
     pub fn for_operation(&self, operation: OperationId) -> Self {
         let (roots, firecracker) = (self.roots.clone(), self.firecracker.clone());
         let engine = self.engine.bound(operation);
-        Self { engine, roots, firecracker, production: self.production }
+        let (production, config_dir) = (self.production, self.config_dir.clone());
+        Self { engine, roots, firecracker, production, config_dir }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The arguments of `mvm agent …`.
 
+use std::net::SocketAddr;
+
 use clap::{Args, Subcommand};
 use mvm::{
     TenantId,
@@ -14,6 +16,9 @@ pub(crate) enum AgentCommand {
     /// Keep this node at a desired state and let rest what nobody needs, until SIGTERM
     #[command(after_long_help = super::examples::AGENT_SERVE)]
     Serve(ServeArgs),
+    /// Manage the certificates that this side shows to others
+    #[command(subcommand)]
+    Certs(super::CertsCommand),
     /// Write the desired state that this node's tenants and pools amount to
     Desired(DesiredArgs),
 }
@@ -30,7 +35,8 @@ pub(crate) struct ReconcileArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ServeArgs {
-    /// The desired state, as JSON; read again whenever it changes. Without it only policy is at work
+    /// The desired state, as JSON; read again whenever it changes. Without it the state that was pushed
+    /// last is followed, if there is one
     #[arg(long, value_name = "FILE")]
     pub(crate) desired: Option<InputPath>,
     /// How often the node is brought to the desired state when nothing changes
@@ -39,6 +45,11 @@ pub(crate) struct ServeArgs {
     /// How often policy looks for what nobody needs
     #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) tick_secs: u32,
+    /// Listen here for what coordinators ask, over QUIC with certificates on both sides
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) tls: super::TlsArgs,
 }
 
 #[derive(Debug, Args)]

@@ -52,7 +52,8 @@ pub(super) const INSTANCE_STATS: &str = "Examples:
 
 pub(super) const AGENT_SERVE: &str = "Examples:
   mvm agent serve --desired desired.json
-  mvm agent serve --desired desired.json --interval-secs 60 --tick-secs 5";
+  mvm agent serve --desired desired.json --interval-secs 60 --tick-secs 5
+  mvm agent serve --listen 0.0.0.0:4433";
 pub(super) const AGENT_RECONCILE: &str = "Examples:
   mvm agent reconcile --desired desired.json
   mvm --dry-run agent reconcile --desired desired.json --prune
@@ -66,3 +67,18 @@ pub(super) const NEW: &str = "Examples:
 pub(super) const DEPLOY: &str = "Examples:
   mvm deploy deployment.toml
   mvm deploy deployment.toml --watch --interval 60";
+
+pub(super) const CERTS_INIT: &str = "Examples:
+  mvm agent certs init
+  mvm agent certs init --ca ca.pem
+  mvm agent certs init --ca ca.pem --role coordinator";
+
+pub(super) const COORDINATOR_PUSH: &str = "Examples:
+  mvm coordinator push --desired myapp.json --node 192.0.2.7:4433
+  mvm coordinator sign --desired myapp.json --node-id node-5f3a9c01 > signed.json
+  mvm coordinator push --envelope signed.json --node 192.0.2.7:4433";
+
+pub(super) const ADD_HOST: &str = "Examples:
+  mvm add host
+  mvm add host --ca ca.crt --signing-key coordinator.pub --production
+  mvm --dry-run add host --ca ca.crt";

@@ -10,6 +10,7 @@ mod config;
 mod deploy;
 mod events;
 mod examples;
+mod fleet;
 mod instance;
 mod logs;
 mod machine;
@@ -23,6 +24,10 @@ pub(crate) use agent::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs};
 pub(crate) use config::ConfigCommand;
 pub(crate) use deploy::{DeployArgs, NewArgs};
 pub(crate) use events::EventsArgs;
+pub(crate) use fleet::{
+    AddCommand, AddHostArgs, CertsCommand, CoordinatorCommand, PeerArgs, PushArgs, TermsArgs,
+    TlsArgs,
+};
 pub(crate) use instance::{
     CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,
 };
@@ -156,6 +161,12 @@ pub(crate) enum Command {
     /// Work with the state that this node shall have
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// Add to a fleet
+    #[command(subcommand)]
+    Add(AddCommand),
+    /// Say what nodes shall have, and ask them
+    #[command(subcommand)]
+    Coordinator(CoordinatorCommand),
     /// Show what happened to a tenant
     Events(EventsArgs),
     /// Look at this node

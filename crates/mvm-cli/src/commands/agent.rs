@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mvm::{AgentOptions, DesiredState, Error, ErrorKind, Operation, forward::InputPath};
+use mvm::{AgentOptions, DesiredState, Error, ErrorKind, Listen, Operation, forward::InputPath};
 
 use crate::{
     args::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs},
@@ -16,12 +16,13 @@ use crate::{
 };
 
 /// A little more than a document may have, so that one that is too long is told as such.
-const READ_MAX: u64 = (16 << 20) + 1;
+const READ_MAX: u64 = (24 << 20) + 1;
 
 pub(crate) fn run(session: &Session, command: AgentCommand) -> Result<ExitCode, Error> {
     match command {
         AgentCommand::Reconcile(args) => reconcile(session, &args),
         AgentCommand::Serve(args) => serve(session, &args),
+        AgentCommand::Certs(command) => super::certs::run(session, command),
         AgentCommand::Desired(args) => desired(session, &args),
     }
 }
@@ -48,6 +49,7 @@ fn serve(session: &Session, args: &ServeArgs) -> Result<ExitCode, Error> {
         &session.cx,
         &AgentOptions {
             desired: args.desired.as_ref().map(|file| AsRef::<Path>::as_ref(file).to_owned()),
+            listen: args.listen.map(|address| Listen { address, tls: args.tls.files() }),
             interval: seconds(args.interval_secs),
             tick: seconds(args.tick_secs),
         },
@@ -57,11 +59,16 @@ fn serve(session: &Session, args: &ServeArgs) -> Result<ExitCode, Error> {
 
 /// The desired state in a file, if nothing is wrong with it.
 fn checked(session: &Session, file: &InputPath) -> Result<DesiredState, Error> {
-    let bytes = read(file).map_err(|error| {
-        Error::new(ErrorKind::Invalid, format!("cannot read {file}")).because(&error)
-    })?;
+    let bytes = document(file)?;
     let state = session.mvm.desired_check(&bytes);
     state.map_err(|error| error.context(format!("{file} is refused")))
+}
+
+/// What is in a file.
+pub(super) fn document(file: &InputPath) -> Result<Vec<u8>, Error> {
+    read(file).map_err(|error| {
+        Error::new(ErrorKind::Invalid, format!("cannot read {file}")).because(&error)
+    })
 }
 
 fn desired(session: &Session, args: &DesiredArgs) -> Result<ExitCode, Error> {

@@ -1,7 +1,10 @@
 //! The commands, one file a noun: parse, ask the library, render.
 
+pub(crate) mod add;
 pub(crate) mod agent;
+mod certs;
 pub(crate) mod config;
+pub(crate) mod coordinator;
 pub(crate) mod deploy;
 pub(crate) mod events;
 pub(crate) mod guest;

@@ -9,6 +9,7 @@
 
 mod core;
 mod disk;
+mod fleet;
 mod machine;
 mod net;
 mod policy;

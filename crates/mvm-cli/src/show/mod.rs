@@ -4,6 +4,7 @@ mod config;
 mod dashboard;
 mod disk;
 mod events;
+mod fleet;
 mod instance;
 mod machine;
 mod net;
@@ -18,6 +19,10 @@ pub(crate) use config::settings;
 pub(crate) use dashboard::{Dashboard, dashboard};
 pub(crate) use disk::{Disk, disk};
 pub(crate) use events::{audit_reports, event_line, events};
+pub(crate) use fleet::{
+    Certificate, Request, Signer, Step, Would, acceptance, certificates, remote_instances,
+    remote_node, signer, steps, steps_text,
+};
 pub(crate) use instance::{Instance, instance, instances, logs};
 pub(crate) use machine::{Machine, checks, machine};
 pub(crate) use net::verified;

@@ -5,6 +5,7 @@
     reason = "tests stop at the first surprise"
 )]
 
+mod accept;
 mod audit;
 mod bench;
 mod crashes;

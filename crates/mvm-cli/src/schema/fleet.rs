@@ -1,0 +1,101 @@
+//! What the commands of a fleet print.
+
+use mvm::{
+    Acceptance, Envelope,
+    api::{InstanceRow, Moved, NodeInfo, Pass, Role},
+};
+
+use super::{describe, words};
+use crate::show::{Certificate, Request, Signer, Step, Would};
+
+words!(
+    Role,
+    "CertificateRole",
+    "What a certificate lets its holder be.",
+    [Coordinator, Node, Observer,]
+);
+
+describe!(Would, "FleetPlan", "What would be done.", {
+    act: "What.",
+    subject: "With what.",
+});
+
+describe!(Step, "Step", "A step of the command.", {
+    act: "What was done, or found to be there.",
+    changed: "Whether anything changed.",
+});
+
+describe!(Request, "CertificateRequest", "A request for a certificate.", {
+    role: "What the certificate shall let its holder be.",
+    name: "Whose it shall be.",
+    request: "The request, PEM.",
+    file: "Where it was written.",
+});
+
+describe!(Certificate, "Certificate", "A certificate of this side.", {
+    role: "What it lets its holder be; null in one of another kind.",
+    name: "Whose it is.",
+    subject: "Its subject, as one line.",
+    issuer: "Who signed it.",
+    not_before: "From when it is valid, in milliseconds since 1970-01-01 UTC.",
+    not_after: "Until when.",
+    fingerprint: "Its SHA-256, hexadecimal.",
+    renewal_due: "Whether half its life is over.",
+});
+
+describe!(Signer, "Signer", "A key that signs desired states.", {
+    signer_id: "Its id in signed states and audit logs.",
+    public_key: "The public key, base64.",
+    key: "Where the key is.",
+    public_file: "Where the public key is, for nodes.",
+});
+
+describe!(Envelope, "Envelope", "A signed desired state.", {
+    payload: "The document, base64.",
+    signature: "The Ed25519 signature, base64.",
+    signer_id: "Who signed.",
+    node_id: "The node that it is for.",
+    sequence: "Its place among the signer's states.",
+    not_before: "From when it may be accepted, in milliseconds since 1970-01-01 UTC.",
+    not_after: "Until when.",
+});
+
+describe!(Acceptance, "Acceptance", "That a state was accepted.", {
+    signer_id: "Who signed it; null for nobody, in development.",
+    sequence: "Its place among that signer's states; null when nobody signed it.",
+    accepted_at: "When, in milliseconds since 1970-01-01 UTC.",
+    tenants: "How many tenants it names.",
+});
+
+describe!(Pass, "Pass", "How a pass towards the desired state ended.", {
+    ended_at: "When, in milliseconds since 1970-01-01 UTC.",
+    failures: "What failed, and why.",
+});
+
+describe!(NodeInfo, "RemoteNode", "A node.", {
+    node_id: "Its id.",
+    version: "The version of its `mvm`.",
+    production: "Whether it takes nothing unsigned.",
+    facts: "The machine.",
+    usage: "What its instances cost.",
+    desired: "The state that it accepted last; null without any.",
+    pass: "How its last pass towards that ended; null before the first.",
+});
+
+describe!(InstanceRow, "RemoteInstance", "An instance of a node.", {
+    instance: "Its address.",
+    state: "Its true state.",
+    in_flight: "Whether it is on its way to another one.",
+    role: "What it is for.",
+    address: "Its IPv4 address.",
+    vcpus: "Its virtual CPUs.",
+    mem_mib: "Its memory in MiB.",
+    parked_by: "Who parked it, while Warm or Sleeping.",
+    last_failure: "Why it stopped by itself.",
+    state_since: "Since when it is in its state, in milliseconds since 1970-01-01 UTC.",
+});
+
+describe!(Moved, "Moved", "The state of an instance after the command.", {
+    instance: "Its address.",
+    state: "Its state.",
+});

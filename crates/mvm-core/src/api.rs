@@ -1,0 +1,570 @@
+//! The agent API, generation 1: what may be asked of a node from afar, and what it answers.
+//!
+//! ```text
+//! connection: Hello ─▶ ◀─ Welcome          on its first stream
+//! each later stream: Request (and Parts) ─▶ ◀─ Reply
+//! ```
+//!
+//! Every message is one frame: 4 bytes of length, big-endian, and JSON, at most [`FRAME_MAX`] bytes. Both
+//! sides of a connection have certificates; the caller's holds its [`Role`]. Within a generation unknown
+//! fields are refused. `schema/api-1.json` has an example of each message; a change shows there.
+//! This module refuses to know connections and certificates.
+
+use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, ErrorKind},
+    event::LoggedEvent,
+    id::{InstanceRef, TenantId},
+    instance::ParkedBy,
+    net::{NetId, Subnet},
+    observed::NodeFacts,
+    pool::Role as PoolRole,
+    quota::{Quotas, Usage},
+    signed::{Acceptance, Envelope},
+    state::State,
+    units::{Mib, Timestamp, Vcpus},
+};
+
+/// The protocol's name in the TLS handshake.
+pub const ALPN: &[u8] = b"mvm/1";
+/// Where a node listens unless told otherwise.
+pub const PORT: u16 = 4433;
+/// The largest frame, in bytes, without its length.
+pub const FRAME_MAX: usize = 1 << 20;
+/// The oldest and the newest generation that this `mvm` speaks: its own and the one before, of which there
+/// is none yet.
+pub const GENERATIONS: [u16; 2] = [1, 1];
+/// The longest part of a payload, in bytes: with its field it fits a frame.
+pub const PART_MAX: usize = 768 << 10;
+/// The most parts of one payload: 16 MiB of a state in base64.
+pub const PARTS_MAX: usize = 30;
+/// The most items of a page.
+pub const PAGE_MAX: u32 = 500;
+
+/// What a certificate lets its holder be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Says what nodes shall have.
+    Coordinator,
+    /// Runs microVMs.
+    Node,
+    /// Looks, and changes nothing.
+    Observer,
+}
+
+/// How often a peer may ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests a second, on average.
+    pub per_second: u32,
+    /// Requests at once.
+    pub burst: u32,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Coordinator, Self::Node, Self::Observer];
+
+    /// The word in certificates and on command lines.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Coordinator => "coordinator",
+            Self::Node => "node",
+            Self::Observer => "observer",
+        }
+    }
+
+    /// How often it may ask (SPEC §6).
+    #[must_use]
+    pub const fn rate(self) -> Rate {
+        match self {
+            Self::Coordinator => Rate { per_second: 500, burst: 1000 },
+            Self::Node => Rate { per_second: 20, burst: 40 },
+            Self::Observer => Rate { per_second: 10, burst: 20 },
+        }
+    }
+
+    /// Whether it may ask this. A node is no observer of others: what it may know of them is that they are
+    /// there.
+    #[must_use]
+    pub const fn may(self, request: &Request) -> bool {
+        match request {
+            Request::NodeInfo {} => true,
+            Request::NodeStats {}
+            | Request::TenantList { .. }
+            | Request::InstanceList { .. }
+            | Request::Events { .. } => matches!(self, Self::Coordinator | Self::Observer),
+            Request::ReconcileSigned { .. }
+            | Request::Reconcile { .. }
+            | Request::WakeInstance { .. }
+            | Request::SleepInstance { .. } => matches!(self, Self::Coordinator),
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|role| role.name() == text);
+        found.ok_or_else(|| format!("{text:?} is no role: coordinator, node or observer"))
+    }
+}
+
+/// The first frame of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hello {
+    /// The oldest and the newest generation that the caller speaks.
+    pub generations: [u16; 2],
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Welcome {
+    /// The generation of this connection.
+    pub generation: u16,
+}
+
+/// The answer to the first frame, or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Greeting {
+    /// Requests may follow.
+    Welcome(Welcome),
+    /// None may.
+    Refused(Refusal),
+}
+
+/// The highest generation that both ranges hold.
+#[must_use]
+pub fn common_generation(ours: [u16; 2], theirs: [u16; 2]) -> Option<u16> {
+    let ([low, high], [other_low, other_high]) = (ours, theirs);
+    let top = high.min(other_high);
+    (top >= low && top >= other_low).then_some(top)
+}
+
+/// Which part of a list is asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageOf {
+    /// What comes after this item; from the beginning without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// How many at most; [`PAGE_MAX`] when it is 0 or more than that.
+    #[serde(default)]
+    pub limit: u32,
+}
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page<T> {
+    /// The items, in order.
+    pub items: Vec<T>,
+    /// What to ask for to get more; nothing at the end.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+impl<T> Page<T> {
+    /// The part of a whole list that is asked for; `key` is unique and the list's order.
+    #[must_use]
+    pub fn of(mut all: Vec<T>, asked: &PageOf, key: impl Fn(&T) -> String) -> Self {
+        all.sort_by_key(&key);
+        if let Some(after) = &asked.after {
+            all.retain(|item| key(item) > *after);
+        }
+        let limit = asked.size();
+        let next = (all.len() > limit)
+            .then(|| limit.checked_sub(1).and_then(|last| all.get(last)).map(&key))
+            .flatten();
+        all.truncate(limit);
+        Self { items: all, next }
+    }
+}
+
+impl PageOf {
+    /// How many items it asks for.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        let is_given = self.limit > 0 && self.limit < PAGE_MAX;
+        (if is_given { self.limit } else { PAGE_MAX }) as usize
+    }
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Accept a signed desired state.
+    ReconcileSigned {
+        /// The state; without its payload when that comes in parts.
+        envelope: Envelope,
+        /// The SHA-256 of each [`Part`] that follows, hexadecimal.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        parts: Vec<String>,
+    },
+    /// Accept a desired state that nobody signed; in development only.
+    Reconcile {
+        /// The document.
+        document: String,
+    },
+    /// What the node is.
+    NodeInfo {},
+    /// What it holds.
+    NodeStats {},
+    /// Its tenants.
+    TenantList {
+        /// Which of them.
+        #[serde(default)]
+        page: PageOf,
+    },
+    /// Its instances.
+    InstanceList {
+        /// Only of this tenant.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        tenant: Option<TenantId>,
+        /// Which of them.
+        #[serde(default)]
+        page: PageOf,
+    },
+    /// Wake an instance.
+    WakeInstance {
+        /// Which.
+        instance: InstanceRef,
+    },
+    /// Put an instance to sleep.
+    SleepInstance {
+        /// Which.
+        instance: InstanceRef,
+    },
+    /// What happened to a tenant, from one entry on.
+    Events {
+        /// Whose log.
+        tenant: TenantId,
+        /// The entries after this one.
+        #[serde(default)]
+        after_seq: u64,
+        /// How many at most; [`PAGE_MAX`] when it is 0 or more than that.
+        #[serde(default)]
+        limit: u32,
+    },
+}
+
+impl Request {
+    /// Its name in logs.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::ReconcileSigned { .. } => "reconcile_signed",
+            Self::Reconcile { .. } => "reconcile",
+            Self::NodeInfo {} => "node_info",
+            Self::NodeStats {} => "node_stats",
+            Self::TenantList { .. } => "tenant_list",
+            Self::InstanceList { .. } => "instance_list",
+            Self::WakeInstance { .. } => "wake_instance",
+            Self::SleepInstance { .. } => "sleep_instance",
+            Self::Events { .. } => "events",
+        }
+    }
+}
+
+/// A piece of a payload's text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// At most [`PART_MAX`] bytes.
+    pub text: String,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// What was asked.
+    Done(Answer),
+    /// Why not.
+    Refused(Refusal),
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The state is stored, and the agent follows it.
+    Accepted(Acceptance),
+    /// The node.
+    Node(Box<NodeInfo>),
+    /// What it holds.
+    Stats(NodeFigures),
+    /// Tenants.
+    Tenants(Page<TenantRow>),
+    /// Instances.
+    Instances(Page<InstanceRow>),
+    /// The instance is in this state.
+    Moved(Moved),
+    /// Events, oldest first.
+    Events(Page<LoggedEvent>),
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeInfo {
+    /// Its id.
+    pub node_id: String,
+    /// The version of its `mvm`.
+    pub version: String,
+    /// Whether it takes nothing unsigned.
+    pub production: bool,
+    /// The machine.
+    pub facts: NodeFacts,
+    /// What its instances cost.
+    pub usage: Usage,
+    /// The state that it accepted last.
+    #[serde(default)]
+    pub desired: Option<Acceptance>,
+    /// How its last pass towards it ended.
+    #[serde(default)]
+    pub pass: Option<Pass>,
+}
+
+/// How a pass towards the desired state ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pass {
+    /// When.
+    pub ended_at: Timestamp,
+    /// What failed, and why.
+    pub failures: Vec<String>,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeFigures {
+    /// Instances by state.
+    pub states: BTreeMap<State, u32>,
+    /// What all cost.
+    pub usage: Usage,
+    /// What each tenant's cost.
+    pub tenants: BTreeMap<TenantId, Usage>,
+}
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantRow {
+    /// Its id.
+    pub tenant_id: TenantId,
+    /// Its net-id.
+    pub net_id: NetId,
+    /// Its addresses.
+    pub subnet: Subnet,
+    /// Its limits.
+    pub quotas: Quotas,
+    /// What its instances cost.
+    pub usage: Usage,
+    /// How many pools it has.
+    pub pools: u64,
+    /// How many instances it has.
+    pub instances: u64,
+}
+
+/// An instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceRow {
+    /// Its address.
+    pub instance: InstanceRef,
+    /// Its true state.
+    pub state: State,
+    /// Whether it is on its way to another one.
+    pub in_flight: bool,
+    /// What it is for.
+    pub role: PoolRole,
+    /// Its IPv4 address.
+    pub address: Option<Ipv4Addr>,
+    /// Its virtual CPUs.
+    pub vcpus: Vcpus,
+    /// Its memory.
+    pub mem_mib: Mib,
+    /// Who parked it, while Warm or Sleeping.
+    #[serde(default)]
+    pub parked_by: Option<ParkedBy>,
+    /// Why it stopped by itself.
+    #[serde(default)]
+    pub last_failure: Option<String>,
+    /// Since when it is in its state.
+    pub state_since: Timestamp,
+}
+
+/// The state that an instance is in after what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moved {
+    /// Which.
+    pub instance: InstanceRef,
+    /// Its state.
+    pub state: State,
+}
+
+/// How a refusal is counted; the numbers are those of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub enum Code {
+    /// What is asked makes no sense.
+    Malformed,
+    /// Whoever asks, or signed, is unknown.
+    Unknown,
+    /// Whoever asks may not.
+    Forbidden,
+    /// There is no such thing.
+    Missing,
+    /// Its state, a quota or the node's capacity does not allow it.
+    Conflict,
+    /// Too often.
+    TooMany,
+    /// It was tried and failed.
+    Failed,
+}
+
+impl Code {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Unknown,
+        Self::Forbidden,
+        Self::Missing,
+        Self::Conflict,
+        Self::TooMany,
+        Self::Failed,
+    ];
+
+    /// The code of an error.
+    #[must_use]
+    pub const fn of(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::Usage | ErrorKind::Invalid => Self::Malformed,
+            ErrorKind::Integrity => Self::Unknown,
+            ErrorKind::Permission => Self::Forbidden,
+            ErrorKind::NotFound => Self::Missing,
+            ErrorKind::Conflict | ErrorKind::Refused => Self::Conflict,
+            ErrorKind::Failed | ErrorKind::Unavailable => Self::Failed,
+        }
+    }
+}
+
+impl From<Code> for u16 {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::Malformed => 400,
+            Code::Unknown => 401,
+            Code::Forbidden => 403,
+            Code::Missing => 404,
+            Code::Conflict => 409,
+            Code::TooMany => 429,
+            Code::Failed => 500,
+        }
+    }
+}
+
+impl TryFrom<u16> for Code {
+    type Error = String;
+
+    fn try_from(number: u16) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|code| u16::from(*code) == number);
+        found.ok_or_else(|| format!("{number} is no code"))
+    }
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    /// How it is counted.
+    pub code: Code,
+    /// What a command would say of it.
+    pub error: Error,
+}
+
+impl Refusal {
+    /// A refusal with its code and reason.
+    #[must_use]
+    pub fn new(code: Code, kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { code, error: Error::new(kind, message) }
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { code: Code::of(error.kind), error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_changes_nothing_and_a_node_sees_only_that_another_is_there() {
+        let instance: InstanceRef =
+            "acme/workers/i-00000001".parse().unwrap_or_else(|_| unreachable!());
+        let wake = Request::WakeInstance { instance };
+        let stats = Request::NodeStats {};
+        let may = |request: &Request| Role::ALL.map(|role| role.may(request));
+        assert_eq!(may(&wake), [true, false, false]);
+        assert_eq!(may(&stats), [true, false, true]);
+        assert_eq!(may(&Request::NodeInfo {}), [true, true, true]);
+    }
+
+    #[test]
+    fn pages_follow_each_other_and_end() {
+        let all: Vec<u32> = (10..35).collect();
+        let key = |number: &u32| number.to_string();
+        let mut asked = PageOf { after: None, limit: 10 };
+        let mut seen = Vec::new();
+        loop {
+            let page = Page::of(all.clone(), &asked, key);
+            seen.extend(page.items);
+            match page.next {
+                Some(next) => asked.after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(seen, all);
+        assert_eq!(
+            Page::of(all, &PageOf { after: Some("34".into()), limit: 3 }, key).items,
+            [0; 0]
+        );
+    }
+
+    #[test]
+    fn the_newest_generation_of_both_is_spoken() {
+        assert_eq!(common_generation([2, 3], [1, 2]), Some(2));
+        assert_eq!(common_generation([2, 3], [3, 9]), Some(3));
+        assert_eq!(common_generation([2, 3], [4, 5]), None);
+        assert_eq!(common_generation([2, 3], [3, 1]), None);
+    }
+
+    #[test]
+    fn a_code_is_read_back_and_no_other_number_is_one() {
+        for code in Code::ALL {
+            assert_eq!(Code::try_from(u16::from(code)), Ok(code));
+        }
+        assert!(Code::try_from(200).is_err());
+    }
+}
