@@ -12,7 +12,7 @@ use mvm_core::{
     secrets::Grant,
     state::State,
     tenant::Tenant,
-    units::{Generation, Uid},
+    units::{Generation, Timestamp, Uid},
     volume::{VolumeKind, VolumePlan, VolumeStage},
 };
 
@@ -73,14 +73,7 @@ impl Engine {
             .hint("destroy one, or raise --max-instances-per-pool"));
         }
         let now = self.ports.clock.now();
-        let made = records::count_creation(tx, now)?;
-        if made > CREATIONS && Precedence::of(&cx.actor) == Precedence::Background {
-            let message = format!(
-                "{CREATIONS} instances were made on this node within a minute: no more by itself"
-            );
-            return Err(Error::new(ErrorKind::Refused, message)
-                .hint("something makes and loses them again and again: see mvm events"));
-        }
+        brake(tx, cx, now)?;
         let state = if pool.current().is_some() { State::Ready } else { State::Created };
         let mut record = Instance {
             instance: self.free_id(tx, id)?,
@@ -144,6 +137,18 @@ impl Engine {
         }
         Err(Error::new(ErrorKind::Failed, format!("no free instance id in {DRAWS} draws")))
     }
+}
+
+/// Counts a creation, and refuses what nobody asked for when there are too many of them.
+fn brake(tx: &mut dyn Transaction, cx: &Context, now: Timestamp) -> Result<(), Error> {
+    let made = records::count_creation(tx, now)?;
+    if made <= CREATIONS || Precedence::of(&cx.actor) != Precedence::Background {
+        return Ok(());
+    }
+    let message =
+        format!("{CREATIONS} instances were made on this node within a minute: no more by itself");
+    Err(Error::new(ErrorKind::Refused, message)
+        .hint("something makes and loses them again and again: see mvm events"))
 }
 
 /// The kept volume becomes the instance's: nobody else can have it from here on.
