@@ -5,8 +5,31 @@ use mvm::{
     api::{InstanceRow, Moved, NodeInfo, Pass, Role},
 };
 
-use super::{describe, words};
+use serde_json::Value;
+
+use super::{Definitions, Described, Shape, describe, words};
 use crate::show::{Certificate, Request, Signer, Step, Would};
+
+/// The commands of a fleet that print a document, by their files' names.
+pub(super) fn shape(name: &str) -> Option<Shape> {
+    let question = |result: fn(&mut Definitions) -> Value| Some(Shape { result, plan: None });
+    let planned =
+        |result: fn(&mut Definitions) -> Value| Some(Shape { result, plan: Some(Would::schema) });
+    match name {
+        "agent-certs-status" => question(Vec::<Certificate>::schema),
+        "agent-certs-init" => planned(Vec::<Step>::schema),
+        "agent-certs-request" => planned(Request::schema),
+        "agent-certs-rotate" => planned(Certificate::schema),
+        "add-host" => question(Vec::<Step>::schema),
+        "coordinator-keygen" => planned(Signer::schema),
+        "coordinator-sign" => question(Envelope::schema),
+        "coordinator-push" => planned(Acceptance::schema),
+        "coordinator-status" => question(NodeInfo::schema),
+        "coordinator-list-instances" => question(Vec::<InstanceRow>::schema),
+        "coordinator-wake" => planned(Moved::schema),
+        _ => None,
+    }
+}
 
 words!(
     Role,

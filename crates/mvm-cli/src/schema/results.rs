@@ -1,10 +1,8 @@
 //! What commands print, and which command prints what.
 
 use mvm::{
-    Acceptance, AuditFile, AuditReport, CopyReport, Envelope, Error, LoggedEvent, Logs, NetReport,
-    OperationId, Origin, Outcome, Preview, Rebuilt, Recovered, Setting, Volume,
-    api::{InstanceRow, Moved, NodeInfo},
-    doctor::Check,
+    AuditFile, AuditReport, CopyReport, Error, LoggedEvent, Logs, NetReport, OperationId, Origin,
+    Outcome, Preview, Rebuilt, Recovered, Setting, Volume, doctor::Check,
 };
 use serde_json::{Value, json};
 
@@ -12,7 +10,7 @@ use super::{Definitions, Described, Fields, Shape, describe, named, words};
 use crate::{
     commands::guest::Would,
     show::{
-        self, Dashboard, Disk, DiskFigures, Fleet, HealthFigures, Instance, Machine, MemoryFigures,
+        Dashboard, Disk, DiskFigures, Fleet, HealthFigures, Instance, Machine, MemoryFigures,
         NetworkFigures, Node, Pool, Secrets, Stats, Tenant,
     },
 };
@@ -39,9 +37,6 @@ impl Described for Failure {
 /// Every command that prints a document, by its file's name.
 pub(super) fn shape(name: &str) -> Option<Shape> {
     let question = |result: fn(&mut Definitions) -> Value| Some(Shape { result, plan: None });
-    let planned = |result: fn(&mut Definitions) -> Value| {
-        Some(Shape { result, plan: Some(show::Would::schema) })
-    };
     match name {
         "doctor" => question(Vec::<Check>::schema),
         "bootstrap" | "setup" | "status" | "stop" | "destroy" => question(Machine::schema),
@@ -58,17 +53,6 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "agent-desired" => question(desired_state),
         // It serves until it is told to stop, and prints only why it cannot.
         "agent-serve" => question(Failure::schema),
-        "agent-certs-status" => question(Vec::<show::Certificate>::schema),
-        "agent-certs-init" => planned(Vec::<show::Step>::schema),
-        "agent-certs-request" => planned(show::Request::schema),
-        "agent-certs-rotate" => planned(show::Certificate::schema),
-        "add-host" => question(Vec::<show::Step>::schema),
-        "coordinator-keygen" => planned(show::Signer::schema),
-        "coordinator-sign" => question(Envelope::schema),
-        "coordinator-push" => planned(Acceptance::schema),
-        "coordinator-status" => question(NodeInfo::schema),
-        "coordinator-list-instances" => question(Vec::<InstanceRow>::schema),
-        "coordinator-wake" => planned(Moved::schema),
         "events" => question(events),
         "config-ls" => question(Vec::<Setting>::schema),
         "node-rebuild" => question(Rebuilt::schema),
@@ -108,7 +92,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "new"
         | "deploy"
         | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
-        _ => None,
+        _ => super::fleet::shape(name),
     }
 }
 

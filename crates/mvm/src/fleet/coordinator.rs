@@ -139,10 +139,9 @@ impl Mvm {
     /// # Errors
     /// Why it does not say so.
     pub fn coordinator_status(&self, peer: &Peer) -> Result<NodeInfo, Error> {
-        match self.connect(peer)?.ask(&Request::NodeInfo {})? {
-            Answer::Node(info) => Ok(*info),
-            other => Err(strange(&other)),
-        }
+        let answer = self.connect(peer)?.ask(&Request::NodeInfo {})?;
+        let Answer::Node(info) = answer else { return Err(strange()) };
+        Ok(*info)
     }
 
     /// All instances of a node, or of one of its tenants.
@@ -159,15 +158,11 @@ impl Mvm {
         loop {
             let page = PageOf { after, limit: PAGE_MAX };
             let request = Request::InstanceList { tenant: tenant.cloned(), page };
-            match client.ask(&request)? {
-                Answer::Instances(page) => {
-                    all.extend(page.items);
-                    match page.next {
-                        Some(next) => after = Some(next),
-                        None => return Ok(all),
-                    }
-                }
-                other => return Err(strange(&other)),
+            let Answer::Instances(page) = client.ask(&request)? else { return Err(strange()) };
+            all.extend(page.items);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(all),
             }
         }
     }
@@ -177,10 +172,10 @@ impl Mvm {
     /// # Errors
     /// Why it is not awake.
     pub fn coordinator_wake(&self, peer: &Peer, instance: &InstanceRef) -> Result<Moved, Error> {
-        match self.connect(peer)?.ask(&Request::WakeInstance { instance: instance.clone() })? {
-            Answer::Moved(moved) => Ok(moved),
-            other => Err(strange(&other)),
-        }
+        let request = Request::WakeInstance { instance: instance.clone() };
+        let answer = self.connect(peer)?.ask(&request)?;
+        let Answer::Moved(moved) = answer else { return Err(strange()) };
+        Ok(moved)
     }
 
     fn connect(&self, peer: &Peer) -> Result<Client, Error> {
@@ -202,21 +197,10 @@ impl Mvm {
 }
 
 fn accepted(answer: Answer) -> Result<Acceptance, Error> {
-    match answer {
-        Answer::Accepted(acceptance) => Ok(acceptance),
-        other => Err(strange(&other)),
-    }
+    let Answer::Accepted(acceptance) = answer else { return Err(strange()) };
+    Ok(acceptance)
 }
 
-fn strange(answer: &Answer) -> Error {
-    let what = match answer {
-        Answer::Accepted(_) => "an acceptance",
-        Answer::Node(_) => "a node",
-        Answer::Stats(_) => "figures",
-        Answer::Tenants(_) => "tenants",
-        Answer::Instances(_) => "instances",
-        Answer::Moved(_) => "a move",
-        Answer::Events(_) => "events",
-    };
-    Error::new(ErrorKind::Failed, format!("the node answered with {what}, which was not asked"))
+fn strange() -> Error {
+    Error::new(ErrorKind::Failed, "the node answered something that was not asked")
 }
