@@ -30,7 +30,7 @@ refused 3 mvm agent serve --listen $node
 mvm agent certs init
 equal 'a second time nothing changes' "$(mvm --json agent certs init | jq 'map(select(.changed)) | length')" 0
 equal 'two roles, a day each, not yet due' \
-    "$(mvm --json agent certs status | jq -c 'map([.role, (.not_after - .not_before) / 3600000 | floor, .renewal_due])')" \
+    "$(mvm --json agent certs status | jq -c 'map([.role, ((.not_after - .not_before) / 3600000 | floor), .renewal_due])')" \
     '[["coordinator",24,false],["node",24,false]]'
 before=$(mvm --json agent certs status | jq -r '.[1].fingerprint')
 mvm --quiet agent certs rotate
