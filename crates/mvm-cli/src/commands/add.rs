@@ -65,14 +65,26 @@ fn host(
     } else {
         let progress = Reporter::of(global);
         provider::Native::new(config.clone()).ensure_made(Packages::Install, &progress)?;
-        let act = format!("made what microVMs need: {}", lacking.join(", "));
-        steps.push(CertsStep { act, changed: true });
+        steps.extend(made(&lacking, &self::lacking(config)));
     }
     let session = Session::open(global, config, operation)?;
     let ask = HostAsk { ca: path(args.ca.as_ref()), signing_key: path(args.signing_key.as_ref()) };
     steps.extend(session.mvm.add_host(&ask)?);
     session.tell(&show::steps(steps), |steps| show::steps_text(steps))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of what was missing; what bootstrap cannot make is the doctor's to explain.
+fn made(before: &[String], after: &[String]) -> Vec<CertsStep> {
+    let step = |what: &String| {
+        if after.contains(what) {
+            let act = format!("{what} is not as it should be; see why: mvm doctor");
+            CertsStep { act, changed: false }
+        } else {
+            CertsStep { act: format!("made what microVMs need: {what}"), changed: true }
+        }
+    };
+    before.iter().map(step).collect()
 }
 
 /// What the doctor misses.
