@@ -31,6 +31,8 @@ use crate::{
     store::records,
 };
 
+pub use crate::operate::accept::Trust;
+
 /// The target of the span that carries an operation's id; a log filter must let it through.
 pub const SPAN: &str = "mvm::operation";
 

@@ -15,13 +15,11 @@
 //! - `run` — attempts, backoff, cancellation and parallel work; nowhere else.
 //! - [`figures`] — what is measured, and the streams of a guest that are no commands.
 //! - [`history`] — questions about audit logs.
-//! - `accept` — a desired state from afar: stored or rejected.
 //! - [`policy`] — a tick of it, and demand.
 //! - [`query`] — questions, which change nothing but a record that is not true any more.
 //! - `tail` — following an instance's logs.
 //! - [`store`] — the durable store, and one in memory with the same meaning.
 
-mod accept;
 mod admit;
 mod converge;
 mod desired;
@@ -51,7 +49,6 @@ mod fake;
 #[cfg(test)]
 mod tests;
 
-pub use accept::Trust;
 pub use engine::{Config, Context, Engine, Ports, SPAN};
 pub use history::{EventFilter, Follow};
 pub use outcome::{Acted, Change, Deferral, Failed, Made, Outcome, Removal};

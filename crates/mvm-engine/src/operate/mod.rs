@@ -1,5 +1,6 @@
 //! One function per operation, each with its checks before its first effect.
 
+pub(crate) mod accept;
 pub(crate) mod change;
 pub(crate) mod create;
 pub(crate) mod gc;

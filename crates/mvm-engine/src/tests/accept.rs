@@ -9,7 +9,10 @@ use mvm_core::{
     units::Timestamp,
 };
 
-use crate::{accept::Trust, engine::Context, fake::*};
+use crate::{
+    engine::{Context, Trust},
+    fake::*,
+};
 
 const KEY: PublicKey = PublicKey([7; 32]);
 

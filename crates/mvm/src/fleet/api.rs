@@ -26,7 +26,8 @@ use mvm_core::{
     state::Move,
 };
 use mvm_engine::{
-    Context, Outcome, Trust,
+    Context, Outcome,
+    engine::Trust,
     query::{Filter, InstanceView, TenantView},
 };
 use mvm_fleet::{
