@@ -6,7 +6,7 @@
 source /usr/local/lib/mvm-e2e/prelude.sh
 
 node=127.0.0.1:4433 pool=acme/workers certs=/var/lib/mvm/certs
-state_of() { # running
+state_of() { # running sleeping
     cat <<JSON
 {"schema_version": 1, "node_id": "local", "prune_unknown_tenants": true, "tenants": [{
   "tenant_id": "acme", "network": {"tenant_net_id": 3, "ipv4_subnet": "10.240.3.0/24"},
@@ -14,7 +14,7 @@ state_of() { # running
              "max_instances_per_pool": 8, "max_disk_gib": 10},
   "pools": [{"pool_id": "workers", "image": "default", "critical": true,
     "instance_resources": {"vcpus": 1, "mem_mib": 128, "data_disk_mib": 0},
-    "desired_counts": {"running": $1, "warm": 0, "sleeping": 0},
+    "desired_counts": {"running": $1, "warm": 0, "sleeping": $2},
     "runtime_policy": {"min_running_seconds": 0, "min_warm_seconds": 0, "drain_timeout_seconds": 5}
   }]}]}
 JSON
@@ -37,7 +37,7 @@ mvm --quiet agent certs rotate
 check 'rotated: another certificate' test "$(mvm --json agent certs status | jq -r '.[1].fingerprint')" != "$before"
 MVM_PRODUCTION=1 refused 7 mvm agent serve --listen $node
 chmod 644 $certs/node.key; refused 7 mvm agent serve --listen $node; chmod 600 $certs/node.key
-state_of 1 >/run/one.json; state_of 0 >/run/none.json
+state_of 1 0 >/run/one.json; state_of 0 1 >/run/asleep.json; state_of 0 0 >/run/none.json
 MVM_PRODUCTION=1 refused 7 mvm agent serve --desired /run/one.json
 
 say 'keys'
@@ -61,7 +61,9 @@ one=$(jq -r '.[0].instance' <<<"$listed")
 equal 'it is listed from afar' "$(jq -r '.[0].state' <<<"$listed")" Running
 passed() { [ "$(mvm --json coordinator status --node $node | jq -c '[.node_id, .production, .desired.tenants, .pass.failures]')" = "[\"$id\",true,1,[]]" ]; }
 within 20 passed || fail "status: $(mvm --json coordinator status --node $node)"
-mvm --quiet instance sleep "$one"
+mvm --quiet coordinator push --desired /run/asleep.json --node $node --node-id "$id" 2>/dev/null && fail 'production took what names no node'
+sed "s/\"local\"/\"$id\"/" /run/asleep.json | mvm --quiet coordinator push --desired - --node $node
+within 30 are Sleeping || fail "it does not sleep: $(states $pool) $(cat /run/agent.log)"
 equal 'it wakes from afar' "$(mvm --json coordinator wake --node $node "$one" | jq -r .state)" Running
 equal 'and who did it is told' "$(mvm --json events acme --last 50 | jq -r '[.[] | select(.event == "InstanceWoken")][-1].actor.certificate')" coordinator:coordinator
 
@@ -83,7 +85,7 @@ within 5 over; refused 9 push --envelope /run/short.json
 push --envelope /run/good.json
 refused 4 push --envelope /run/good.json
 equal 'each has its name in the log' "$(log_of_node DesiredStateRejected)" \
-    'unsigned,bad signature,wrong node,old sequence,unknown signer,expired,old sequence'
+    'malformed,unsigned,bad signature,wrong node,old sequence,unknown signer,expired,old sequence'
 
 say 'who may not, changes nothing'
 cat $certs/ca.crt $certs/ca.key >/run/fleet.pem; chmod 600 /run/fleet.pem
