@@ -10,12 +10,17 @@
 //! fields are refused. `schema/api-1.json` has an example of each message; a change shows there.
 //! This module refuses to know connections and certificates.
 
-use std::{collections::BTreeMap, fmt, net::Ipv4Addr, str::FromStr};
+mod code;
+mod role;
+
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
+pub use code::{Code, Refusal};
+pub use role::{Rate, Role};
+
 use crate::{
-    error::{Error, ErrorKind},
     event::LoggedEvent,
     id::{InstanceRef, TenantId},
     instance::ParkedBy,
@@ -43,84 +48,6 @@ pub const PART_MAX: usize = 768 << 10;
 pub const PARTS_MAX: usize = 30;
 /// The most items of a page.
 pub const PAGE_MAX: u32 = 500;
-
-/// What a certificate lets its holder be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// Says what nodes shall have.
-    Coordinator,
-    /// Runs microVMs.
-    Node,
-    /// Looks, and changes nothing.
-    Observer,
-}
-
-/// How often a peer may ask.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Requests a second, on average.
-    pub per_second: u32,
-    /// Requests at once.
-    pub burst: u32,
-}
-
-impl Role {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Coordinator, Self::Node, Self::Observer];
-
-    /// The word in certificates and on command lines.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Coordinator => "coordinator",
-            Self::Node => "node",
-            Self::Observer => "observer",
-        }
-    }
-
-    /// How often it may ask (SPEC §6).
-    #[must_use]
-    pub const fn rate(self) -> Rate {
-        match self {
-            Self::Coordinator => Rate { per_second: 500, burst: 1000 },
-            Self::Node => Rate { per_second: 20, burst: 40 },
-            Self::Observer => Rate { per_second: 10, burst: 20 },
-        }
-    }
-
-    /// Whether it may ask this. A node is no observer of others: what it may know of them is that they are
-    /// there.
-    #[must_use]
-    pub const fn may(self, request: &Request) -> bool {
-        match request {
-            Request::NodeInfo {} => true,
-            Request::NodeStats {}
-            | Request::TenantList { .. }
-            | Request::InstanceList { .. }
-            | Request::Events { .. } => matches!(self, Self::Coordinator | Self::Observer),
-            Request::ReconcileSigned { .. }
-            | Request::Reconcile { .. }
-            | Request::WakeInstance { .. }
-            | Request::SleepInstance { .. } => matches!(self, Self::Coordinator),
-        }
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Role {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|role| role.name() == text);
-        found.ok_or_else(|| format!("{text:?} is no role: coordinator, node or observer"))
-    }
-}
 
 /// The first frame of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -420,99 +347,6 @@ pub struct Moved {
     pub instance: InstanceRef,
     /// Its state.
     pub state: State,
-}
-
-/// How a refusal is counted; the numbers are those of HTTP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u16", into = "u16")]
-pub enum Code {
-    /// What is asked makes no sense.
-    Malformed,
-    /// Whoever asks, or signed, is unknown.
-    Unknown,
-    /// Whoever asks may not.
-    Forbidden,
-    /// There is no such thing.
-    Missing,
-    /// Its state, a quota or the node's capacity does not allow it.
-    Conflict,
-    /// Too often.
-    TooMany,
-    /// It was tried and failed.
-    Failed,
-}
-
-impl Code {
-    /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Malformed,
-        Self::Unknown,
-        Self::Forbidden,
-        Self::Missing,
-        Self::Conflict,
-        Self::TooMany,
-        Self::Failed,
-    ];
-
-    /// The code of an error.
-    #[must_use]
-    pub const fn of(kind: ErrorKind) -> Self {
-        match kind {
-            ErrorKind::Usage | ErrorKind::Invalid => Self::Malformed,
-            ErrorKind::Integrity => Self::Unknown,
-            ErrorKind::Permission => Self::Forbidden,
-            ErrorKind::NotFound => Self::Missing,
-            ErrorKind::Conflict | ErrorKind::Refused => Self::Conflict,
-            ErrorKind::Failed | ErrorKind::Unavailable => Self::Failed,
-        }
-    }
-}
-
-impl From<Code> for u16 {
-    fn from(code: Code) -> Self {
-        match code {
-            Code::Malformed => 400,
-            Code::Unknown => 401,
-            Code::Forbidden => 403,
-            Code::Missing => 404,
-            Code::Conflict => 409,
-            Code::TooMany => 429,
-            Code::Failed => 500,
-        }
-    }
-}
-
-impl TryFrom<u16> for Code {
-    type Error = String;
-
-    fn try_from(number: u16) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|code| u16::from(*code) == number);
-        found.ok_or_else(|| format!("{number} is no code"))
-    }
-}
-
-/// Why something was not done.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Refusal {
-    /// How it is counted.
-    pub code: Code,
-    /// What a command would say of it.
-    pub error: Error,
-}
-
-impl Refusal {
-    /// A refusal with its code and reason.
-    #[must_use]
-    pub fn new(code: Code, kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { code, error: Error::new(kind, message) }
-    }
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self { code: Code::of(error.kind), error }
-    }
 }
 
 #[cfg(test)]
