@@ -80,6 +80,19 @@ pub(crate) fn write(path: &Path, text: &str, readers: Readers) -> Result<(), Err
     })
 }
 
+/// Makes a directory for its owner, and waits until nobody else changes what is in it; held until dropped.
+pub(crate) fn turn(directory: &Path) -> Result<fs::File, Error> {
+    let take = || {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let held = fs::File::open(directory)?;
+        held.lock()?;
+        Ok(held)
+    };
+    take().map_err(|error: io::Error| {
+        Error::new(ErrorKind::Failed, format!("cannot use {}", directory.display())).because(&error)
+    })
+}
+
 /// Refuses a secret that others may read, and what others than its owner and root may write.
 pub(crate) fn guard(path: &Path, readers: Readers) -> Result<(), Error> {
     let (forbidden, act, advice) = match readers {

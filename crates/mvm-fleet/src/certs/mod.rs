@@ -124,6 +124,7 @@ pub fn init(
     wanted: &[(Role, String)],
     now: Timestamp,
 ) -> Result<Vec<Step>, Error> {
+    let _turn = files::turn(directory)?;
     let mut steps = Vec::new();
     let authority = match ca {
         Some(file) => trust(directory, file, &mut steps)?,
@@ -141,7 +142,7 @@ pub fn init(
             issue(&places, &authority, *role, name, now)?;
             steps.push(Step::of(format!("made a {role} certificate for {name}"), true));
         } else {
-            request(directory, *role, name)?;
+            write_request(directory, *role, name)?;
             let file = places.cert.with_extension("csr");
             let act = format!("wrote a request for a {role} certificate: {}", file.display());
             steps.push(Step::of(act, true));
@@ -228,6 +229,11 @@ fn issue(
 /// # Errors
 /// `Failed` when a file cannot be written.
 pub fn request(directory: &Path, role: Role, name: &str) -> Result<String, Error> {
+    let _turn = files::turn(directory)?;
+    write_request(directory, role, name)
+}
+
+fn write_request(directory: &Path, role: Role, name: &str) -> Result<String, Error> {
     let places = Places::of(directory, role);
     let key = files::read_text(&places.key)?.map(Zeroizing::new);
     let (key, is_new) = match key {
@@ -253,6 +259,7 @@ pub fn rotate(
     ca: Option<&Path>,
     now: Timestamp,
 ) -> Result<Facts, Error> {
+    let _turn = files::turn(directory)?;
     let places = Places::of(directory, role);
     let chain = certificates(&places.cert)?;
     let old = first(&chain, &places.cert).and_then(|der| facts_of(der, now))?;

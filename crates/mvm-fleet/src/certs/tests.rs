@@ -121,3 +121,16 @@ fn a_key_that_others_may_read_is_refused() {
     let refused = identity(&Places::of(place.path(), Role::Node), NOW).err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Permission);
 }
+
+#[test]
+fn commands_at_once_leave_a_certificate_with_its_own_key() {
+    let place = tempfile::tempdir().unwrap();
+    init(place.path(), None, &node(), NOW).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| rotate(place.path(), Role::Node, None, NOW).unwrap());
+        }
+    });
+    let again = init(place.path(), None, &node(), NOW).unwrap();
+    assert!(again.iter().all(|step| !step.changed), "{again:?}");
+}
