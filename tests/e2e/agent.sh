@@ -21,7 +21,7 @@ JSON
     mv /run/desired.new /run/desired.json
 }
 are() { [ "$(states $pool 2>/dev/null)" = "$1" ]; }
-serve() { MVM_LOG=info mvm agent serve --desired /run/desired.json --interval-secs 5 --tick-secs 1 2>>/run/agent.log & agent=$!; }
+serve() { MVM_LOG=info mvm agent serve --desired /run/desired.json --interval-secs 5 --tick-secs 1 --metrics-listen 127.0.0.1:9100 2>>/run/agent.log & agent=$!; }
 
 say 'from nothing'
 desire 1 true
@@ -61,6 +61,15 @@ say 'a command brings it back'
 equal 'a command in a sleeping guest' "$(guest "$id" echo back)" back
 equal 'nobody put a hold on it' "$(mvm --json instance info "$id" | jq .manual_override_until)" null
 within 60 are Sleeping || fail "it does not go to sleep again: $(states $pool)"
+
+say 'figures for Prometheus'
+curl -sf -m 10 http://127.0.0.1:9100/metrics >/run/figures
+figure() { awk -v name="$1" 'index($0, name) == 1 { print $NF }' /run/figures; }
+equal 'starts that took some time' "$(figure 'mvm_operation_duration_seconds_count{tenant="acme",pool="workers",operation="start"}')" 3
+equal 'deaths' "$(figure 'mvm_events_total{tenant="acme",pool="workers",event="InstanceFailed"}')" 2
+equal 'a wake by a command of somebody else' "$(figure 'mvm_events_total{tenant="acme",pool="workers",event="InstanceWoken"}')" 1
+equal 'what there is' "$(figure 'mvm_instances{tenant="acme",pool="workers",state="Sleeping"}')" 1
+check 'passes of reconcile' test "$(figure mvm_reconcile_duration_seconds_count)" -ge 3
 
 say 'killed while it makes another one, it finds what it began'
 desire 2 true

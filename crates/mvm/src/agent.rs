@@ -12,6 +12,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -28,10 +29,11 @@ use mvm_host::lock;
 use crate::{
     Mvm,
     fleet::{Listen, api::Api},
+    metrics::{Figures, Listener},
 };
 
 /// How long a signal and a changed document may wait.
-const GLANCE: Duration = Duration::from_millis(250);
+pub(crate) const GLANCE: Duration = Duration::from_millis(250);
 
 /// What an agent follows, and how often.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct AgentOptions {
     pub desired: Option<PathBuf>,
     /// Where the API listens; none for nowhere.
     pub listen: Option<Listen>,
+    /// Where Prometheus reads figures; none for nowhere.
+    pub metrics: Option<SocketAddr>,
     /// How often the node is brought to it when nothing changes.
     pub interval: Duration,
     /// How often policy looks.
@@ -67,6 +71,18 @@ impl Mvm {
         }
         let start = |listen: &Listen| Api::start(self, listen, options.desired.is_some());
         let api = options.listen.as_ref().map(start).transpose()?;
+        let metrics = options.metrics.map(Listener::bind).transpose()?;
+        let figures = Figures::default();
+        thread::scope(|scope| {
+            if let Some(listener) = &metrics {
+                scope.spawn(|| figures.serve(&self.engine, cx, listener));
+            }
+            self.serve(cx, options, api.as_ref(), &figures);
+        });
+        Ok(())
+    }
+
+    fn serve(&self, cx: &Context, options: &AgentOptions, api: Option<&Api>, figures: &Figures) {
         tracing::info!(desired = ?options.desired, "the agent serves");
         // Each pass is an operation of its own.
         let cx = &Context { operation: None, ..cx.clone() };
@@ -78,13 +94,13 @@ impl Mvm {
                 let version = version(file);
                 if is_due || version != seen {
                     (seen, reconciled) = (version, Some(Instant::now()));
-                    log("reconcile", self.follow(cx, file));
+                    note(figures, || Some(self.follow(cx, file)));
                 }
-            } else if api.as_ref().is_some_and(Api::take_changed) || is_due {
+            } else if api.is_some_and(Api::take_changed) || is_due {
                 reconciled = Some(Instant::now());
-                self.follow_accepted(cx, api.as_ref());
+                note(figures, || self.follow_accepted(cx, api));
             }
-            if let Some(api) = &api {
+            if let Some(api) = api {
                 api.tend();
             }
             if ticked.elapsed() >= options.tick {
@@ -94,7 +110,6 @@ impl Mvm {
             thread::sleep(GLANCE);
         }
         tracing::info!("the agent was told to stop");
-        Ok(())
     }
 
     fn follow(&self, cx: &Context, file: &Path) -> Result<Outcome, Error> {
@@ -103,9 +118,9 @@ impl Mvm {
     }
 
     /// Brings the node to the state that was accepted last, if there is one.
-    fn follow_accepted(&self, cx: &Context, api: Option<&Api>) {
+    fn follow_accepted(&self, cx: &Context, api: Option<&Api>) -> Option<Result<Outcome, Error>> {
         let done = match self.engine.accepted() {
-            Ok(None) => return,
+            Ok(None) => return None,
             Ok(Some(state)) => self.desired_check(state.document.as_bytes()).and_then(|desired| {
                 self.operate(cx, &Operation::AgentReconcile { desired: Box::new(desired) })
             }),
@@ -114,7 +129,7 @@ impl Mvm {
         if let Some(api) = api {
             api.note(&done);
         }
-        log("reconcile", done);
+        Some(done)
     }
 
     /// # Errors
@@ -137,6 +152,14 @@ impl Mvm {
         let checked = self.desired_check(&bytes);
         checked.map_err(|error| error.context(format!("{} is refused", file.display())))
     }
+}
+
+/// Logs and counts a pass, if there is one.
+fn note(figures: &Figures, pass: impl FnOnce() -> Option<Result<Outcome, Error>>) {
+    let began = Instant::now();
+    let Some(done) = pass() else { return };
+    figures.note(began.elapsed(), &done);
+    log("reconcile", done);
 }
 
 fn version(file: &Path) -> Version {

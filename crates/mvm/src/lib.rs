@@ -24,6 +24,7 @@ pub mod fleet;
 pub mod forward;
 pub mod manifest;
 mod methods;
+mod metrics;
 pub mod provider;
 mod rebuild;
 mod wiring;

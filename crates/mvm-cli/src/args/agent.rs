@@ -50,6 +50,10 @@ pub(crate) struct ServeArgs {
     pub(crate) listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) tls: super::TlsArgs,
+    /// Let Prometheus read figures at this address, under /metrics; whoever reaches it sees the names of
+    /// tenants and pools
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Args)]

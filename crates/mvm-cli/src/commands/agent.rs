@@ -50,6 +50,7 @@ fn serve(session: &Session, args: &ServeArgs) -> Result<ExitCode, Error> {
         &AgentOptions {
             desired: args.desired.as_ref().map(|file| AsRef::<Path>::as_ref(file).to_owned()),
             listen: args.listen.map(|address| Listen { address, tls: args.tls.files() }),
+            metrics: args.metrics_listen,
             interval: seconds(args.interval_secs),
             tick: seconds(args.tick_secs),
         },

@@ -17,6 +17,8 @@ mod guest;
 mod record;
 mod retreat;
 
+use std::time::Duration;
+
 use mvm_core::{
     effect::Effect,
     error::{Error, ErrorKind},
@@ -72,6 +74,7 @@ impl Engine {
             firewall,
             is_gone: false,
             is_drain_silent: false,
+            began: self.ports.clock.elapsed(),
             first_error: None,
             events: Vec::new(),
         };
@@ -101,6 +104,8 @@ struct Course<'a> {
     firewall: FirewallAfter,
     is_gone: bool,
     is_drain_silent: bool,
+    /// By the clock of this process.
+    began: Duration,
     first_error: Option<Error>,
     events: Vec<EventKind>,
 }
@@ -149,7 +154,7 @@ impl Course<'_> {
         self.boot = Some(seen.boot.clone());
         if let Some(found) = plan::truth::notice(&self.record, &seen) {
             let error = death(&self.record, &found);
-            self.record = self.engine.commit(&Actor::Engine, &self.record, &found)?;
+            self.record = self.engine.commit(&Actor::Engine, &self.record, &found, None)?;
             self.first_error.get_or_insert(error);
             self.seen = Some(seen);
             return Ok(Round::Again);
@@ -194,7 +199,8 @@ impl Course<'_> {
                 if to.state == State::Running {
                     self.record.boot.clone_from(&self.boot);
                 }
-                self.record = self.engine.commit(&self.cx.actor, &self.record, to)?;
+                let took = self.engine.ports.clock.elapsed().saturating_sub(self.began);
+                self.record = self.engine.commit(&self.cx.actor, &self.record, to, Some(took))?;
                 self.events.push(to.event);
                 self.is_gone = to.state == State::Destroyed;
                 Ok(())

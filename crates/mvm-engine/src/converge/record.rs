@@ -1,5 +1,7 @@
 //! Committing a transition: the record and its events in one transaction.
 
+use std::time::Duration;
+
 use mvm_core::{
     error::Error,
     event::{Actor, Event, EventKind},
@@ -57,18 +59,20 @@ impl Course<'_> {
 }
 
 impl Engine {
-    /// Commits a transition with its events; none is left of a destroyed instance.
+    /// Commits a transition with its events, which say how long it `took`; none is left of a destroyed
+    /// instance.
     pub(crate) fn commit(
         &self,
         actor: &Actor,
         record: &Instance,
         to: &Transition,
+        took: Option<Duration>,
     ) -> Result<Instance, Error> {
         let mut changed = record.clone();
         apply(&mut changed, to, self.ports.clock.now());
         self.within(|tx| {
             let mut changed = changed.clone();
-            for event in self.events_of(actor, record, to) {
+            for event in self.events_of(actor, record, to, took) {
                 tx.append(&event)?;
             }
             if to.event == EventKind::VolumeAttached
@@ -87,7 +91,13 @@ impl Engine {
         })
     }
 
-    fn events_of(&self, actor: &Actor, record: &Instance, to: &Transition) -> Vec<Event> {
+    fn events_of(
+        &self,
+        actor: &Actor,
+        record: &Instance,
+        to: &Transition,
+        took: Option<Duration>,
+    ) -> Vec<Event> {
         let event = |kind| {
             self.event(actor, &record.instance.tenant, kind)
                 .of_pool(&record.instance.pool)
@@ -115,7 +125,10 @@ impl Engine {
         if to.event == EventKind::InstanceDestroyed && is_wiped(record) {
             events.push(event(EventKind::VolumeWiped));
         }
-        let told = event(to.event).because(to.reason.clone()).with("from", record.state);
+        let mut told = event(to.event).because(to.reason.clone()).with("from", record.state);
+        if let Some(took) = took.filter(|_| to.state != record.state) {
+            told = told.with("duration_ms", took.as_millis());
+        }
         events.push(match &record.boot {
             Some(boot) if to.event == EventKind::InstanceFailed => told.with("boot", boot),
             Some(_) | None if to.event == EventKind::SecretsDelivered => {

@@ -59,7 +59,7 @@ impl Course<'_> {
             event: EventKind::InstanceFailed,
             reason: format!("lost while waking: {error}"),
         };
-        match self.engine.commit(&Actor::Engine, &self.record, &lost) {
+        match self.engine.commit(&Actor::Engine, &self.record, &lost, None) {
             Ok(record) => self.record = record,
             Err(_) => return Err(error),
         }

@@ -234,7 +234,7 @@ impl Engine {
             run::patiently(&*self.ports.clock, || self.ports.host.observe_instance(&record))?;
         match plan::truth::notice(&record, &seen) {
             Some(found) => {
-                let found = self.commit(&Actor::Engine, &record, &found)?;
+                let found = self.commit(&Actor::Engine, &record, &found, None)?;
                 if record.is_available() {
                     self.share_routes(&id.pool_ref());
                 }
