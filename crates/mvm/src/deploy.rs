@@ -17,13 +17,17 @@ use mvm_core::{
     desired::{DesiredNetwork, DesiredState, DesiredTenant, manifest::Manifest},
     error::{Error, ErrorKind},
     id::TenantId,
+    layout,
     net::{NetId, Subnet},
     operation::Operation,
     pool::Source,
     secrets::SecretsSource,
     tenant::TenantPolicy,
 };
-use mvm_engine::{Acted, Context, Failed, Made, Outcome, Preview};
+use mvm_engine::{
+    Acted, Context, Failed, Made, Outcome, Preview,
+    query::{Filter, InstanceView, PoolView, TenantView},
+};
 use serde_json::{Map, Value};
 
 use crate::{
@@ -59,6 +63,19 @@ pub struct NewDeployment {
     pub net: Option<NetId>,
     /// The subnet, instead of a free one.
     pub subnet: Option<Subnet>,
+}
+
+/// A deployment as it is.
+#[derive(Debug, Clone)]
+pub struct Deployed {
+    /// Its tenant.
+    pub tenant: TenantView,
+    /// The bridge of its network.
+    pub bridge: String,
+    /// Its pools, gateways first.
+    pub pools: Vec<PoolView>,
+    /// Its instances.
+    pub instances: Vec<InstanceView>,
 }
 
 impl Deployment {
@@ -138,6 +155,19 @@ impl Mvm {
         let place = preview.acts.iter().take_while(|act| act.act == "tenant_create").count();
         preview.acts.splice(place..place, steps.iter().filter_map(told));
         Ok(preview)
+    }
+
+    /// A deployment as it is: its tenant, its pools with gateways first, its instances.
+    ///
+    /// # Errors
+    /// `NotFound`; why store or host failed.
+    pub fn connect(&self, name: &TenantId) -> Result<Deployed, Error> {
+        let tenant = self.tenant_info(name)?;
+        let mut pools = self.pool_list(name)?;
+        pools.sort_by_key(|pool| pool.record.role.priority());
+        let instances = self.instance_list(&Filter::Tenant(name.clone()))?;
+        let bridge = layout::bridge(tenant.record.network.net);
+        Ok(Deployed { tenant, bridge, pools, instances })
     }
 
     fn steps(&self, cx: &Context, deployment: &Deployment) -> Result<Vec<Operation>, Error> {

@@ -47,7 +47,6 @@ pub use mvm_core::{
     },
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     integration::Integration,
-    layout::bridge,
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
     moment::Since,
     net::{NetId, Network, Offset, Subnet},

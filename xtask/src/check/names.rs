@@ -16,6 +16,7 @@ const SHARED: &[(&str, &str)] = &[
     ("instance_update", "instance_grow"),
     ("instance_ssh", "instance_exec"),
     ("instance_cp", "instance_copy_in"),
+    ("new", "deploy"),
 ];
 /// Commands about the command line itself, and about the machine that microVMs run in.
 const OWN: &[&str] = &[

@@ -1,28 +1,12 @@
-//! `mvm new`, `mvm deploy` and `mvm connect`.
+//! `mvm deploy`.
 
 use std::{process::ExitCode, time::Duration};
 
-use mvm::{
-    Error, ErrorKind, Filter, TenantId,
-    deploy::{Deployment, NewDeployment},
-    is_cancelled,
-};
+use mvm::{Error, ErrorKind, deploy::Deployment, is_cancelled};
 
-use crate::{
-    args::{DeployArgs, NewArgs},
-    render,
-    run::Session,
-    show,
-};
+use crate::{args::DeployArgs, render, run::Session};
 
-pub(crate) fn new(session: &Session, args: NewArgs) -> Result<ExitCode, Error> {
-    let source = args.source.source();
-    let NewArgs { template, name, config, net_id: net, subnet, .. } = args;
-    let new = NewDeployment { template, name, config, source, net, subnet };
-    perform(session, &Deployment::of_template(new)?)
-}
-
-pub(crate) fn deploy(session: &Session, args: &DeployArgs) -> Result<ExitCode, Error> {
+pub(crate) fn run(session: &Session, args: &DeployArgs) -> Result<ExitCode, Error> {
     let pass = || perform(session, &Deployment::read(&args.manifest)?);
     if !args.watch || session.is_rehearsal() {
         return pass();
@@ -43,15 +27,8 @@ pub(crate) fn deploy(session: &Session, args: &DeployArgs) -> Result<ExitCode, E
     }
 }
 
-fn perform(session: &Session, deployment: &Deployment) -> Result<ExitCode, Error> {
+/// Brings a deployment about, and says what was done.
+pub(super) fn perform(session: &Session, deployment: &Deployment) -> Result<ExitCode, Error> {
     let plan = || session.mvm.deploy_preview(&session.cx, deployment);
     session.act(plan, || session.mvm.deploy(&session.cx, deployment))
-}
-
-pub(crate) fn connect(session: &Session, name: &TenantId) -> Result<ExitCode, Error> {
-    let tenant = session.mvm.tenant_info(name)?;
-    let pools = session.mvm.pool_list(name)?;
-    let instances = session.mvm.instance_list(&Filter::Tenant(name.clone()))?;
-    session.print(&show::Dashboard::of(&tenant, &pools, &instances), show::dashboard)?;
-    Ok(ExitCode::SUCCESS)
 }

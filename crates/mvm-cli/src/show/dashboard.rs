@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use mvm::{InstanceView, PoolView, TenantView};
+use mvm::deploy::Deployed;
 use serde::Serialize;
 
 use super::{Instance, Pool, Tenant};
@@ -17,14 +17,12 @@ pub(crate) struct Dashboard {
 }
 
 impl Dashboard {
-    pub(crate) fn of(tenant: &TenantView, pools: &[PoolView], instances: &[InstanceView]) -> Self {
-        let mut pools: Vec<&PoolView> = pools.iter().collect();
-        pools.sort_by_key(|pool| pool.record.role.priority());
+    pub(crate) fn of(deployed: &Deployed) -> Self {
         Self {
-            tenant: Tenant::of(tenant),
-            bridge: mvm::bridge(tenant.record.network.net),
-            pools: pools.into_iter().map(Pool::of).collect(),
-            instances: instances.iter().map(Instance::of).collect(),
+            tenant: Tenant::of(&deployed.tenant),
+            bridge: deployed.bridge.clone(),
+            pools: deployed.pools.iter().map(Pool::of).collect(),
+            instances: deployed.instances.iter().map(Instance::of).collect(),
         }
     }
 }

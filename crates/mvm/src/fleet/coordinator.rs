@@ -108,7 +108,7 @@ impl Mvm {
         ask: &SignAsk,
     ) -> Result<Acceptance, Error> {
         let state = desired::parse(document, Addressee::Anyone)?;
-        let client = self.connect(peer)?;
+        let client = self.client(peer)?;
         // A document for any node is signed for the one that is asked: its certificate says which.
         let is_open = ask.node_id.is_none() && state.node_id == ANY_NODE;
         let node_id = if is_open { Some(client.node_id.clone()) } else { ask.node_id.clone() };
@@ -121,7 +121,7 @@ impl Mvm {
     /// # Errors
     /// Why the node rejects it.
     pub fn push_envelope(&self, peer: &Peer, envelope: Envelope) -> Result<Acceptance, Error> {
-        accepted(self.connect(peer)?.push(envelope)?)
+        accepted(self.client(peer)?.push(envelope)?)
     }
 
     /// Pushes a state as it is; a node takes it in development only.
@@ -131,7 +131,7 @@ impl Mvm {
     pub fn push_unsigned(&self, peer: &Peer, document: &[u8]) -> Result<Acceptance, Error> {
         desired::parse(document, Addressee::Anyone)?;
         let document = String::from_utf8_lossy(document).into_owned();
-        accepted(self.connect(peer)?.ask(&Request::Reconcile { document })?)
+        accepted(self.client(peer)?.ask(&Request::Reconcile { document })?)
     }
 
     /// What a node is, and which state it follows.
@@ -139,7 +139,7 @@ impl Mvm {
     /// # Errors
     /// Why it does not say so.
     pub fn coordinator_status(&self, peer: &Peer) -> Result<NodeInfo, Error> {
-        let answer = self.connect(peer)?.ask(&Request::NodeInfo {})?;
+        let answer = self.client(peer)?.ask(&Request::NodeInfo {})?;
         let Answer::Node(info) = answer else { return Err(strange()) };
         Ok(*info)
     }
@@ -153,7 +153,7 @@ impl Mvm {
         peer: &Peer,
         tenant: Option<&TenantId>,
     ) -> Result<Vec<InstanceRow>, Error> {
-        let client = self.connect(peer)?;
+        let client = self.client(peer)?;
         let (mut all, mut after) = (Vec::new(), None);
         loop {
             let page = PageOf { after, limit: PAGE_MAX };
@@ -173,12 +173,12 @@ impl Mvm {
     /// Why it is not awake.
     pub fn coordinator_wake(&self, peer: &Peer, instance: &InstanceRef) -> Result<Moved, Error> {
         let request = Request::WakeInstance { instance: instance.clone() };
-        let answer = self.connect(peer)?.ask(&request)?;
+        let answer = self.client(peer)?.ask(&request)?;
         let Answer::Moved(moved) = answer else { return Err(strange()) };
         Ok(moved)
     }
 
-    fn connect(&self, peer: &Peer) -> Result<Client, Error> {
+    fn client(&self, peer: &Peer) -> Result<Client, Error> {
         Client::connect(&peer.node, &self.caller(&peer.tls)?)
     }
 
