@@ -1,9 +1,24 @@
 # tier: ci
 # minutes: 4
-# The onboarding guide: a deployment of a template, its dashboard, its secrets, and the same from a manifest.
+# The onboarding guide: a host that a coordinator sees, a deployment of a template, its dashboard, its secrets,
+# and the same from a manifest.
 # `--image default` stands in for the guide's flake, and its sizes are made small.
 source /usr/local/lib/mvm-e2e/prelude.sh
 cd /run
+
+say 'steps 1 and 2: a host, seen by its coordinator'
+MVM_DATA_DIR=/run/fleet MVM_RUN_DIR=/run/fleet-run mvm --quiet agent certs init
+cat /run/fleet/certs/ca.crt /run/fleet/certs/ca.key >ca.crt; chmod 600 ca.crt
+mvm --quiet coordinator keygen --key coordinator.key
+mvm add host --ca ca.crt --signing-key coordinator.pub
+equal 'a second time nothing changes' "$(mvm --json add host --ca ca.crt --signing-key coordinator.pub | jq -c '[.[] | select(.changed)]')" '[]'
+check 'the key of the fleet is not on the node' test -e /var/lib/mvm/certs/node.crt -a ! -e /var/lib/mvm/certs/ca.key
+mvm agent serve --interval-secs 30 --listen 127.0.0.1:4433 & agent=$!
+seen() { MVM_DATA_DIR=/run/fleet MVM_RUN_DIR=/run/fleet-run mvm --json coordinator status --node 127.0.0.1:4433 >seen 2>&1; }
+within 20 seen || fail "the coordinator does not see it: $(cat seen)"
+equal 'its coordinator sees it' "$(jq -r .node_id seen)" "$(mvm --json node info | jq -r .node_id)"
+check 'with its size and what it has' test "$(jq '.facts | length' seen)" -ge 3
+kill -TERM $agent; wait $agent || fail "the agent ended with $?"
 
 say 'step 3: a deployment of a template'
 printf '%s\n' '[secrets]' 'api_key = { file = "./api.key" }' 'token = { env = "TOKEN" }' \
