@@ -56,6 +56,8 @@ pub(crate) fn write(path: &Path, text: &str, readers: Readers) -> Result<(), Err
     };
     let put = || {
         let directory = path.parent().ok_or(io::ErrorKind::InvalidFilename)?;
+        // A bare name is one in the present directory.
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let mut name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         name.push(format!(".{}.part", std::process::id()));
