@@ -4,10 +4,11 @@ use std::{path::Path, process::ExitCode};
 
 use mvm::{CertsAsk, Error, api::Role, forward::InputPath};
 
+use super::would;
 use crate::{
     args::CertsCommand,
     run::Session,
-    show::{self, Certificate, Request, Would},
+    show::{self, Certificate, Request},
 };
 
 pub(crate) fn run(session: &Session, command: CertsCommand) -> Result<ExitCode, Error> {
@@ -15,7 +16,7 @@ pub(crate) fn run(session: &Session, command: CertsCommand) -> Result<ExitCode, 
         CertsCommand::Init(args) => {
             let ask = CertsAsk { ca: path(args.ca.as_ref()), role: args.role, name: args.name };
             if session.is_rehearsal() {
-                return would(session, "make what is missing of", ask.role);
+                return would_of(session, "make what is missing of", ask.role);
             }
             let steps = show::steps(session.mvm.agent_certs_init(&ask)?);
             session.tell(&steps, |steps| show::steps_text(steps))?;
@@ -23,7 +24,7 @@ pub(crate) fn run(session: &Session, command: CertsCommand) -> Result<ExitCode, 
         CertsCommand::Request(args) => {
             let ask = CertsAsk { ca: None, role: Some(args.role), name: args.name };
             if session.is_rehearsal() {
-                return would(session, "write a request for", ask.role);
+                return would_of(session, "write a request for", ask.role);
             }
             let request = Request::of(session.mvm.agent_certs_request(&ask)?);
             session.print(&request, |request| request.request.trim_end().to_owned())?;
@@ -31,7 +32,7 @@ pub(crate) fn run(session: &Session, command: CertsCommand) -> Result<ExitCode, 
         CertsCommand::Rotate(args) => {
             let ask = CertsAsk { ca: path(args.ca.as_ref()), role: Some(args.role), name: None };
             if session.is_rehearsal() {
-                return would(session, "replace", ask.role);
+                return would_of(session, "replace", ask.role);
             }
             let facts = Certificate::of(session.mvm.agent_certs_rotate(&ask)?);
             session.tell(&facts, |facts| show::certificates(std::slice::from_ref(facts)))?;
@@ -49,9 +50,8 @@ pub(super) fn path(file: Option<&InputPath>) -> Option<std::path::PathBuf> {
     file.map(|file| AsRef::<Path>::as_ref(file).to_owned())
 }
 
-fn would(session: &Session, act: &'static str, role: Option<Role>) -> Result<ExitCode, Error> {
+fn would_of(session: &Session, act: &'static str, role: Option<Role>) -> Result<ExitCode, Error> {
     let subject =
         role.map_or_else(|| "certificates".to_owned(), |role| format!("the {role} certificate"));
-    session.print(&Would { act, subject }, Would::text)?;
-    Ok(ExitCode::SUCCESS)
+    would(session, act, subject)
 }

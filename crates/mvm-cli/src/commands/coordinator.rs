@@ -4,11 +4,11 @@ use std::{path::Path, process::ExitCode};
 
 use mvm::{Envelope, Error, ErrorKind, Peer, SignAsk, units::Seconds};
 
-use super::{agent, certs};
+use super::{agent, certs, would};
 use crate::{
     args::{CoordinatorCommand, PeerArgs, PushArgs, TermsArgs},
     run::Session,
-    show::{self, Signer, Would},
+    show::{self, Signer},
 };
 
 pub(crate) fn run(session: &Session, command: CoordinatorCommand) -> Result<ExitCode, Error> {
@@ -67,11 +67,6 @@ fn push(session: &Session, args: &PushArgs) -> Result<ExitCode, Error> {
         mvm.coordinator_push(&peer, &bytes, &terms(&args.terms))?
     };
     session.tell(&acceptance, show::acceptance)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn would(session: &Session, act: &'static str, subject: String) -> Result<ExitCode, Error> {
-    session.print(&Would { act, subject }, Would::text)?;
     Ok(ExitCode::SUCCESS)
 }
 

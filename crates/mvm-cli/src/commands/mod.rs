@@ -19,11 +19,20 @@ pub(crate) mod pool;
 pub(crate) mod tenant;
 pub(crate) mod volume;
 
-use std::io::{self, BufRead, Write};
+use std::{
+    io::{self, BufRead, Write},
+    process::ExitCode,
+};
 
 use mvm::{Error, ErrorKind};
 
-use crate::terminal;
+use crate::{run::Session, show::Would, terminal};
+
+/// Says what a command would do that is no operation of the engine, for `--dry-run`.
+fn would(session: &Session, act: &'static str, subject: String) -> Result<ExitCode, Error> {
+    session.print(&Would { act, subject }, Would::text)?;
+    Ok(ExitCode::SUCCESS)
+}
 
 /// Asks a person before something is lost; elsewhere `--force` must say so.
 ///
