@@ -3,7 +3,8 @@
 //! A script gets no standard input. What it prints goes to a log; exit code 0 means it passed. One
 //! that asks for resets is run once a boot, with the number of resets before as its argument.
 //! Files of `tests/e2e/lib/` are in the host's `/usr/local/lib/mvm-e2e/`, those of `docs/` in its
-//! `/usr/local/share/doc/mvm/`, for scripts that type what a document says.
+//! `/usr/local/share/doc/mvm/`, for scripts that type what a document says, those of `packaging/` in its
+//! `/usr/local/share/mvm/`.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -27,6 +28,8 @@ const LAUNCH: &str = "cat >/run/script.sh && exec bash /run/script.sh \"$0\" </d
 const LIB: &str = "/usr/local/lib/mvm-e2e";
 /// Where scripts find the documents.
 const DOCS: &str = "/usr/local/share/doc/mvm";
+/// Where scripts find what a package installs.
+const PACKAGING: &str = "/usr/local/share/mvm";
 /// How many hosts a script may lose before it counts as failed.
 const HOSTS: usize = 3;
 /// The exit code of ssh itself.
@@ -80,7 +83,7 @@ impl Suite {
     pub(crate) fn prepare(kind: &str, profile: Profile, scripts: &[Script]) -> Result<Self> {
         let cache = Cache::open()?;
         let files = HostFiles::ensure(&cache)?;
-        let from_root = [("tests/e2e/lib", LIB), ("docs", DOCS)];
+        let from_root = [("tests/e2e/lib", LIB), ("docs", DOCS), ("packaging", PACKAGING)];
         let puts: Vec<Put> = from_root
             .map(|(from, to)| Put { from: workspace::root().join(from), to: to.to_owned() })
             .into_iter()

@@ -170,6 +170,7 @@ mod tests {
         ("exec", "workdir", "a directory of the guest"),
         ("manpages", "dir", "written by this program itself, wherever guests run"),
         ("reference", "dir", "written by this program itself, wherever guests run"),
+        ("serve", "hostd_socket", "a socket of the machine that the agent serves"),
     ];
 
     fn walk(command: &clap::Command, name: &str, wrong: &mut Vec<String>) {

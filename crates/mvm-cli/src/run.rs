@@ -9,8 +9,8 @@ use std::{
 
 use clap::ArgMatches;
 use mvm::{
-    Actor, Cancel, Config, Context, Error, ErrorKind, Filter, Mvm, Operation, OperationId, Outcome,
-    Overrides, Preview,
+    Actor, Cancel, Config, Context, Error, ErrorKind, Filter, LogFormat, Mvm, Operation,
+    OperationId, Outcome, Overrides, Preview, SPAN,
     forward::Published,
     provider::{self, Packages, Place},
 };
@@ -20,7 +20,7 @@ use signal_hook::{
 };
 
 use crate::{
-    args::{Command, Format, Global, InstanceCommand, NodeCommand},
+    args::{AgentCommand, Command, Format, Global, InstanceCommand, NodeCommand},
     commands, exit, forward, log, manual,
     render::{self, progress::Reporter},
     show, usage,
@@ -28,7 +28,7 @@ use crate::{
 
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let words = usage::words().split_off(1);
     if let Some((first, rest)) = words.split_first()
         && first == mvm::forward::SUBCOMMAND
     {
@@ -56,15 +56,14 @@ fn go(
     words: Vec<OsString>,
     operation: &OperationId,
 ) -> Result<ExitCode, Error> {
-    let overrides = global.overrides();
-    let config = Config::read(&overrides)?;
-    log::to_stderr(&config, global.output())?;
+    let (overrides, config) = configured(&command, global)?;
     let uid = rustix::process::getuid().as_raw();
-    let _entered = log::span(operation, uid).entered();
+    let _entered = tracing::info_span!(target: SPAN, "asked", %operation, uid).entered();
     match &command {
         Command::Completions { shell } => manual::completions(*shell).map(|()| ExitCode::SUCCESS),
         Command::Manpages { dir } => manual::man_pages(dir).map(|()| ExitCode::SUCCESS),
         Command::Reference { dir } => manual::reference(dir).map(|()| ExitCode::SUCCESS),
+        Command::BuildImage { order } => commands::machine::build_image(&config, order),
         Command::Config(command) => commands::config::run(global.output(), &overrides, command),
         Command::Bootstrap(args) => {
             commands::machine::bootstrap(global, &config, args, Packages::Install)
@@ -117,6 +116,21 @@ fn go(
     }
 }
 
+/// Reads the configuration and begins the log.
+fn configured(command: &Command, global: &Global) -> Result<(Overrides, Config), Error> {
+    let mut overrides = global.overrides();
+    if let Command::Agent(AgentCommand::Serve(args)) = command {
+        overrides.hostd_socket.clone_from(&args.hostd_socket);
+    }
+    let config = Config::read(&overrides)?;
+    let form = match global.output() {
+        Format::Json | Format::Yaml => LogFormat::Json,
+        Format::Table => LogFormat::Human,
+    };
+    log::to_stderr(&config, form)?;
+    Ok((overrides, config))
+}
+
 /// The machine that other commands are forwarded into.
 struct ThisMachine;
 
@@ -166,6 +180,7 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         | Command::Completions { .. }
         | Command::Manpages { .. }
         | Command::Reference { .. }
+        | Command::BuildImage { .. }
         | Command::Bootstrap(_)
         | Command::Setup(_)
         | Command::Doctor(_)

@@ -3,7 +3,11 @@
 //! What clap refuses is of two kinds: a line that makes no sense (unknown, missing or conflicting
 //! words: usage) and a value that is not what it should be (invalid input, as when a file holds it).
 
-use std::process::ExitCode;
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::ExitCode,
+};
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, error::ErrorKind as Clap};
 use mvm::{Error, ErrorKind};
@@ -13,11 +17,14 @@ use crate::{
     exit, render,
 };
 
+/// A name of this program under which it is an agent.
+const DAEMON: &str = "mvm-agentd";
+
 /// The command line of this process, as types and as what it was parsed from, or the exit code when
 /// there is none to be run.
 pub(crate) fn read() -> Result<(Cli, ArgMatches), ExitCode> {
     let parsed = Cli::command()
-        .try_get_matches()
+        .try_get_matches_from(words())
         .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|refused| {
         if !refused.use_stderr() || refused.kind() == Clap::DisplayHelpOnMissingArgumentOrSubcommand
@@ -35,6 +42,16 @@ pub(crate) fn read() -> Result<(Cli, ArgMatches), ExitCode> {
         render::error::say(&error, if is_json { Format::Json } else { Format::Table }, None);
         exit::of_error(&error)
     })
+}
+
+/// The words of the command line. A program of the daemon's name is `mvm agent serve`.
+pub(crate) fn words() -> Vec<OsString> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let name = words.first().and_then(|program| Path::new(program).file_name());
+    if name == Some(OsStr::new(DAEMON)) {
+        words.splice(..1, ["mvm", "agent", "serve"].map(OsString::from));
+    }
+    words
 }
 
 fn translate(refused: &clap::Error) -> Error {

@@ -66,8 +66,10 @@ pub mod data {
         Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, TenantId, VolumeId,
     };
 
-    /// The store.
+    /// The store; a link to the file of this name below [`KEPT`] where an agent without root keeps it.
     pub const STATE: &str = "state.db";
+    /// What an agent without root keeps for itself.
+    pub const KEPT: &str = "store";
     /// The node's id, exported.
     pub const NODE_ID: &str = "node_id";
     /// All tenants' directories.
@@ -82,6 +84,10 @@ pub mod data {
     pub const KERNELS: &str = "kernels";
     /// VMM binaries by version.
     pub const BINARIES: &str = "binaries";
+    /// What this host granted to whom, by `mvm-host`; root's alone.
+    pub const LEDGER: &str = "ledger";
+    /// The node's certificates.
+    pub const CERTS: &str = "certs";
     /// Tenant keys.
     pub const KEYS: &str = "keys";
     /// Chroot base of the jailer: the jails of instances that have a process. On the same file
@@ -210,6 +216,10 @@ pub mod run {
     pub const BOOT: &str = "boot_id";
     /// Held with `flock` by the agent while it serves.
     pub const AGENT: &str = "agent.lock";
+    /// Where `mvm-hostd` listens.
+    pub const HOSTD: &str = "hostd.sock";
+    /// Held with `flock` by the one that serves.
+    pub const HOSTD_LOCK: &str = "hostd.lock";
     /// Records of all instances' VMMs and shims.
     pub const VM: &str = "vm";
     /// The firewall's stamp: which generation was applied and the kernel's ruleset id after it.

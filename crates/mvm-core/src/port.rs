@@ -136,6 +136,16 @@ pub trait Host: Send + Sync {
     }
 }
 
+/// The directories that the documented files lie in. A store that belongs to another user than the
+/// machine does cannot make them itself.
+pub trait Homes: Send + Sync {
+    /// Makes the directory of a subject; the firewall has none.
+    ///
+    /// # Errors
+    /// Why it cannot be made.
+    fn ensure_home(&self, subject: &Subject) -> Result<(), Error>;
+}
+
 /// Both directions of a serial console.
 pub struct Console {
     /// What is typed.

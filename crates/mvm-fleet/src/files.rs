@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
     path::Path,
 };
 
@@ -64,8 +64,17 @@ pub(crate) fn write(path: &Path, text: &str, readers: Readers) -> Result<(), Err
         let part = path.with_file_name(name);
         let written = (|| {
             let mut options = fs::OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(mode).open(&part)?;
+            // Never a file that is there: somebody else may have put it, or a link, in its place.
+            match fs::remove_file(&part) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+            let mut file = options.write(true).create_new(true).mode(mode).open(&part)?;
+            // Root writes for an agent without root, whose the directory is.
+            let owner = fs::metadata(directory)?;
+            if owner.uid() != 0 && file.metadata()?.uid() == 0 {
+                fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+            }
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&part, path)?;

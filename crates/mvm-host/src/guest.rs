@@ -14,6 +14,7 @@ mod probe;
 
 use std::{
     io::{Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
     time::Duration,
 };
@@ -30,10 +31,12 @@ use mvm_core::{
     units::{Generation, Seconds},
 };
 use mvm_proto::{Entropy, Event, Failure, FailureKind, Reply, Request, StreamId, message::Wake};
+use mvm_shim::identity::Process;
 
 use self::link::{Link, Lost, Mine};
 use crate::{
     disk::volume::LABEL,
+    ipc::client::HostdClient,
     roots::Roots,
     vmm::{config, fault::Act, place::Place, socket::Deadline},
 };
@@ -48,10 +51,57 @@ const ASIDE: Duration = Duration::from_secs(2);
 /// What the guest's own bound is exceeded by before it counts as silent.
 const MARGIN: Duration = Duration::from_secs(3);
 
+/// How a guest's socket is reached.
+#[derive(Debug, Clone)]
+enum Door {
+    /// Below these roots.
+    Here(Roots),
+    /// Through the daemon that may open it.
+    Daemon(HostdClient),
+}
+
+impl Door {
+    fn knock(
+        &self,
+        instance: &InstanceRef,
+        deadline: Deadline,
+    ) -> Result<(Process, UnixStream), Lost> {
+        match self {
+            Self::Here(roots) => link::knock(&Place::of(roots, &instance.instance), deadline),
+            Self::Daemon(daemon) => match daemon.guest(instance) {
+                Ok((vmm, stream)) => Ok((Process::from_pidfd(vmm), stream)),
+                Err(error) if error.kind == ErrorKind::NotFound => Err(Lost::Vmm),
+                Err(error) if error.kind == ErrorKind::Unavailable => {
+                    Err(Lost::HungUp(error.to_string()))
+                }
+                Err(error) => Err(Lost::Host(error)),
+            },
+        }
+    }
+}
+
+/// Opens the socket of an instance's agent for somebody else: the VMM's pidfd, and a connection on which
+/// nothing was said yet.
+///
+/// # Errors
+/// `NotFound` when there is no VMM, `Unavailable` when nobody listens yet.
+pub(crate) fn knock(place: &Place, deadline: Deadline) -> Result<(OwnedFd, UnixStream), Error> {
+    let unavailable = |why: String| Error::new(ErrorKind::Unavailable, why);
+    match link::knock(place, deadline) {
+        Ok((vmm, stream)) => Ok((vmm.into_pidfd(), stream)),
+        Err(Lost::Vmm) => {
+            Err(Error::new(ErrorKind::NotFound, format!("{} has no VMM", place.instance)))
+        }
+        Err(Lost::Silent) => Err(unavailable(format!("{} is silent", place.instance))),
+        Err(Lost::HungUp(why)) => Err(unavailable(why)),
+        Err(Lost::Host(error)) => Err(error),
+    }
+}
+
 /// The guests of this host.
 #[derive(Debug, Clone)]
 pub struct VsockGuest {
-    roots: Roots,
+    door: Door,
     operation: Option<OperationId>,
 }
 
@@ -59,13 +109,18 @@ impl VsockGuest {
     /// The guests of the host with these roots.
     #[must_use]
     pub const fn new(roots: Roots) -> Self {
-        Self { roots, operation: None }
+        Self { door: Door::Here(roots), operation: None }
+    }
+
+    /// The guests of a host that only a daemon may touch.
+    #[must_use]
+    pub const fn through(daemon: HostdClient) -> Self {
+        Self { door: Door::Daemon(daemon), operation: None }
     }
 
     /// Connects to the agent of an instance, in the name of the operation that asks.
     fn link(&self, instance: &InstanceRef, deadline: Deadline) -> Result<Link, Lost> {
-        let place = Place::of(&self.roots, &instance.instance);
-        Link::open(&place, self.operation.as_ref(), deadline)
+        Link::open(&self.door, instance, self.operation.as_ref(), deadline)
     }
 
     /// Makes the requests one after another, while they are done.

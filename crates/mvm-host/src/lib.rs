@@ -8,6 +8,8 @@
 //! - [`local`] — the `Host` port: one arm per effect; [`guest`] — the `Guest` port over vsock;
 //!   [`lock`], [`clock`] — the `Locks` and `Clock` ports; [`boot_id`] — which boot this is.
 //!
+//! - [`ipc`] — the same ports across the wall between `mvm-hostd` and who has no root.
+//!
 //! It knows no policy, never retries, and decides nothing: `core::plan` chose every name and
 //! number before it got here.
 
@@ -15,6 +17,7 @@ pub mod boot_id;
 pub mod clock;
 pub mod disk;
 pub mod guest;
+pub mod ipc;
 pub mod kvm;
 pub mod local;
 pub mod lock;

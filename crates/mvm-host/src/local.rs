@@ -62,6 +62,12 @@ impl LocalHost {
         &self.roots
     }
 
+    /// The same host, which names this operation in the logs of what it starts.
+    #[must_use]
+    pub fn named(&self, operation: &OperationId) -> Self {
+        Self { operation: Some(operation.clone()), ..self.clone() }
+    }
+
     fn volume(&self, effect: &VolumeEffect) -> Result<(), Error> {
         let roots = &self.roots;
         match effect {
@@ -94,7 +100,7 @@ impl LocalHost {
 
 impl Host for LocalHost {
     fn for_operation(&self, operation: &OperationId) -> Option<Arc<dyn Host>> {
-        Some(Arc::new(Self { operation: Some(operation.clone()), ..self.clone() }))
+        Some(Arc::new(self.named(operation)))
     }
 
     fn execute(&self, effect: &Effect) -> Result<(), Error> {

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -16,7 +16,7 @@ use mvm_core::{
     layout::run,
     port::{Lock, Locks},
 };
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::vmm::{
@@ -27,6 +27,8 @@ use crate::vmm::{
 
 /// A lock that somebody holds is tried again at this interval.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// Lock files are the group's too; who may reach them, the directory says.
+const SHARED: u32 = 0o660;
 
 /// The locks of this host.
 #[derive(Debug, Clone)]
@@ -57,7 +59,10 @@ impl FileLocks {
 impl Locks for FileLocks {
     fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
         let path = self.run.join(run::lock(subject));
-        ensure_dir(path.parent().unwrap_or(&self.run), 0o700)?;
+        let directory = path.parent().unwrap_or(&self.run);
+        if !directory.is_dir() {
+            ensure_dir(directory, 0o700)?;
+        }
         let deadline = Deadline::after(wait);
         loop {
             if let Some(held) = take(&path)? {
@@ -121,6 +126,9 @@ fn take(path: &Path) -> Result<Option<Held>, Error> {
         .write(true)
         .create(true)
         .truncate(false)
+        .mode(SHARED)
+        // The agent may write into the directory too: no link of its making is followed.
+        .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
         .open(path)
         .act(what())?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -129,6 +137,10 @@ fn take(path: &Path) -> Result<Option<Held>, Error> {
         Err(error) => return Err(error).act(what()),
     }
     let own = file.metadata().act(what())?;
+    if own.mode() & 0o7777 != SHARED && own.uid() == rustix::process::geteuid().as_raw() {
+        // Whatever the mask of this process: who shares the directory shares the locks in it.
+        file.set_permissions(fs::Permissions::from_mode(SHARED)).act(what())?;
+    }
     let named = fs::symlink_metadata(path).ok();
     if named.is_none_or(|named| (named.dev(), named.ino()) != (own.dev(), own.ino())) {
         return Ok(None);

@@ -89,6 +89,18 @@ pub struct Process {
 }
 
 impl Process {
+    /// The process of a pidfd that was opened elsewhere.
+    #[must_use]
+    pub const fn from_pidfd(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Its pidfd, given away.
+    #[must_use]
+    pub fn into_pidfd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Its pidfd, readable once it is gone.
     #[must_use]
     pub fn fd(&self) -> &OwnedFd {

@@ -180,9 +180,11 @@ impl World {
     }
 
     fn remove_bridge(&mut self, net: NetId) -> Result<(), Error> {
+        if let Some((_, offset)) = self.taps.keys().find(|(of, _)| *of == net) {
+            let guest = offset.0;
+            return Err(conflict(format!("the bridge of network {net} has guest {guest} on it")));
+        }
         self.bridges.remove(&net);
-        let ports = self.taps.iter_mut().filter(|((of, _), _)| *of == net);
-        ports.for_each(|(_, tap)| tap.is_attached = false);
         Ok(())
     }
 
@@ -195,6 +197,15 @@ impl World {
                 current.generation, intent.generation
             )));
         }
+        let stands = |(net, offset): &&(NetId, Offset)| {
+            intent.ports.iter().any(|port| (port.net, port.offset) == (*net, *offset))
+        };
+        if let Some((net, offset)) = self.taps.keys().find(|place| !stands(place)) {
+            return Err(conflict(format!(
+                "the new tables have no walls around guest {} of network {net}",
+                offset.0
+            )));
+        }
         self.firewall = (!intent.networks.is_empty()).then(|| intent.clone());
         self.firewall_altered = false;
         Ok(())
@@ -204,7 +215,13 @@ impl World {
         if !self.bridges.contains_key(&net) {
             return Err(missing(format!("cannot put a tap on the bridge of network {net}")));
         }
-        self.taps.insert((net, offset), Tap { uid, is_attached: true });
+        let walls = self.firewall.iter().filter(|_| !self.firewall_altered);
+        let mut ports = walls.flat_map(|intent| &intent.ports);
+        if !ports.any(|port| (port.net, port.offset) == (net, offset)) {
+            let place = format!("guest {} of network {net}", offset.0);
+            return Err(conflict(format!("no walls are in force around {place}")));
+        }
+        self.taps.insert((net, offset), Tap { uid });
         Ok(())
     }
 

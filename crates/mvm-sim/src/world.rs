@@ -100,8 +100,6 @@ pub struct Run {
 pub struct Tap {
     /// Its owner.
     pub uid: Uid,
-    /// Whether it hangs on its bridge.
-    pub is_attached: bool,
 }
 
 /// The machine.

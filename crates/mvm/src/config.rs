@@ -15,6 +15,7 @@ use std::{
 use mvm_core::{
     error::{Error, ErrorKind},
     id::TenantId,
+    layout,
     secrets::ValueSource,
 };
 use mvm_engine::engine::VCPU_OVERCOMMIT;
@@ -48,6 +49,10 @@ pub struct Config {
     pub config_dir: PathBuf,
     /// Locks, sockets, records of processes; on a tmpfs (`MVM_RUN_DIR`, `/run/mvm`).
     pub run_dir: PathBuf,
+    /// Where `mvm-hostd` listens; without root everything is asked of it (`<run_dir>/hostd.sock`).
+    pub hostd_socket: PathBuf,
+    /// Whether root, too, asks `mvm-hostd`: when a caller named its socket.
+    pub through_hostd: bool,
     /// Whether everything that weakens isolation is refused (`MVM_PRODUCTION=1`).
     pub production: bool,
     /// The Firecracker version of new instances (`MVM_FC_VERSION`).
@@ -105,6 +110,8 @@ pub struct Overrides {
     pub log: Option<String>,
     /// As [`Config::log_format`].
     pub log_format: Option<LogFormat>,
+    /// As [`Config::hostd_socket`].
+    pub hostd_socket: Option<PathBuf>,
 }
 
 impl Overrides {
@@ -256,6 +263,7 @@ impl Config {
             None => read_file(&config_dir.join("config.toml"), Presence::Optional)?,
         };
         let (data_dir, run_dir) = directories(&mut all, overrides, file.data_dir, file.run_dir)?;
+        let hostd_socket = socket(&mut all, overrides, &run_dir);
         let production = all
             .named("production")
             .variable("MVM_PRODUCTION", |text| yes_or_no("MVM_PRODUCTION", &text))?
@@ -266,9 +274,8 @@ impl Config {
             .variable("MVM_FC_VERSION", Ok)?
             .file(file.firecracker)
             .or(FIRECRACKER.to_owned());
-        let asset_mirror =
-            all.named("asset_mirror").variable("MVM_ASSET_MIRROR", Ok)?.file(file.asset_mirror);
-        let asset_mirror = asset_mirror.or_none();
+        let mirror = all.named("asset_mirror").variable("MVM_ASSET_MIRROR", Ok)?;
+        let asset_mirror = mirror.file(file.asset_mirror).or_none();
         let (log, log_format) = logging(&mut all, overrides, file.log, file.log_format)?;
         let lock_wait = all.named("lock_wait_seconds").file(file.lock_wait_seconds).or(LOCK_WAIT);
         let host_choice = all
@@ -285,6 +292,8 @@ impl Config {
             data_dir,
             config_dir,
             run_dir,
+            hostd_socket,
+            through_hostd: overrides.hostd_socket.is_some(),
             production,
             firecracker,
             keep_builds,
@@ -447,6 +456,11 @@ fn directories(
     let data = chosen.variable("MVM_DATA_DIR", path)?.file(data).or("/var/lib/mvm".into());
     let chosen = all.named("run_dir").variable("MVM_RUN_DIR", path)?;
     Ok((data, chosen.file(run).or("/run/mvm".into())))
+}
+
+fn socket(all: &mut Settings<'_>, overrides: &Overrides, run: &Path) -> PathBuf {
+    let chosen = all.named("hostd_socket").flag(overrides.hostd_socket.clone());
+    chosen.or(run.join(layout::run::HOSTD))
 }
 
 /// What the node may be filled with.

@@ -22,6 +22,7 @@ pub mod deploy;
 pub mod doctor;
 pub mod fleet;
 pub mod forward;
+pub mod hostd;
 pub mod manifest;
 mod methods;
 mod metrics;

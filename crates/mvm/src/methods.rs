@@ -70,7 +70,7 @@ fn starts_guests(operation: &Operation) -> bool {
 impl Mvm {
     /// Does what is asked.
     pub fn operate(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
-        if starts_guests(operation) {
+        if starts_guests(operation) && !self.is_guarded {
             kvm::require(&self.roots, &self.firecracker)?;
         }
         self.engine.operate(cx, operation)

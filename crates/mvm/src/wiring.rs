@@ -18,7 +18,12 @@ use mvm_engine::{
     store::{export::Rotation, recover, sqlite::SqliteStore},
 };
 use mvm_host::{
-    clock::SystemClock, guest::VsockGuest, local::LocalHost, lock::FileLocks, roots::Roots,
+    clock::SystemClock,
+    guest::VsockGuest,
+    ipc::{admitted::AdmittedHost, client::HostdClient, scope::Scope},
+    local::LocalHost,
+    lock::FileLocks,
+    roots::Roots,
     secrets::LocalVault,
 };
 
@@ -34,6 +39,8 @@ pub struct Mvm {
     pub(crate) firecracker: String,
     pub(crate) production: bool,
     pub(crate) config_dir: PathBuf,
+    /// Whether the machine is touched by `mvm-hostd`, and not by this process.
+    pub(crate) is_guarded: bool,
 }
 
 impl Mvm {
@@ -42,24 +49,20 @@ impl Mvm {
     /// # Errors
     /// `Permission` without root, `Failed` when the data directory or the store cannot be used.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        require_root()?;
-        make_directories(config)?;
+        let daemon = daemon(config)?;
+        if daemon.is_none() {
+            make_directories(config)?;
+        }
         if !config.data_dir.join(data::STATE).exists() && recover::is_there(&config.data_dir) {
             let message = format!("the store in {} is gone", config.data_dir.display());
             let hint = "put it back from a backup, or make it anew from the exported files: mvm node rebuild";
             return Err(Error::new(ErrorKind::Integrity, message).hint(hint));
         }
         let roots = Roots { given: Arc::new(config.given_keys()?), ..roots(config) };
-        mvm_host::boot_id::begin(&roots)?;
-        let store = store(config)?;
-        let ports = Ports {
-            host: Arc::new(LocalHost::new(roots.clone()).with_mtu(config.mtu)),
-            guest: Arc::new(VsockGuest::new(roots.clone())),
-            store: Arc::new(store),
-            builder: Arc::new(builder(config)),
-            vault: Arc::new(LocalVault::new(roots.clone(), crate::config::variable)),
-            clock: Arc::new(SystemClock),
-            locks: Arc::new(FileLocks::new(config.run_dir.clone())),
+        let is_guarded = daemon.is_some();
+        let ports = match daemon {
+            Some(daemon) => guarded(config, daemon)?,
+            None => direct(config, &roots)?,
         };
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let processors = u32::try_from(processors).unwrap_or(u32::MAX);
@@ -79,6 +82,7 @@ impl Mvm {
             firecracker,
             production: config.production,
             config_dir: config.config_dir.clone(),
+            is_guarded,
         })
     }
 
@@ -89,8 +93,56 @@ impl Mvm {
         let (roots, firecracker) = (self.roots.clone(), self.firecracker.clone());
         let engine = self.engine.bound(operation);
         let (production, config_dir) = (self.production, self.config_dir.clone());
-        Self { engine, roots, firecracker, production, config_dir }
+        Self { engine, roots, firecracker, production, config_dir, is_guarded: self.is_guarded }
     }
+}
+
+/// Whether this process asks a daemon for what it wants of the machine.
+pub(crate) fn is_guarded(config: &Config) -> bool {
+    config.through_hostd || !rustix::process::geteuid().is_root() && config.hostd_socket.exists()
+}
+
+/// The daemon that touches the machine for this process; none when this process does.
+///
+/// # Errors
+/// `Permission` without root and without a daemon, `Unavailable` when none serves there.
+fn daemon(config: &Config) -> Result<Option<HostdClient>, Error> {
+    if !is_guarded(config) {
+        return require_root().map(|()| None);
+    }
+    let daemon = HostdClient::at(config.hostd_socket.clone());
+    daemon.hello()?;
+    Ok(Some(daemon))
+}
+
+/// With root: this process does what it decides.
+fn direct(config: &Config, roots: &Roots) -> Result<Ports, Error> {
+    mvm_host::boot_id::begin(roots)?;
+    let host = LocalHost::new(roots.clone()).with_mtu(config.mtu);
+    let host = Arc::new(AdmittedHost::new(host, Scope::Root));
+    Ok(Ports {
+        host: host.clone(),
+        guest: Arc::new(VsockGuest::new(roots.clone())),
+        store: Arc::new(store(config)?.with_homes(host)),
+        builder: Arc::new(builder(config)),
+        vault: Arc::new(LocalVault::new(roots.clone(), crate::config::variable)),
+        clock: Arc::new(SystemClock),
+        locks: Arc::new(FileLocks::new(config.run_dir.clone())),
+    })
+}
+
+/// Without root: this process decides, and the daemon does what it admits.
+fn guarded(config: &Config, daemon: HostdClient) -> Result<Ports, Error> {
+    let daemon = Arc::new(daemon);
+    Ok(Ports {
+        host: daemon.clone(),
+        guest: Arc::new(VsockGuest::through((*daemon).clone())),
+        store: Arc::new(store(config)?.with_homes(daemon.clone())),
+        builder: daemon.clone(),
+        vault: daemon,
+        clock: Arc::new(SystemClock),
+        locks: Arc::new(FileLocks::new(config.run_dir.clone())),
+    })
 }
 
 /// # Errors

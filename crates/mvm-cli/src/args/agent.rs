@@ -1,6 +1,6 @@
 //! The arguments of `mvm agent …`.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use mvm::{
@@ -50,6 +50,10 @@ pub(crate) struct ServeArgs {
     pub(crate) listen: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) tls: super::TlsArgs,
+    /// Ask the daemon that listens here for everything that needs root [default without root:
+    /// /run/mvm/hostd.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) hostd_socket: Option<PathBuf>,
     /// Let Prometheus read figures at this address, under /metrics; whoever reaches it sees the names of
     /// tenants and pools
     #[arg(long, value_name = "ADDRESS:PORT")]

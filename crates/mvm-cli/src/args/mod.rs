@@ -78,13 +78,17 @@ pub(crate) struct Global {
     pub(crate) json: bool,
 }
 
+/// What `--verbose` logs.
+const VERBOSE: &str = "mvm=debug,mvm_engine=debug,mvm_host=debug";
+
 impl Global {
     /// What the flags set over file and environment.
     pub(crate) fn overrides(&self) -> Overrides {
         Overrides {
             config_file: self.config_file.clone(),
             data_dir: self.data_dir.clone(),
-            log: self.verbose.then(|| crate::log::VERBOSE.to_owned()),
+            hostd_socket: None,
+            log: self.verbose.then(|| VERBOSE.to_owned()),
             log_format: self.log_format.map(|form| match form {
                 LogForm::Human => LogFormat::Human,
                 LogForm::Json => LogFormat::Json,
@@ -188,6 +192,12 @@ pub(crate) enum Command {
     Manpages {
         /// The directory, made when missing
         dir: PathBuf,
+    },
+    /// Make an image that a daemon asked for, and print its hash
+    #[command(hide = true)]
+    BuildImage {
+        /// The order, as JSON
+        order: String,
     },
     /// Write the reference and the schemas into a directory
     #[command(hide = true)]

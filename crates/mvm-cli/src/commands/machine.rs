@@ -1,7 +1,7 @@
 //! `mvm bootstrap`, `setup`, `doctor`, `status`, `shell`, `stop`, `destroy`: this machine, and the
 //! one that is kept for microVMs where this one cannot run them. These commands run here.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use clap::ArgMatches;
 use mvm::{
@@ -12,7 +12,7 @@ use mvm::{
 
 use super::confirm;
 use crate::{
-    args::{BootstrapArgs, DoctorArgs, ForceArgs, Global},
+    args::{BootstrapArgs, DoctorArgs, ForceArgs, Format, Global},
     forward,
     render::progress::Reporter,
     run::print,
@@ -51,6 +51,14 @@ pub(crate) fn doctor(
     print(global.output(), &checks, |checks| show::checks(checks))?;
     let has_failed = checks.iter().any(|check| check.health == Health::Failed);
     Ok(if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Makes an image for the daemon that asked for it, which reads what came of it, be it an error.
+pub(crate) fn build_image(config: &Config, order: &str) -> Result<ExitCode, Error> {
+    let progress: Arc<dyn Progress> = Arc::new(Reporter::Silent);
+    let image = mvm::hostd::build_image(config, order, &progress);
+    print(Format::Json, &image, |_| String::new())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Shows where microVMs run.

@@ -24,15 +24,16 @@ use std::{
     collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use mvm_core::{
-    id::{InstanceRef, PoolRef, TenantId},
+    id::{InstanceRef, PoolRef, Subject, TenantId},
     layout::data,
     pool::Pool,
-    port::Table,
+    port::{Homes, Table},
 };
 
 use super::{chain, ledger::Closed, records, segments, sqlite::SqliteStore};
@@ -78,19 +79,57 @@ impl Touched {
 }
 
 /// Writes the documented files below a data directory.
-#[derive(Debug)]
 pub(super) struct Exporter {
     data: PathBuf,
     rotation: Rotation,
+    homes: Option<Arc<dyn Homes>>,
+    owner: Owner,
+}
+
+/// Whose the documented files are: the store's owner's, if root writes for somebody else.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    /// The owner of a store's file.
+    pub(super) fn of(file: &Path) -> Self {
+        let facts = fs::metadata(file).ok().map(|facts| (facts.uid(), facts.gid()));
+        Self(facts.filter(|(uid, _)| *uid != 0))
+    }
+
+    /// Gives him a file that this process made.
+    pub(super) fn give(self, file: &File) -> io::Result<()> {
+        let Self(Some((uid, gid))) = self else { return Ok(()) };
+        if file.metadata()?.uid() == uid {
+            return Ok(());
+        }
+        fchown(file, Some(uid), Some(gid))
+    }
 }
 
 impl Exporter {
-    pub(super) const fn new(data: PathBuf, rotation: Rotation) -> Self {
-        Self { data, rotation }
+    pub(super) const fn new(data: PathBuf, rotation: Rotation, owner: Owner) -> Self {
+        Self { data, rotation, homes: None, owner }
+    }
+
+    /// The same, whose directories somebody else makes.
+    pub(super) fn with_homes(self, homes: Arc<dyn Homes>) -> Self {
+        Self { homes: Some(homes), ..self }
+    }
+
+    fn home(&self, subject: &Subject, path: &Path) -> io::Result<()> {
+        match &self.homes {
+            Some(homes) => homes.ensure_home(subject).map_err(io::Error::other),
+            None => make_directory(path),
+        }
     }
 
     pub(super) fn rotating(self, rotation: Rotation) -> Self {
         Self { rotation, ..self }
+    }
+
+    pub(super) const fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// Where the exported files of a tenant are.
@@ -115,29 +154,23 @@ impl Exporter {
         }
     }
 
-    /// What is no tenant's: kept volumes and the node's id. A lock on the directory orders the exports
-    /// of several processes.
+    /// What is no tenant's: kept volumes, whose directory is locked to order the exports of several
+    /// processes, and the node's id, which is drawn once.
     fn node(&self, store: &SqliteStore, touched: &Touched) -> io::Result<()> {
-        let mine = |(table, key): &&(Table, String)| match table {
-            Table::Volumes => true,
-            Table::Meta => key == records::NODE_ID,
-            Table::Tenants | Table::Pools | Table::Instances | Table::Tombstones => false,
-        };
-        let mut mine = touched.records.iter().filter(mine).peekable();
-        if mine.peek().is_none() {
+        let of = |wanted| touched.records.iter().filter(move |(table, _)| *table == wanted);
+        for (table, key) in of(Table::Meta).filter(|(_, key)| key == records::NODE_ID) {
+            if let Some(id) = store.read(*table, key).map_err(io::Error::other)? {
+                self.write(&super::kept(&self.data.join(data::NODE_ID))?, id.as_bytes())?;
+            }
+        }
+        let mut volumes = of(Table::Volumes).peekable();
+        if volumes.peek().is_none() {
             return Ok(());
         }
         make_directory(&self.data.join(data::VOLUMES))?;
         let directory = File::open(self.data.join(data::VOLUMES))?;
         directory.lock()?;
-        for (table, key) in mine {
-            if *table == Table::Volumes {
-                self.record(store, *table, key)?;
-            } else if let Some(id) = store.read(*table, key).map_err(io::Error::other)? {
-                write(&self.data.join(data::NODE_ID), id.as_bytes())?;
-            }
-        }
-        Ok(())
+        volumes.try_for_each(|(table, key)| self.record(store, *table, key))
     }
 
     fn tenant(&self, store: &SqliteStore, tenant: &TenantId, touched: &Touched) -> io::Result<()> {
@@ -146,8 +179,8 @@ impl Exporter {
             return Ok(());
         }
         let directory = self.directory(tenant);
-        make_directory(&directory)?;
-        let mut log = segments::lock(&directory)?;
+        self.home(&Subject::Tenant(tenant.clone()), &directory)?;
+        let mut log = segments::lock(&directory, self.owner)?;
         for (table, key) in &touched.records {
             if key.split('/').next() == Some(tenant.as_str()) {
                 self.record(store, *table, key)?;
@@ -157,7 +190,7 @@ impl Exporter {
         if let Some(last) = closed.last()
             && finish_rotation(&directory, last)?
         {
-            log = segments::lock(&directory)?;
+            log = segments::lock(&directory, self.owner)?;
         }
         self.log(store, tenant, &mut log, &closed)
     }
@@ -238,14 +271,35 @@ impl Exporter {
             return Ok(());
         };
         let value: serde_json::Value = serde_json::from_str(&value)?;
-        if let Some(parent) = file.parent() {
-            make_directory(parent)?;
+        if let (Some(parent), Some(subject)) = (file.parent(), subject(table, key)) {
+            self.home(&subject, parent)?;
         }
         if let Some(history) = history {
             let pool: Pool = serde_json::from_value(value.clone())?;
-            write(&history, &serde_json::to_vec_pretty(&pool.revisions)?)?;
+            self.write(&history, &serde_json::to_vec_pretty(&pool.revisions)?)?;
         }
-        write(&file, &serde_json::to_vec_pretty(&value)?)
+        self.write(&file, &serde_json::to_vec_pretty(&value)?)
+    }
+
+    fn write(&self, file: &Path, bytes: &[u8]) -> io::Result<()> {
+        let partial = file.with_extension("json.partial");
+        // Never a file that is there: somebody else may have put it, or a link, in its place.
+        remove(&partial)?;
+        let mut out = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&partial)?;
+        self.owner.give(&out)?;
+        out.write_all(bytes)?;
+        out.write_all(b"\n")?;
+        fs::rename(&partial, file)
+    }
+}
+
+/// Whose directory a record's file lies in.
+fn subject(table: Table, key: &str) -> Option<Subject> {
+    match table {
+        Table::Tenants => Some(Subject::Tenant(key.parse().ok()?)),
+        Table::Pools => Some(Subject::Pool(key.parse().ok()?)),
+        Table::Instances => Some(Subject::Instance(key.parse().ok()?)),
+        Table::Volumes | Table::Tombstones | Table::Meta => None,
     }
 }
 
@@ -268,15 +322,6 @@ fn remove(file: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let partial = file.with_extension("json.partial");
-    let mut out =
-        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&partial)?;
-    out.write_all(bytes)?;
-    out.write_all(b"\n")?;
-    fs::rename(&partial, file)
 }
 
 /// Gives a file that was recorded as rotated its name, if it has not got it yet; true if so.

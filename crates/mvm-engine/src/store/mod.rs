@@ -24,6 +24,11 @@ mod verify;
 #[cfg(test)]
 mod tests;
 
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
 use mvm_core::port::Table;
 
 /// The name of a table in the database.
@@ -41,6 +46,22 @@ const fn table_name(table: Table) -> &'static str {
 /// The number in a claim's name directly below `prefix`, if that is what it is.
 fn claimed_number(name: &str, prefix: &str) -> Option<u32> {
     name.strip_prefix(prefix)?.strip_prefix('/')?.parse().ok()
+}
+
+/// Where a file of the store is: here, or where one link leads that root made because an agent without
+/// root keeps it. What is there may be that agent's, and is followed no further.
+#[expect(clippy::disallowed_methods, reason = "R3: where the store itself lies")]
+fn kept(file: &Path) -> io::Result<PathBuf> {
+    let (Some(directory), Some(name)) = (file.parent(), file.file_name()) else {
+        return Err(io::ErrorKind::InvalidFilename.into());
+    };
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    // Links above it are the operator's.
+    let file = std::fs::canonicalize(directory)?.join(name);
+    match std::fs::read_link(&file) {
+        Ok(target) => Ok(file.with_file_name(target)),
+        Err(_) => Ok(file),
+    }
 }
 
 /// The half-open range of keys that lie below `prefix`: `0` is the character after `/`.

@@ -18,8 +18,12 @@ use std::{
 
 use mvm_core::event::LoggedEvent;
 
+use super::export::Owner;
+
 /// The file that grows.
 pub(super) const CURRENT: &str = "audit.log";
+/// How another process's rotation shows between a look and an opening.
+const CHANGED: [io::ErrorKind; 2] = [io::ErrorKind::NotFound, io::ErrorKind::AlreadyExists];
 /// How much of a file's end is looked at for its last line; an entry is far smaller.
 const TAIL: u64 = 256 * 1024;
 
@@ -35,17 +39,30 @@ pub(super) fn number(name: &str) -> Option<u64> {
 }
 
 /// Opens the growing file and locks it. One that was rotated while its lock was waited for is not
-/// the one any more.
-pub(super) fn lock(directory: &Path) -> io::Result<File> {
+/// the one any more, and what is no file of its own is none: whoever may write into the directory could
+/// have put a link there.
+pub(super) fn lock(directory: &Path, owner: Owner) -> io::Result<File> {
     let path = directory.join(CURRENT);
     loop {
-        let log =
-            OpenOptions::new().create(true).read(true).append(true).mode(0o600).open(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).mode(0o600);
+        let opened = match fs::symlink_metadata(&path) {
+            Ok(there) if there.is_file() => options.open(&path),
+            Ok(_) => return Err(io::Error::other("the audit log is not a file")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                options.create_new(true).open(&path)
+            }
+            Err(error) => return Err(error),
+        };
+        let log = match opened {
+            Err(error) if CHANGED.contains(&error.kind()) => continue,
+            opened => opened?,
+        };
         log.lock()?;
-        match fs::metadata(&path) {
-            Ok(there) if there.ino() == log.metadata()?.ino() => return Ok(log),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(_) | Err(_) => {}
+        let own = log.metadata()?;
+        if fs::symlink_metadata(&path).is_ok_and(|there| there.ino() == own.ino()) {
+            owner.give(&log)?;
+            return Ok(log);
         }
     }
 }

@@ -15,15 +15,16 @@ use mvm_core::{
     error::{Error, ErrorKind},
     event::{Event, LoggedEvent},
     id::TenantId,
-    port::{Store, Table, Transaction},
+    port::{Homes, Store, Table, Transaction},
 };
 use rusqlite::{
-    Connection, OptionalExtension, TransactionBehavior, config::DbConfig, ffi::ErrorCode, params,
+    Connection, OpenFlags, OptionalExtension, TransactionBehavior, config::DbConfig,
+    ffi::ErrorCode, params,
 };
 
 use super::{
     below, chain, claimed_number,
-    export::{Exporter, Rotation, Touched},
+    export::{Exporter, Owner, Rotation, Touched},
     ledger::{self, Anchor, Archived, Closed},
     recover::FoundLog,
     segments, table_name, verify,
@@ -65,21 +66,26 @@ impl SqliteStore {
     pub fn open(file: &Path, export: Option<PathBuf>) -> Result<Self, Error> {
         let cannot =
             |e: rusqlite::Error| failure(&e).context(format!("cannot open {}", file.display()));
-        let mut connection = Connection::open(file).map_err(cannot)?;
+        let failed = |e: std::io::Error| {
+            Error::new(ErrorKind::Failed, format!("cannot open {}", file.display())).because(&e)
+        };
+        // Before it is looked where the file is: that changes once, when an agent takes it over.
+        let turn = turn(file).map_err(failed)?;
+        let kept = super::kept(file).map_err(failed)?;
+        let flags = OpenFlags::default() | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let mut connection = Connection::open_with_flags(&kept, flags).map_err(cannot)?;
         connection.busy_timeout(BUSY).map_err(cannot)?;
         // Closing must not cost a checkpoint: every command is a process of its own.
         connection
             .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
             .map_err(cannot)?;
-        let turn = turn(file).map_err(|e| {
-            Error::new(ErrorKind::Failed, format!("cannot open {}", file.display())).because(&e)
-        })?;
         if version(&connection).map_err(cannot)? != MIGRATIONS.len() {
             migrate(&mut connection)
                 .map_err(|e| e.context(format!("cannot open {}", file.display())))?;
         }
         drop(turn);
-        let exporter = export.map(|data| Exporter::new(data, Rotation::default()));
+        let owner = Owner::of(&kept);
+        let exporter = export.map(|data| Exporter::new(data, Rotation::default(), owner));
         Ok(Self { connection: Mutex::new(connection), exporter })
     }
 
@@ -87,6 +93,13 @@ impl SqliteStore {
     #[must_use]
     pub fn rotating(mut self, rotation: Rotation) -> Self {
         self.exporter = self.exporter.map(|exporter| exporter.rotating(rotation));
+        self
+    }
+
+    /// This store, whose documented files lie in directories that somebody else makes.
+    #[must_use]
+    pub fn with_homes(mut self, homes: std::sync::Arc<dyn Homes>) -> Self {
+        self.exporter = self.exporter.map(|exporter| exporter.with_homes(homes));
         self
     }
 

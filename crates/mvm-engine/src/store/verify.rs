@@ -41,7 +41,10 @@ pub(super) fn living(store: &SqliteStore, tenant: &TenantId) -> Result<AuditRepo
     let directory = exporter.directory(tenant);
     // Nobody writes or rotates meanwhile; a directory that is not there has no writer.
     let _lock = if directory.is_dir() {
-        Some(segments::lock(&directory).map_err(|e| unreadable("the audit log", &e))?)
+        Some(
+            segments::lock(&directory, exporter.owner())
+                .map_err(|e| unreadable("the audit log", &e))?,
+        )
     } else {
         None
     };

@@ -183,8 +183,10 @@ pub fn shred(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// When the rename fails; then both stay.
 pub fn rename_shredding(from: &Path, to: &Path) -> Result<(), Error> {
-    let old = match OpenOptions::new().write(true).open(to) {
+    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    let old = match OpenOptions::new().write(true).custom_flags(flags).open(to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => None,
         opened => Some(opened.act("open", to)?),
     };
     rename(from, to)?;

@@ -9,13 +9,17 @@ use std::{
     time::Duration,
 };
 
-use mvm_core::{Error, ErrorKind, id::OperationId};
+use mvm_core::{
+    Error, ErrorKind,
+    id::{InstanceRef, OperationId},
+};
 use mvm_proto::{
     Event, Failure, GUEST_PORT, Generations, Hello, Reply, Request, Session, StreamId,
 };
 use mvm_shim::{identity::Process, record::VSOCK_SOCKET};
 use rustix::event::PollFlags;
 
+use super::Door;
 use crate::vmm::{
     place::Place,
     records::Records,
@@ -71,19 +75,21 @@ pub(super) struct Link {
 impl Link {
     /// Connects until the agent says hello.
     pub(super) fn open(
-        place: &Place,
+        door: &Door,
+        instance: &InstanceRef,
         operation: Option<&OperationId>,
         deadline: Deadline,
     ) -> Result<Self, Lost> {
         loop {
-            let vmm = hold(place)?;
-            match attempt(place, operation, vmm, deadline.at_most(ATTEMPT)) {
+            let attempt_ends = deadline.at_most(ATTEMPT);
+            let knocked = door.knock(instance, attempt_ends);
+            match knocked.and_then(|(vmm, stream)| greet(stream, operation, vmm, attempt_ends)) {
                 Ok(link) => {
-                    tracing::debug!(instance = %place.instance, "the agent says hello");
+                    tracing::debug!(%instance, "the agent says hello");
                     return Ok(Self { deadline, ..link });
                 }
                 Err(lost @ (Lost::Silent | Lost::HungUp(_))) => {
-                    tracing::debug!(instance = %place.instance, ?lost, "no agent yet");
+                    tracing::debug!(%instance, ?lost, "no agent yet");
                 }
                 Err(lost) => return Err(lost),
             }
@@ -211,17 +217,23 @@ fn hold(place: &Place) -> Result<Process, Lost> {
     process.ok_or(Lost::Vmm)
 }
 
-fn attempt(
-    place: &Place,
-    operation: Option<&OperationId>,
-    vmm: Process,
-    deadline: Deadline,
-) -> Result<Link, Lost> {
+/// A connection to the agent's socket, and the VMM behind it held.
+pub(super) fn knock(place: &Place, deadline: Deadline) -> Result<(Process, UnixStream), Lost> {
+    let vmm = hold(place)?;
     let name = VSOCK_SOCKET.rsplit('/').next().unwrap_or(VSOCK_SOCKET);
     let directory = place.sockets().map_err(Lost::Host)?;
     // No socket yet, or nobody behind it: a VMM without a guest.
     let stream = socket::connect(directory, name, deadline)
         .map_err(|error| Lost::HungUp(error.to_string()))?;
+    Ok((vmm, stream))
+}
+
+fn greet(
+    stream: UnixStream,
+    operation: Option<&OperationId>,
+    vmm: Process,
+    deadline: Deadline,
+) -> Result<Link, Lost> {
     let hello = Hello {
         generations: Generations::SUPPORTED,
         version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -294,6 +294,14 @@ pub fn resolvers(roots: &Roots) -> Dns {
     dns::read(roots)
 }
 
+/// Whether walls are in force around a place.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn has_walls(roots: &Roots, net: NetId, offset: Offset) -> Result<bool, Error> {
+    nft::has_walls(roots, net, offset)
+}
+
 /// Whether the network's bridge carries packets as large as it shall, and no larger.
 ///
 /// # Errors

@@ -17,7 +17,13 @@ use std::{
     collections::BTreeSet, ffi::OsStr, fs, io::Write, net::Ipv4Addr, path::Path, time::Duration,
 };
 
-use mvm_core::{Error, ErrorKind, effect::Firewall, layout, net::NetId, units::Generation};
+use mvm_core::{
+    Error, ErrorKind,
+    effect::Firewall,
+    layout,
+    net::{NetId, Offset},
+    units::Generation,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -49,6 +55,15 @@ struct Stamp {
     /// Networks with a guest that a port of the host leads to.
     #[serde(default)]
     published: BTreeSet<NetId>,
+    /// The places of guests that have a port in them, `,<net>.<offset>,…,`: one text, since it is read with
+    /// every look and understood only when a tap is made.
+    #[serde(default)]
+    places: String,
+}
+
+/// A place as it stands among others.
+fn place(net: NetId, offset: Offset) -> String {
+    format!("{net}.{},", offset.0)
 }
 
 /// What is known of the tables without understanding them.
@@ -100,8 +115,17 @@ pub(super) fn replace(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
         let ruleset_id = tables::ruleset_id(&mut netlink).map_err(|error| reading(&error))?;
         if ruleset_id == successor(before) {
             let (generation, resolvers) = (intent.generation, intent.resolvers.clone());
-            let stamp =
-                Stamp { generation, script_sha256, ruleset_id, digest, resolvers, published };
+            let of = intent.ports.iter().map(|port| place(port.net, port.offset));
+            let places = std::iter::once(",".to_owned()).chain(of).collect();
+            let stamp = Stamp {
+                generation,
+                script_sha256,
+                ruleset_id,
+                digest,
+                resolvers,
+                published,
+                places,
+            };
             return write_stamp(&path, &stamp);
         }
     }
@@ -126,6 +150,12 @@ pub(super) fn state(roots: &Roots) -> Result<FirewallState, Error> {
 /// Where name queries go; none when no table is in force.
 pub(super) fn resolvers(roots: &Roots) -> Result<Option<Vec<Ipv4Addr>>, Error> {
     Ok(in_force(roots)?.map(|stamp| stamp.resolvers))
+}
+
+/// Whether tables are in force that have walls around this place.
+pub(super) fn has_walls(roots: &Roots, net: NetId, offset: Offset) -> Result<bool, Error> {
+    let place = format!(",{}", place(net, offset));
+    Ok(in_force(roots)?.is_some_and(|stamp| stamp.places.contains(&place)))
 }
 
 /// Whether a port of the host led to a guest of the network when tables were applied last.

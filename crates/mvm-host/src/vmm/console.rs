@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read},
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::net::UnixStream},
     time::Duration,
 };
 
@@ -28,6 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// `Conflict` while somebody else is attached, `Unavailable` when no shim holds a console.
 pub fn attach(roots: &Roots, instance: &InstanceRef) -> Result<Console, Error> {
+    let stream = connect(roots, instance)?;
+    let input = Box::new(stream.try_clone().act(format_args!("attach to {instance}"))?);
+    Ok(Console { input, output: Box::new(stream) })
+}
+
+/// The socket of the console, let in.
+///
+/// # Errors
+/// As [`attach`].
+pub fn connect(roots: &Roots, instance: &InstanceRef) -> Result<UnixStream, Error> {
     let absent = || {
         let message = format!("nobody holds the console of {instance}");
         Error::new(ErrorKind::Unavailable, message).hint(format!(
@@ -68,6 +78,5 @@ pub fn attach(roots: &Roots, instance: &InstanceRef) -> Result<Console, Error> {
         _ => return Err(absent()),
     }
     stream.set_nonblocking(false).act(what)?;
-    let input = Box::new(stream.try_clone().act(what)?);
-    Ok(Console { input, output: Box::new(stream) })
+    Ok(stream)
 }

@@ -119,8 +119,13 @@ pub(super) fn tap(bench: &mut Bench<'_>) -> Result<(), String> {
     let (net, offset) = (bench.record.network.net, bench.record.offset);
     bench.refuses(&bench.tap(), "its bridge is not there")?;
     bench.do_once(&bench.bridge())?;
+    bench.refuses(&bench.tap(), "there are no walls around it")?;
+    bench.do_once(&bench.firewall(bench.next_firewall()?)?)?;
     bench
         .tries(&bench.tap(), |seen| seen.instance.tap && seen.node.taps.contains(&(net, offset)))?;
+    let nothing = Firewall { generation: bench.next_firewall()?, ..Firewall::default() };
+    bench.refuses(&Effect::ReplaceFirewall(nothing), "a tap would be without walls")?;
+    bench.refuses(&Effect::RemoveBridge(net), "a tap is on it")?;
     bench.tries(&Effect::RemoveTap { net, offset }, |seen| {
         !seen.instance.tap && !seen.node.taps.contains(&(net, offset))
     })
@@ -149,7 +154,8 @@ pub(super) fn jail(bench: &mut Bench<'_>) -> Result<(), String> {
 
 pub(super) fn spawn(bench: &mut Bench<'_>) -> Result<(), String> {
     let id = bench.id();
-    for effect in [bench.bridge(), bench.tap(), bench.cgroup(), bench.volume()] {
+    let walls = bench.firewall(bench.next_firewall()?)?;
+    for effect in [bench.bridge(), walls, bench.tap(), bench.cgroup(), bench.volume()] {
         bench.do_once(&effect)?;
     }
     fails_to_spawn(bench, "there is no jail")?;

@@ -29,7 +29,6 @@ pub use host::HostAsk;
 use crate::Mvm;
 
 /// Where certificates lie in the data directory.
-const CERTS: &str = "certs";
 /// Where the public keys of trusted signers lie in the configuration directory.
 const TRUSTED: &str = "trusted_keys";
 /// The key that signs, in the configuration directory.
@@ -73,7 +72,7 @@ fn now() -> Timestamp {
 
 impl Mvm {
     fn certs(&self) -> PathBuf {
-        self.roots.data.join(CERTS)
+        self.roots.data.join(mvm_core::layout::data::CERTS)
     }
 
     fn trusted_keys(&self) -> PathBuf {
