@@ -4,7 +4,7 @@
 //! The records say what shall be, the host compares. A deep look asks agents in guests to try what
 //! must work (the gateway's resolver, a neighbour) and what must not (the host, the metadata
 //! address, guests of other tenants); a port that refuses was reached as much as one that answers.
-//! It repairs nothing; a wall that a packet passed is told to the audit logs of both sides.
+//! It repairs nothing, but finishes tables that a command was cut off at; a wall that a packet passed is told to the audit logs of both sides.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
@@ -178,6 +178,7 @@ impl Engine {
     /// # Errors
     /// `NotFound` of the tenant; why store or host failed.
     pub fn net_verify(&self, only: Option<&TenantId>, depth: Depth) -> Result<NetReport, Error> {
+        self.finish_tables()?;
         let node = self.ports.host.observe_node()?;
         let dns = node.facts.dns.clone();
         let (intent, tenants, instances) = self.within(|tx| {
@@ -212,6 +213,17 @@ impl Engine {
             report.tenants.push(TenantNet { up: seen.bridge, ..net });
         }
         Ok(report)
+    }
+
+    /// Brings tables into force that a command of ours was cut off at; those that somebody altered stay.
+    fn finish_tables(&self) -> Result<(), Error> {
+        let tenants = self.within(|tx| records::list::<Tenant>(tx, ""))?;
+        let Some(tenant) = tenants.first() else { return Ok(()) };
+        let seen = self.ports.host.observe_tenant(&tenant.network)?;
+        if seen.firewall.is_some() || seen.firewall_altered {
+            return Ok(());
+        }
+        self.sync_firewall(&tenant.network)
     }
 
     /// Lets running guests try.

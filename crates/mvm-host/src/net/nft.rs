@@ -10,8 +10,8 @@
 //! The id is read before and after `nft`, and after the digest. Ours is the only commit in the
 //! window exactly when the id rose by one in all; else someone committed beside us, perhaps into
 //! our tables, and the replacement is made again, up to [`ATTEMPTS`] times. A crash between commit
-//! and stamp leaves no stamp for these tables: the answer is then "not in force", and the same
-//! intent is applied once more.
+//! and stamp leaves a stamp that says that others were to come: the answer is then "not in force,
+//! altered by nobody", and the same intent is applied once more.
 
 use std::{
     collections::BTreeSet, ffi::OsStr, fs, io::Write, net::Ipv4Addr, path::Path, time::Duration,
@@ -59,6 +59,9 @@ struct Stamp {
     /// every look and understood only when a tap is made.
     #[serde(default)]
     places: String,
+    /// Whether others were about to take the place of these: then what is found is ours, too.
+    #[serde(default)]
+    is_being_replaced: bool,
 }
 
 /// A place as it stands among others.
@@ -108,6 +111,9 @@ pub(super) fn replace(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
     {
         return Ok(());
     }
+    if let Some(stamp) = read_stamp(&path).filter(|stamp| !stamp.is_being_replaced) {
+        write_stamp(&path, &Stamp { is_being_replaced: true, ..stamp })?;
+    }
     for _ in 0..ATTEMPTS {
         let before = tables::ruleset_id(&mut netlink).map_err(|error| reading(&error))?;
         run_nft(&script)?;
@@ -125,6 +131,7 @@ pub(super) fn replace(roots: &Roots, intent: &Firewall) -> Result<(), Error> {
                 resolvers,
                 published,
                 places,
+                is_being_replaced: false,
             };
             return write_stamp(&path, &stamp);
         }
@@ -143,7 +150,10 @@ pub(super) fn state(roots: &Roots) -> Result<FirewallState, Error> {
             generation: (stamp.resolvers == dns::read(roots).resolvers).then_some(stamp.generation),
             is_altered: false,
         },
-        None => FirewallState { generation: None, is_altered: stamp(roots).is_some() },
+        None => {
+            let is_altered = stamp(roots).is_some_and(|stamp| !stamp.is_being_replaced);
+            FirewallState { generation: None, is_altered }
+        }
     })
 }
 
