@@ -71,6 +71,20 @@ equal 'a wake by a command of somebody else' "$(figure 'mvm_events_total{tenant=
 equal 'what there is' "$(figure 'mvm_instances{tenant="acme",pool="workers",state="Sleeping"}')" 1
 check 'passes of reconcile' test "$(figure mvm_reconcile_duration_seconds_count)" -ge 3
 
+say 'so does whoever tries to reach it: at a published port, and in a guest beside it'
+mvm --quiet pool create acme/askers --image default --cpus 1 --mem 128
+mvm --quiet pool build acme/askers
+asker=$(mvm --json instance create acme/askers | jq -r .instance)
+mvm --quiet instance start "$asker"
+mvm --quiet instance publish "$id" 8080:80
+guest "$id" /bin/busybox sh -c 'echo reached >/run/index.html; /bin/busybox httpd -p 80 -h /run'
+address=$(mvm --json instance info "$id" | jq -r .address)
+within 60 are Sleeping || fail "it does not go to sleep again: $(states $pool)"
+equal 'a request at its port' "$(curl -s -m 30 http://127.0.0.1:8080/)" reached
+within 60 are Sleeping || fail "it does not go to sleep again: $(states $pool)"
+equal 'a request from beside it' "$(guest "$asker" /bin/busybox wget -q -T 30 -O - "http://$address/")" reached
+check 'and the log says why' test "$(mvm --json events acme --last 20 | jq '[.[] | select(.event == "InstanceWoken" and (.reason | test("tries to reach")))] | length')" -ge 2
+
 say 'killed while it makes another one, it finds what it began'
 desire 2 true
 second() { [ "$(mvm --json instance list $pool | jq length)" = 2 ]; }

@@ -187,6 +187,13 @@ impl Instance {
         self.state == State::Running && self.want == Want::Running
     }
 
+    /// Whether policy parked it, so that any demand brings it back.
+    #[must_use]
+    pub fn is_on_call(&self) -> bool {
+        matches!(self.state, State::Warm | State::Sleeping)
+            && self.parked_by == Some(ParkedBy::Policy)
+    }
+
     /// Whether a person's command on it still stands above policy and counts.
     #[must_use]
     pub fn is_overridden(&self, now: Timestamp) -> bool {

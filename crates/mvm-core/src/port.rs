@@ -5,7 +5,7 @@
 
 mod guest;
 
-use std::{io::Read, io::Write, sync::Arc, time::Duration};
+use std::{io::Read, io::Write, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +13,10 @@ use crate::{
     audit::AuditReport, disk::DiskUse, disk::Room, effect::Effect, effect::Firewall, error::Error,
     error::ErrorKind, event::Event, event::LoggedEvent, id::ImageHash, id::InstanceRef,
     id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance, meter::Meter,
-    meter::Pressure, net::Network, observed::ObservedInstance, observed::ObservedNode,
-    observed::ObservedPool, observed::ObservedStock, observed::ObservedTenant, operation::Rebuild,
-    pool::Role, pool::Source, secrets::SecretsSource, units::Generation, units::Seconds,
-    units::Timestamp,
+    meter::Pressure, net::NetId, net::Network, net::Offset, observed::ObservedInstance,
+    observed::ObservedNode, observed::ObservedPool, observed::ObservedStock,
+    observed::ObservedTenant, operation::Rebuild, pool::Role, pool::Source, secrets::SecretsSource,
+    units::Generation, units::Seconds, units::Timestamp,
 };
 
 pub use guest::{
@@ -107,6 +107,13 @@ pub trait Host: Send + Sync {
     /// As [`Host::observe_instance`].
     fn pressure(&self) -> Result<Pressure, Error>;
 
+    /// What somebody in a tenant's network, or the host on the way to a published port, tried to reach within
+    /// the last seconds; those who answered are among them.
+    ///
+    /// # Errors
+    /// As [`Host::observe_instance`].
+    fn wanted(&self) -> Result<Vec<Wanted>, Error>;
+
     /// Attaches to the guest's serial console; it is let go when both ends are dropped.
     ///
     /// # Errors
@@ -134,6 +141,17 @@ pub trait Host: Send + Sync {
         let message = format!("the logs of {instance} cannot be followed on this host");
         Err(Error::new(ErrorKind::Unavailable, message))
     }
+}
+
+/// An address that somebody tried to reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Wanted {
+    /// In which network.
+    pub net: NetId,
+    /// The guest that tried; none when it was the host.
+    pub by: Option<Offset>,
+    /// What it tried to reach; its own when it announces itself.
+    pub address: Ipv4Addr,
 }
 
 /// The directories that the documented files lie in. A store that belongs to another user than the

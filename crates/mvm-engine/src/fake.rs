@@ -26,6 +26,7 @@ use mvm_core::{
     observed::*,
     operation::{NewPool, Operation},
     pool::{Resources, Source},
+    port::Wanted,
     port::*,
     quota::Quotas,
     state::{Move, State},
@@ -60,6 +61,7 @@ pub(crate) struct Content {
     pub(crate) rekeyed: BTreeSet<InstanceId>,
     pub(crate) room: Option<Room>,
     pub(crate) pressure: Pressure,
+    pub(crate) wanted: Vec<Wanted>,
     /// What guests measure; those that are not in it do not answer.
     pub(crate) metrics: BTreeMap<InstanceId, GuestMetrics>,
     pub(crate) keys: BTreeSet<TenantId>,
@@ -247,6 +249,10 @@ impl Host for World {
 
     fn pressure(&self) -> Result<Pressure, Error> {
         Ok(self.look().pressure)
+    }
+
+    fn wanted(&self) -> Result<Vec<Wanted>, Error> {
+        Ok(self.look().wanted.clone())
     }
 
     fn console(&self, _: &InstanceRef) -> Result<Console, Error> {

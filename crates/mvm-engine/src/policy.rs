@@ -11,13 +11,14 @@ use mvm_core::{
     error::{Error, ErrorKind},
     event::Actor,
     id::{InstanceId, InstanceRef, PoolRef, TenantId},
-    instance::{Drain, Instance, ParkedBy, Want},
+    instance::{Drain, Instance, Want},
     meter::Pressure,
     plan::{
         self,
         policy::{Advice, Idleness, Look, Subject},
     },
     pool::{Pool, PoolPolicy},
+    port::Wanted,
     state::{Move, State},
     tenant::Tenant,
     units::{Mib, Seconds, Timestamp},
@@ -114,12 +115,54 @@ impl Engine {
     /// # Errors
     /// Those of a wake.
     pub(crate) fn demand(&self, cx: &Context, record: &Instance) -> Result<(), Error> {
-        let is_parked = matches!(record.state, State::Warm | State::Sleeping)
-            && record.parked_by == Some(ParkedBy::Policy);
-        if !is_parked {
+        if !record.is_on_call() {
             return Ok(());
         }
         self.lead_to(cx, &record.instance, Move::Wake, "somebody needs it").map(drop)
+    }
+
+    /// Brings back what policy parked and somebody tries to reach: a guest of its network, or whoever came to
+    /// a port that leads to it. Who was asked for the last time and is so still is looked up again only when
+    /// `again`; who wakes answers the next try of the same connection.
+    ///
+    /// # Errors
+    /// When the store or the host cannot be read. What fails of one instance stands in the outcome.
+    pub fn answer_demand(
+        &self,
+        cx: &Context,
+        asked: &mut BTreeSet<Wanted>,
+        again: bool,
+    ) -> Result<Outcome, Error> {
+        let wanted: BTreeSet<_> = self.ports.host.wanted()?.into_iter().collect();
+        let is_new = !wanted.is_subset(asked);
+        asked.clone_from(&wanted);
+        let mut outcome = Outcome::default();
+        if wanted.is_empty() || !(is_new || again) {
+            return Ok(outcome);
+        }
+        let mut woken = self.within(|tx| records::list::<Instance>(tx, ""))?;
+        woken.retain(|one| {
+            // Who announces itself asks for its own address.
+            let is_wanted = wanted.iter().any(|wanted| {
+                wanted.net == one.network.net
+                    && Some(wanted.address) == one.address()
+                    && wanted.by != Some(one.offset)
+            });
+            one.is_on_call() && is_wanted
+        });
+        let done = run::each(self.config.parallel, &woken, |one| {
+            self.lead_to(cx, &one.instance, Move::Wake, "somebody tries to reach it")
+        });
+        for (one, done) in woken.iter().zip(done) {
+            match done {
+                Ok(more) => outcome.changes.extend(more.changes),
+                Err(error) if is_cancelled(&error) => {}
+                Err(error) => {
+                    outcome.failures.push(Failed { subject: one.instance.to_string(), error })
+                }
+            }
+        }
+        Ok(outcome)
     }
 
     fn known(&self) -> Result<Known, Error> {

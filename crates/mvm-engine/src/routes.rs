@@ -57,10 +57,15 @@ fn letters(tx: &mut dyn Transaction, changed: &PoolRef) -> Result<Vec<Letter>, E
     }
     let all = records::list::<Instance>(tx, changed.tenant.as_str())?;
     let available: Vec<&Instance> = all.iter().filter(|one| one.is_available()).collect();
+    let on_call: Vec<&Instance> = all.iter().filter(|one| one.is_on_call()).collect();
     let mut letters = Vec::new();
     for (pool, table) in concerned {
         let routes = Routes {
-            backends: table.targets().into_iter().map(|id| backends(&available, id)).collect(),
+            backends: table
+                .targets()
+                .into_iter()
+                .map(|id| backends(&available, &on_call, id))
+                .collect(),
             ..Routes::alone(table)
         };
         let gateways = available.iter().filter(|one| one.instance.pool_ref() == *pool);
@@ -73,10 +78,19 @@ fn letters(tx: &mut dyn Transaction, changed: &PoolRef) -> Result<Vec<Letter>, E
     Ok(letters)
 }
 
-fn backends(available: &[&Instance], pool: PoolId) -> (PoolId, Vec<Backend>) {
-    let those = available.iter().filter(|one| one.instance.pool == pool).filter_map(|one| {
-        Some(Backend { instance_id: one.instance.instance.clone(), ip: one.address()? })
-    });
-    let those = those.collect();
+/// Who takes traffic; when all rest, those whom a connection brings back.
+fn backends(
+    available: &[&Instance],
+    on_call: &[&Instance],
+    pool: PoolId,
+) -> (PoolId, Vec<Backend>) {
+    let of = |all: &[&Instance]| -> Vec<Backend> {
+        let those = all.iter().filter(|one| one.instance.pool == pool).filter_map(|one| {
+            Some(Backend { instance_id: one.instance.instance.clone(), ip: one.address()? })
+        });
+        those.collect()
+    };
+    let awake = of(available);
+    let those = if awake.is_empty() { of(on_call) } else { awake };
     (pool, those)
 }

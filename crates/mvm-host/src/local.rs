@@ -16,7 +16,7 @@ use mvm_core::{
     meter::{Meter, Pressure},
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
-    port::{Console, Finding, Host, LogPlace, LogSource, Logs},
+    port::{Console, Finding, Host, LogPlace, LogSource, Logs, Wanted},
     volume::VolumeEffect,
 };
 use mvm_shim::record::{CONSOLE_LOG, SHIM_LOG, VMM_LOG};
@@ -261,6 +261,10 @@ impl Host for LocalHost {
 
     fn pressure(&self) -> Result<Pressure, Error> {
         facts::pressure()
+    }
+
+    fn wanted(&self) -> Result<Vec<Wanted>, Error> {
+        net::wanted()
     }
 
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {

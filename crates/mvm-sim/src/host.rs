@@ -20,7 +20,7 @@ use mvm_core::{
     meter::{Meter, Pressure},
     net::{NetId, Network, Offset},
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
-    port::{Console, Finding, Host, Logs},
+    port::{Console, Finding, Host, Logs, Wanted},
     units::Uid,
 };
 
@@ -156,6 +156,10 @@ impl Host for SimHost {
 
     fn pressure(&self) -> Result<Pressure, Error> {
         Ok(Pressure::default())
+    }
+
+    fn wanted(&self) -> Result<Vec<Wanted>, Error> {
+        Ok(Vec::new())
     }
 
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {

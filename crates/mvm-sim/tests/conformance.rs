@@ -17,7 +17,9 @@ use mvm_core::{
     observed::{
         Ending, ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant,
     },
-    port::{Console, ExecRequest, ExecStreams, Finding, Guest, Host, Logs, SecretsToSeal, Vault},
+    port::{
+        Console, ExecRequest, ExecStreams, Finding, Guest, Host, Logs, SecretsToSeal, Vault, Wanted,
+    },
     secrets::SecretsSource,
     units::Generation,
 };
@@ -196,6 +198,9 @@ impl Host for Liar {
     }
     fn pressure(&self) -> Result<Pressure, Error> {
         self.inner.pressure()
+    }
+    fn wanted(&self) -> Result<Vec<Wanted>, Error> {
+        self.inner.wanted()
     }
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {
         self.inner.console(instance)

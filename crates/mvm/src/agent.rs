@@ -4,6 +4,7 @@
 //! ```text
 //! the document changed, or the interval is over ─▶ reconcile
 //! a tick is over                                ─▶ policy
+//! somebody tries to reach what rests            ─▶ demand, at any time
 //! ```
 //!
 //! What fails is logged, and tried again when its time comes: nothing but a second agent and a signal ends
@@ -11,6 +12,7 @@
 //! how anything is done.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -34,6 +36,8 @@ use crate::{
 
 /// How long a signal and a changed document may wait.
 pub(crate) const GLANCE: Duration = Duration::from_millis(250);
+/// How often it is looked whether somebody who is asked for all the time rests by now.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// What an agent follows, and how often.
 #[derive(Debug, Clone)]
@@ -77,6 +81,7 @@ impl Mvm {
             if let Some(listener) = &metrics {
                 scope.spawn(|| figures.serve(&self.engine, cx, listener));
             }
+            scope.spawn(|| self.answer(cx));
             self.serve(cx, options, api.as_ref(), &figures);
         });
         Ok(())
@@ -110,6 +115,21 @@ impl Mvm {
             thread::sleep(GLANCE);
         }
         tracing::info!("the agent was told to stop");
+    }
+
+    /// Brings back what rests and is asked for, besides whatever else is done: a pass may take long, and
+    /// who asks waits.
+    fn answer(&self, cx: &Context) {
+        let cx = &Context { operation: None, ..cx.clone() };
+        let (mut asked, mut looked) = (BTreeSet::new(), Instant::now());
+        while cx.cancel.check().is_ok() {
+            let again = looked.elapsed() >= ASK_AGAIN;
+            if again {
+                looked = Instant::now();
+            }
+            log("demand", self.engine.answer_demand(cx, &mut asked, again));
+            thread::sleep(GLANCE);
+        }
     }
 
     fn follow(&self, cx: &Context, file: &Path) -> Result<Outcome, Error> {

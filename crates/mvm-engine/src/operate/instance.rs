@@ -201,7 +201,7 @@ impl Engine {
     }
 
     /// Converges, and lets gateways know: before a guest that takes traffic is asked to leave, and
-    /// once one that came takes it.
+    /// once one that came takes it or one that rests may be called.
     fn lead(
         &self,
         cx: &Context,
@@ -214,14 +214,15 @@ impl Engine {
         if origin.is_available() && !record.is_available() {
             self.share_routes(&pool);
         }
-        let was_available = record.is_available();
+        let before = (record.is_available(), record.is_on_call());
         let rest = self.converge(cx, origin, record, seen, firewall);
-        let is_available = match &rest {
-            Ok(Rest::There(record, _)) => record.is_available(),
-            Ok(Rest::Gone(_)) => false,
-            Err(_) => self.within(|tx| records::instance(tx, &id)).is_ok_and(|r| r.is_available()),
+        let role = |record: &Instance| (record.is_available(), record.is_on_call());
+        let after = match &rest {
+            Ok(Rest::There(record, _)) => role(record),
+            Ok(Rest::Gone(_)) => (false, false),
+            Err(_) => self.within(|tx| records::instance(tx, &id)).map_or(before, |r| role(&r)),
         };
-        if is_available != was_available {
+        if after != before {
             self.share_routes(&pool);
         }
         rest

@@ -10,7 +10,7 @@ use mvm_core::{
     meter::{GuestMetrics, Pressure},
     operation::Operation,
     pool::PoolChange,
-    port::{ExecRequest, ExecStreams},
+    port::{ExecRequest, ExecStreams, Wanted},
     quota::Quotas,
     state::{Move, State},
     units::Seconds,
@@ -155,4 +155,37 @@ fn a_host_that_is_short_of_memory_puts_the_coldest_to_sleep_and_no_more() {
     assert!(tick(&rig, &mut watch).changes.is_empty());
     let asleep = ids.iter().filter(|id| rig.record(id).state == State::Sleeping).count();
     assert_eq!(asleep, 1);
+}
+
+#[test]
+fn who_tries_to_reach_what_policy_parked_brings_it_back_and_nothing_else() {
+    let (rig, ids) = rig(2);
+    let mut watch = Watch::default();
+    while rig.record(&ids[0]).state != State::Sleeping {
+        tick(&rig, &mut watch);
+    }
+    rig.go(&ids[1], Move::Wake).unwrap();
+    rig.go(&ids[1], Move::Sleep).unwrap();
+    let place = |id: &InstanceRef| {
+        let record = rig.record(id);
+        Wanted { net: record.network.net, by: None, address: record.address().unwrap() }
+    };
+    let mut asked = std::collections::BTreeSet::new();
+    let outcome = rig.engine.answer_demand(&rig.cx, &mut asked, true).unwrap();
+    assert_eq!(outcome.changes.len(), 0, "nobody is asked for");
+    let foreign = Wanted { net: mvm_core::net::NetId(99), ..place(&ids[0]) };
+    let (policys, persons) = (place(&ids[0]), place(&ids[1]));
+    let own = Wanted { by: Some(rig.record(&ids[0]).offset), ..policys };
+    rig.world.look().wanted = vec![foreign, persons, own];
+    let outcome = rig.engine.answer_demand(&rig.cx, &mut asked, true).unwrap();
+    assert_eq!(
+        outcome.changes.len(),
+        0,
+        "another network, one that a person put to sleep, one that announced itself"
+    );
+    rig.world.look().wanted.push(policys);
+    let outcome = rig.engine.answer_demand(&rig.cx, &mut asked, false).unwrap();
+    assert_eq!(outcome.changes.len(), 1);
+    assert_eq!(rig.record(&ids[0]).state, State::Running);
+    assert_eq!(rig.record(&ids[1]).state, State::Sleeping);
 }

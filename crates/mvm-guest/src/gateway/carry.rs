@@ -20,8 +20,8 @@ use super::table::{Entry, Table};
 
 /// How long a request's head may take to come.
 const HEAD_TIME: Duration = Duration::from_secs(10);
-/// How long an instance may take to accept a connection.
-const CONNECT_TIME: Duration = Duration::from_secs(2);
+/// How long an instance may take to accept a connection: one that rests is woken by it meanwhile.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How many instances are tried for one connection.
 const TRIES: usize = 3;
 /// How long a client may take to take the gateway's own answer, and to end after any answer.

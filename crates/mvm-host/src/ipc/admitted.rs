@@ -17,7 +17,7 @@ use mvm_core::{
     meter::{Meter, Pressure},
     net::{NetId, Network, Offset},
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
-    port::{Console, Finding, Homes, Host, LogPlace, LogSource, Logs},
+    port::{Console, Finding, Homes, Host, LogPlace, LogSource, Logs, Wanted},
 };
 
 use super::{
@@ -236,6 +236,11 @@ impl Host for AdmittedHost {
 
     fn pressure(&self) -> Result<Pressure, Error> {
         self.host.pressure()
+    }
+
+    fn wanted(&self) -> Result<Vec<Wanted>, Error> {
+        self.admit(None)?;
+        self.host.wanted()
     }
 
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {

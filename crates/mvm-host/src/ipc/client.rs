@@ -24,7 +24,7 @@ use mvm_core::{
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
         BuildOrder, Builder, Console, Finding, Homes, Host, LogPlace, LogSource, Logs, Progress,
-        SecretsToSeal, Vault,
+        SecretsToSeal, Vault, Wanted,
     },
     secrets::SecretsSource,
     units::Generation,
@@ -230,6 +230,10 @@ impl Host for HostdClient {
 
     fn pressure(&self) -> Result<Pressure, Error> {
         self.call(&Ask::Pressure {})
+    }
+
+    fn wanted(&self) -> Result<Vec<Wanted>, Error> {
+        self.call(&Ask::Wanted {})
     }
 
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {

@@ -181,6 +181,7 @@ impl Caller<'_> {
             Ask::DiskUse {} => said(host.disk_use()),
             Ask::VerifyNetwork(intent) => said(host.verify_network(&intent)),
             Ask::Meter(instance) => said(host.meter(&instance)),
+            Ask::Wanted {} => said(host.wanted()),
             Ask::Pressure {} => said(host.pressure()),
             Ask::Logs { instance, lines } => said(host.logs(&instance, lines)),
             Ask::LogsAfter { instance, source, from } => {

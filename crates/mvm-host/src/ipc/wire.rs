@@ -73,6 +73,8 @@ pub enum Ask {
     Meter(Box<Instance>),
     /// `Host::pressure`.
     Pressure {},
+    /// `Host::wanted`.
+    Wanted {},
     /// `Host::console`; answered with its socket.
     Console(InstanceRef),
     /// `Host::logs`.

@@ -18,6 +18,7 @@
 //! | 3, second wall | policy routes, reverse path filter on the bridge | `route`, `sysctl` |
 
 mod address;
+mod demand;
 mod dns;
 mod foreign;
 mod link;
@@ -39,7 +40,7 @@ use mvm_core::{
     layout,
     net::{NetId, Network, Offset},
     observed::Dns,
-    port::Finding,
+    port::{Finding, Wanted},
     units::Uid,
 };
 use mvm_proto::config::DEFAULT_MTU;
@@ -292,6 +293,15 @@ pub fn firewall(roots: &Roots) -> Result<FirewallState, Error> {
 #[must_use]
 pub fn resolvers(roots: &Roots) -> Dns {
     dns::read(roots)
+}
+
+/// What somebody in a tenant's network, or the host itself, tried to reach within the last seconds.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn wanted() -> Result<Vec<Wanted>, Error> {
+    let wanted = demand::wanted().map_err(|error| error.during("cannot see who is asked for"))?;
+    Ok(wanted.into_iter().collect())
 }
 
 /// Whether walls are in force around a place.

@@ -1,7 +1,8 @@
 //! From intent to the text of the two nftables tables. Pure: the same intent gives the same text.
 //!
 //! ```text
-//! table bridge mvm   prerouting  what a guest's port may send: its own MAC, IP and ARP, no more
+//! table bridge mvm   prerouting  what a guest's port may send: its own MAC, IP and ARP, no more; and a
+//!                                note of what it tries to reach
 //! table inet mvm     arrival     guest → host: marks what may be delivered, drops the rest
 //!                    rewrite     name queries → a resolver; published ports → guests
 //!                    own         published ports, when the host itself asks
@@ -50,6 +51,27 @@ pub(super) const MARK: u32 = 0x6d00_0000;
 /// The bits of the mark that are ours; the others stay what somebody else made them.
 pub(super) const MARK_MASK: u32 = 0xff00_0000;
 
+/// The set of what guests try to reach, see [`super::demand`].
+pub(super) const WANTED: &str = "wanted";
+/// The set of guests that try, with how often each may be noted.
+pub(super) const ASKING: &str = "asking";
+
+/// Notes what a guest tries to reach among tenants' addresses: the target of an ARP request, and that of a
+/// connection's first packet, since whoever knows a neighbour's MAC asks for it again only after seconds.
+/// It judges nothing; a full set notes nothing more.
+fn notes() -> String {
+    let note = format!(
+        "add @{ASKING} {{ iifname limit rate 20/second burst 40 packets }} update @{WANTED}"
+    );
+    let within = "10.240.0.0/12";
+    format!(
+        "\t\tether type ip iifname . ether saddr . ip saddr @ports ip daddr {within} \
+         tcp flags & (fin | syn | rst | ack) == syn {note} {{ iifname . ip daddr }}\n\
+         \t\tether type arp arp htype 1 arp ptype ip arp operation request \
+         iifname . arp saddr ether . arp saddr ip @ports arp daddr ip {within} {note} {{ iifname . arp daddr ip }}\n"
+    )
+}
+
 /// Redirects what is for a published port.
 const TO_PUBLISHED: &str = "\t\tfib daddr type local dnat ip to \
     ip daddr . meta l4proto . th dport map @published_at\n\
@@ -82,14 +104,16 @@ fn bridge_table(intent: &Firewall, ports: &[&Port]) -> String {
     let addresses = set("ports", "ifname . ether_addr . ipv4_addr", "", ports, |port| {
         format!("{:?} . {} . {}", tap(port), port.mac, port.address)
     });
-    let unknown = drop_taps();
+    let (unknown, notes) = (drop_taps(), notes());
     format!(
         "table bridge {TABLE} {{
 \tcomment \"mvm generation {generation}\"
-{taps}{macs}{addresses}\tchain guest {{
+{taps}{macs}{addresses}\tset {WANTED} {{ type ifname . ipv4_addr; size 65535; flags dynamic,timeout; timeout 10s; }}
+\tset {ASKING} {{ type ifname; size 65535; flags dynamic,timeout; timeout 10s; }}
+\tchain guest {{
 \t\tether type != {{ ip, arp }} drop
 \t\tiifname . ether saddr != @macs drop
-\t\tether type ip iifname . ether saddr . ip saddr @ports accept
+{notes}\t\tether type ip iifname . ether saddr . ip saddr @ports accept
 \t\tether type arp arp htype 1 arp ptype ip arp hlen 6 arp plen 4 iifname . arp saddr ether . arp saddr ip @ports meta mark set meta mark & 0x{rest:08x} | 0x{MARK:08x} accept
 \t\tdrop
 \t}}

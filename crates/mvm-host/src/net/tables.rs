@@ -11,9 +11,9 @@
 use sha2::{Digest, Sha256};
 
 use super::{
-    message::{Attributes, Message, Request},
+    message::{Attributes, Message, Reader, Request},
     netlink::{Netlink, NetlinkError, absent},
-    ruleset::TABLE,
+    ruleset::{ASKING, TABLE, WANTED},
 };
 
 const NFTABLES: u16 = 10 << 8;
@@ -32,8 +32,16 @@ const OF_TABLE: u16 = 1;
 const OF_SET: u16 = 2;
 const LIST_ELEMENTS: u16 = 3;
 const GENERATION_ID: u16 = 1;
+/// `NFTA_SET_ELEM_KEY`.
+const ELEMENT_KEY: u16 = 1;
+/// `NFTA_DATA_VALUE`.
+const DATA_VALUE: u16 = 1;
+/// `NFPROTO_BRIDGE`.
+pub(super) const BRIDGE: u8 = 7;
 /// `NFPROTO_INET`, `NFPROTO_BRIDGE`.
-const FAMILIES: [u8; 2] = [1, 7];
+const FAMILIES: [u8; 2] = [1, BRIDGE];
+/// Sets whose elements come and go with packets.
+const FILLED_BY_PACKETS: [&str; 2] = [WANTED, ASKING];
 
 /// The id of the ruleset in force.
 pub(super) fn ruleset_id(netlink: &mut Netlink) -> Result<u32, NetlinkError> {
@@ -72,6 +80,9 @@ pub(super) fn digest(netlink: &mut Netlink) -> Result<String, NetlinkError> {
         absorb(&mut hash, sets.iter().map(|message| message.body.get(FIXED..)));
         for set in &sets {
             let Some(name) = set.attributes(FIXED).text(OF_SET) else { continue };
+            if FILLED_BY_PACKETS.contains(&name) {
+                continue;
+            }
             let which = of.clone().text(OF_SET, name);
             let listed = netlink.dump(&request(GET_ELEMENTS, family, which))?;
             let mut elements: Vec<&[u8]> = listed
@@ -84,6 +95,22 @@ pub(super) fn digest(netlink: &mut Netlink) -> Result<String, NetlinkError> {
         }
     }
     Ok(hex::encode(hash.finalize()))
+}
+
+/// The keys of a set's elements; an error of the kind that [`super::netlink::absent`] knows when there is no
+/// such set.
+pub(super) fn elements(
+    netlink: &mut Netlink,
+    family: u8,
+    set: &str,
+) -> Result<Vec<Vec<u8>>, NetlinkError> {
+    let which = Attributes::default().text(OF_TABLE, TABLE).text(OF_SET, set);
+    let listed = netlink.dump(&request(GET_ELEMENTS, family, which))?;
+    let lists = listed.iter().filter_map(|message| message.attributes(FIXED).nested(LIST_ELEMENTS));
+    let keys = lists.flatten().filter_map(|(_, element)| {
+        Reader(element).nested(ELEMENT_KEY)?.value(DATA_VALUE).map(<[u8]>::to_vec)
+    });
+    Ok(keys.collect())
 }
 
 /// Tables and chains cannot be filtered by table in the kernel.

@@ -20,7 +20,7 @@ use mvm_core::{
     port::{
         BuildOrder, Builder, Clock, Console, ExecRequest, ExecStatus, ExecStreams, Finding, Guest,
         GuestAct, GuestAnswer, Host, Lock, Locks, Logs, ProbeOutcome, ProbeTarget, Progress,
-        SecretsToSeal, Store, Table, Transaction, Vault,
+        SecretsToSeal, Store, Table, Transaction, Vault, Wanted,
     },
     secrets::SecretsSource,
     units::{Generation, Timestamp},
@@ -148,6 +148,10 @@ impl Host for Process {
 
     fn pressure(&self) -> Result<Pressure, Error> {
         self.through(&Call::of("pressure", None), || self.host.pressure())
+    }
+
+    fn wanted(&self) -> Result<Vec<Wanted>, Error> {
+        self.through(&Call::of("wanted", None), || self.host.wanted())
     }
 
     fn console(&self, instance: &InstanceRef) -> Result<Console, Error> {
