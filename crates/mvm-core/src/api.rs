@@ -8,9 +8,11 @@
 //! Every message is one frame: 4 bytes of length, big-endian, and JSON, at most [`FRAME_MAX`] bytes. Both
 //! sides of a connection have certificates; the caller's holds its [`Role`]. Within a generation unknown
 //! fields are refused. `schema/api-1.json` has an example of each message; a change shows there.
-//! This module refuses to know connections and certificates.
+//! [`join`] is what a node says before it has a certificate: another protocol, so that nothing of this one can
+//! be asked there. This module refuses to know connections and how certificates are made.
 
 mod code;
+pub mod join;
 mod role;
 
 use std::{collections::BTreeMap, net::Ipv4Addr};
@@ -189,6 +191,18 @@ pub enum Request {
         #[serde(default)]
         limit: u32,
     },
+    /// Write a request for a certificate of the node's own key.
+    CertificateRequest {},
+    /// Take a certificate of the node's own key into use.
+    InstallCertificate {
+        /// The certificate, PEM.
+        certificate: String,
+    },
+    /// Believe no certificate of this list; its number is higher than that of the list before.
+    Revoke {
+        /// The authority's list (X.509 CRL), PEM.
+        list: String,
+    },
 }
 
 impl Request {
@@ -205,6 +219,9 @@ impl Request {
             Self::WakeInstance { .. } => "wake_instance",
             Self::SleepInstance { .. } => "sleep_instance",
             Self::Events { .. } => "events",
+            Self::CertificateRequest {} => "certificate_request",
+            Self::InstallCertificate { .. } => "install_certificate",
+            Self::Revoke { .. } => "revoke",
         }
     }
 }
@@ -245,6 +262,48 @@ pub enum Answer {
     Moved(Moved),
     /// Events, oldest first.
     Events(Page<LoggedEvent>),
+    /// A request for a certificate.
+    Requested(CertificateRequest),
+    /// The certificate that is in use.
+    Certificate(Certificate),
+    /// The list of revoked certificates that is in force.
+    Revoked(Revocations),
+}
+
+/// A request for a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateRequest {
+    /// The request (PKCS #10), PEM.
+    pub request: String,
+}
+
+/// A node's certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// Whose it is.
+    pub name: String,
+    /// Its number among those of its authority, hexadecimal.
+    pub serial: String,
+    /// Its SHA-256, hexadecimal.
+    pub fingerprint: String,
+    /// From when it is valid.
+    pub not_before: Timestamp,
+    /// Until when.
+    pub not_after: Timestamp,
+    /// Whether half its life is over.
+    pub renewal_due: bool,
+}
+
+/// A list of revoked certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Revocations {
+    /// Its number; rises with each list.
+    pub number: u64,
+    /// How many certificates are on it.
+    pub certificates: u64,
 }
 
 /// What a node is.
@@ -267,6 +326,12 @@ pub struct NodeInfo {
     /// How its last pass towards it ended.
     #[serde(default)]
     pub pass: Option<Pass>,
+    /// The certificate that it shows.
+    #[serde(default)]
+    pub certificate: Option<Certificate>,
+    /// The list of revoked certificates that is in force there; none before the first.
+    #[serde(default)]
+    pub revocations: Option<Revocations>,
 }
 
 /// How a pass towards the desired state ended.
@@ -350,55 +415,4 @@ pub struct Moved {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_looks_changes_nothing_and_a_node_sees_only_that_another_is_there() {
-        let instance: InstanceRef =
-            "acme/workers/i-00000001".parse().unwrap_or_else(|_| unreachable!());
-        let wake = Request::WakeInstance { instance };
-        let stats = Request::NodeStats {};
-        let may = |request: &Request| Role::ALL.map(|role| role.may(request));
-        assert_eq!(may(&wake), [true, false, false]);
-        assert_eq!(may(&stats), [true, false, true]);
-        assert_eq!(may(&Request::NodeInfo {}), [true, true, true]);
-    }
-
-    #[test]
-    fn pages_follow_each_other_and_end() {
-        let all: Vec<u32> = (10..35).collect();
-        let key = |number: &u32| number.to_string();
-        let mut asked = PageOf { after: None, limit: 10 };
-        let mut seen = Vec::new();
-        loop {
-            let page = Page::of(all.clone(), &asked, key);
-            seen.extend(page.items);
-            match page.next {
-                Some(next) => asked.after = Some(next),
-                None => break,
-            }
-        }
-        assert_eq!(seen, all);
-        assert_eq!(
-            Page::of(all, &PageOf { after: Some("34".into()), limit: 3 }, key).items,
-            [0; 0]
-        );
-    }
-
-    #[test]
-    fn the_newest_generation_of_both_is_spoken() {
-        assert_eq!(common_generation([2, 3], [1, 2]), Some(2));
-        assert_eq!(common_generation([2, 3], [3, 9]), Some(3));
-        assert_eq!(common_generation([2, 3], [4, 5]), None);
-        assert_eq!(common_generation([2, 3], [3, 1]), None);
-    }
-
-    #[test]
-    fn a_code_is_read_back_and_no_other_number_is_one() {
-        for code in Code::ALL {
-            assert_eq!(Code::try_from(u16::from(code)), Ok(code));
-        }
-        assert!(Code::try_from(200).is_err());
-    }
-}
+mod tests;

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, path::Path};
 
 use mvm_core::{
     api::{
-        Answer, Code, Greeting, Hello, InstanceRow, Moved, NodeFigures, NodeInfo, Page, PageOf,
-        Part, Pass, Refusal, Reply, Request, TenantRow, Welcome,
+        Answer, Certificate, CertificateRequest, Code, Greeting, Hello, InstanceRow, Moved,
+        NodeFigures, NodeInfo, Page, PageOf, Part, Pass, Refusal, Reply, Request, Revocations,
+        TenantRow, Welcome, join,
     },
     error::{Error, ErrorKind},
     event::{Actor, Event, EventKind, LoggedEvent},
@@ -62,6 +63,9 @@ fn requests() -> Vec<Request> {
         Request::WakeInstance { instance: instance() },
         Request::SleepInstance { instance: instance() },
         Request::Events { tenant: tenant(), after_seq: 3, limit: 10 },
+        Request::CertificateRequest {},
+        Request::InstallCertificate { certificate: "PEM".to_owned() },
+        Request::Revoke { list: "PEM".to_owned() },
     ]
 }
 
@@ -74,7 +78,20 @@ fn node() -> Answer {
         usage: Usage::default(),
         desired: Some(acceptance()),
         pass: Some(Pass { ended_at: Timestamp(1600), failures: vec!["acme: no room".to_owned()] }),
+        certificate: Some(certificate()),
+        revocations: Some(Revocations { number: 2, certificates: 1 }),
     }))
+}
+
+fn certificate() -> Certificate {
+    Certificate {
+        name: "node-00000001".to_owned(),
+        serial: "4a00112233445566778899aabbccddee".to_owned(),
+        fingerprint: "00".repeat(32),
+        not_before: Timestamp(1000),
+        not_after: Timestamp(2000),
+        renewal_due: true,
+    }
 }
 
 fn event() -> LoggedEvent {
@@ -139,6 +156,9 @@ fn answers() -> Vec<Answer> {
         Answer::Instances(Page { items: vec![instance()], next: next() }),
         Answer::Moved(moved),
         Answer::Events(Page { items: vec![event()], next: next() }),
+        Answer::Requested(CertificateRequest { request: "PEM".to_owned() }),
+        Answer::Certificate(certificate()),
+        Answer::Revoked(Revocations { number: 2, certificates: 1 }),
     ]
 }
 
@@ -156,9 +176,21 @@ fn examples() -> BTreeMap<&'static str, Value> {
     let refusal = Refusal { code: Code::Forbidden, error: error.hint("ask somebody else") };
     let replies: Vec<Reply> =
         answers().into_iter().map(Reply::Done).chain([Reply::Refused(refusal.clone())]).collect();
-    let greetings = [Greeting::Welcome(Welcome { generation: 1 }), Greeting::Refused(refusal)];
+    let greetings = [Greeting::Welcome(Welcome { generation: 1 }), Greeting::Refused(refusal.clone())];
     let state = AcceptedState { acceptance: acceptance(), document: "{}".to_owned() };
+    let grant = join::Grant {
+        certificate: "PEM".to_owned(),
+        authority: "PEM".to_owned(),
+        revocations: Some("PEM".to_owned()),
+    };
+    let offer = join::Offer { request: "PEM".to_owned(), proof: "AAAA".to_owned() };
+    let offers = [join::Answer::Offer(offer), join::Answer::Refused(refusal.clone())];
+    let joined = [join::Outcome::Joined(certificate()), join::Outcome::Refused(refusal.clone())];
     BTreeMap::from([
+        ("join hello", written(&[join::Hello { proof: "AAAA".to_owned() }])),
+        ("join answer", written(&offers)),
+        ("join grant", written(&[grant])),
+        ("join outcome", written(&joined)),
         ("hello", written(&[Hello { generations: [1, 1] }])),
         ("greeting", written(&greetings)),
         ("request", written(&requests())),

@@ -55,9 +55,7 @@ pub(crate) fn write(path: &Path, text: &str, readers: Readers) -> Result<(), Err
         Readers::All => 0o644,
     };
     let put = || {
-        let directory = path.parent().ok_or(io::ErrorKind::InvalidFilename)?;
-        // A bare name is one in the present directory.
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let directory = directory_of(path);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let mut name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         name.push(format!(".{}.part", std::process::id()));
@@ -88,6 +86,37 @@ pub(crate) fn write(path: &Path, text: &str, readers: Readers) -> Result<(), Err
     };
     put().map_err(|error| {
         Error::new(ErrorKind::Failed, format!("cannot write {}", path.display())).because(&error)
+    })
+}
+
+/// The directory that a file lies in; a bare name is one in the present directory.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    let directory = path.parent().unwrap_or(Path::new(""));
+    if directory.as_os_str().is_empty() { Path::new(".") } else { directory }
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let message = format!("cannot remove {}", path.display());
+            Err(Error::new(ErrorKind::Failed, message).because(&error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Waits until nobody else changes what belongs to a file, and keeps others waiting until dropped. The file
+/// itself is only held, never written.
+pub(crate) fn hold(path: &Path) -> Result<fs::File, Error> {
+    let take = || {
+        let mut options = fs::OpenOptions::new();
+        let held = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        held.lock()?;
+        Ok(held)
+    };
+    take().map_err(|error: io::Error| {
+        Error::new(ErrorKind::Failed, format!("cannot hold {}", path.display())).because(&error)
     })
 }
 

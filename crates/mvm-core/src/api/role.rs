@@ -64,7 +64,10 @@ impl Role {
             Request::ReconcileSigned { .. }
             | Request::Reconcile { .. }
             | Request::WakeInstance { .. }
-            | Request::SleepInstance { .. } => matches!(self, Self::Coordinator),
+            | Request::SleepInstance { .. }
+            | Request::CertificateRequest {}
+            | Request::InstallCertificate { .. }
+            | Request::Revoke { .. } => matches!(self, Self::Coordinator),
         }
     }
 }

@@ -11,14 +11,22 @@ use mvm_core::{
     units::{Seconds, Timestamp},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    RevokedCertParams, SerialNumber, date_time_ymd,
 };
-use ring::digest;
+use ring::{
+    digest,
+    rand::{SecureRandom, SystemRandom},
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use zeroize::Zeroizing;
 
-use super::{LIFE, SKEW, facts_of, server_name};
+use super::{
+    LIFE, SKEW,
+    facts::{facts_of, fingerprint},
+    server_name,
+};
 use crate::files;
 
 /// How long an authority lives: ten years.
@@ -89,6 +97,19 @@ impl Authority {
         Ok(authority)
     }
 
+    /// Reads an authority's certificate that came from afar.
+    pub(super) fn of_pem(pem: &str) -> Result<Self, Error> {
+        let invalid = || Error::new(ErrorKind::Invalid, "this is no authority's certificate");
+        let certificate =
+            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| invalid())?;
+        let (_, parsed) =
+            x509_parser::parse_x509_certificate(&certificate).map_err(|_| invalid())?;
+        if !parsed.is_ca() {
+            return Err(invalid());
+        }
+        Self::of(certificate.clone(), None)
+    }
+
     /// The same authority with its key from another file.
     pub(super) fn with_key(&self, path: &Path) -> Result<Self, Error> {
         let pem = files::read(path)?.map(Zeroizing::new).unwrap_or_default();
@@ -136,7 +157,7 @@ impl Authority {
     /// The SHA-256 of its certificate, hexadecimal.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        hex::encode(digest::digest(&digest::SHA256, &self.certificate))
+        fingerprint(&self.certificate)
     }
 
     /// Its certificate in PEM.
@@ -151,23 +172,95 @@ impl Authority {
         Zeroizing::new(key.map(|der| armored("PRIVATE KEY", der)).unwrap_or_default())
     }
 
-    /// A fresh key, and a certificate of it.
-    pub(super) fn issue(&self, role: Role, name: &str, now: Timestamp) -> Result<Issued, Error> {
+    /// Its certificate.
+    pub(super) const fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    fn issuer(&self) -> Result<Issuer<'static, KeyPair>, Error> {
         let Some(signer) = self.pair()? else {
             return Err(Error::new(ErrorKind::Conflict, "the authority's key is not here"));
         };
-        let issuer = Issuer::from_ca_cert_der(&self.certificate, signer)
-            .map_err(|error| cannot("read the authority", &error))?;
+        Issuer::from_ca_cert_der(&self.certificate, signer)
+            .map_err(|error| cannot("read the authority", &error))
+    }
+
+    /// A fresh key, and a certificate of it.
+    pub(super) fn issue(&self, role: Role, name: &str, now: Timestamp) -> Result<Issued, Error> {
         let key = KeyPair::generate().map_err(|error| cannot("make a key", &error))?;
+        let certificate = self.certify(&key, role, name, now)?;
+        Ok(Issued { certificate, key: Zeroizing::new(key.serialize_pem()) })
+    }
+
+    /// A certificate of a key, in PEM.
+    pub(super) fn certify(
+        &self,
+        key: &impl PublicKeyData,
+        role: Role,
+        name: &str,
+        now: Timestamp,
+    ) -> Result<String, Error> {
         let mut params = params(role, name)?;
         params.use_authority_key_identifier_extension = true;
+        // Left to itself rcgen makes it of the key, and a renewed certificate could not be told from a
+        // revoked one.
+        let mut serial = random::<16>()?;
+        serial[0] = serial[0] & 0x3f | 0x40;
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
         lasting(&mut params, now, LIFE);
         let made = params
-            .signed_by(&key, &issuer)
+            .signed_by(key, &self.issuer()?)
             .map_err(|error| cannot("sign a certificate", &error))?;
-        let key = Zeroizing::new(key.serialize_pem());
-        Ok(Issued { certificate: armored("CERTIFICATE", made.der()), key })
+        Ok(armored("CERTIFICATE", made.der()))
     }
+
+    /// A list of revoked certificates, by serial and when it was revoked; PEM.
+    pub(super) fn revoke(
+        &self,
+        number: u64,
+        all: &[(Vec<u8>, Timestamp)],
+        now: Timestamp,
+    ) -> Result<String, Error> {
+        let epoch = date_time_ymd(1970, 1, 1);
+        let revoked = |(serial, at): &(Vec<u8>, Timestamp)| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: epoch + since(*at),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: epoch + since(now),
+            // A list is in force until a later one is, however late that comes.
+            next_update: epoch + since(now.plus(AUTHORITY_LIFE)),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: all.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let made = params.signed_by(&self.issuer()?);
+        let made = made.map_err(|error| cannot("sign a list of revoked certificates", &error))?;
+        Ok(armored("X509 CRL", made.der()))
+    }
+}
+
+/// Random bytes from the system.
+pub(super) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Error::new(ErrorKind::Failed, "the system gave no random bytes"))?;
+    Ok(bytes)
+}
+
+/// A certificate of a key by itself, in DER: it says nothing but that its holder has the key.
+pub(super) fn own(key: &str, name: &str, now: Timestamp) -> Result<CertificateDer<'static>, Error> {
+    let pair = KeyPair::from_pem(key).map_err(|error| cannot("read the key", &error))?;
+    let mut params = CertificateParams::new(vec![name.to_owned()])
+        .map_err(|error| cannot("name a certificate", &error))?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    lasting(&mut params, now, LIFE);
+    let made = params.self_signed(&pair).map_err(|error| cannot("make a certificate", &error))?;
+    Ok(made.der().clone())
 }
 
 fn is_of(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
@@ -217,10 +310,14 @@ fn params(role: Role, name: &str) -> Result<CertificateParams, Error> {
 
 /// From a little before this moment on.
 fn lasting(params: &mut CertificateParams, now: Timestamp, life: Seconds) {
-    let at = |seconds: u64| date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
-    let seconds = now.0 / 1000;
-    params.not_before = at(seconds.saturating_sub(SKEW.0.into()));
-    params.not_after = at(seconds + u64::from(life.0));
+    let epoch = date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + since(Timestamp(now.0.saturating_sub(u64::from(SKEW.0) * 1000)));
+    params.not_after = epoch + since(now.plus(life));
+}
+
+/// From the epoch to a moment, to the second, as certificates have it.
+const fn since(at: Timestamp) -> Duration {
+    Duration::from_secs(at.0 / 1000)
 }
 
 fn private_key(pem: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
@@ -229,7 +326,7 @@ fn private_key(pem: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 }
 
 /// DER in PEM (RFC 7468).
-fn armored(label: &str, der: &[u8]) -> String {
+pub(super) fn armored(label: &str, der: &[u8]) -> String {
     let text = Zeroizing::new(base64::encode(der));
     let mut pem = format!("-----BEGIN {label}-----\n");
     let mut rest = text.as_str();
@@ -242,6 +339,6 @@ fn armored(label: &str, der: &[u8]) -> String {
     pem + "-----END " + label + "-----\n"
 }
 
-fn cannot(act: &str, error: &rcgen::Error) -> Error {
+pub(super) fn cannot(act: &str, error: &rcgen::Error) -> Error {
     Error::new(ErrorKind::Failed, format!("cannot {act}")).because(error)
 }

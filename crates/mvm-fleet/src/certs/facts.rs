@@ -3,7 +3,7 @@
 //! It refuses to know whether anybody believes it; TLS does.
 
 use mvm_core::{
-    api::Role,
+    api::{self, Role},
     error::{Error, ErrorKind},
     units::Timestamp,
 };
@@ -26,8 +26,12 @@ pub struct Facts {
     pub not_before: Timestamp,
     /// Until when.
     pub not_after: Timestamp,
+    /// Its number among those of its authority, hexadecimal.
+    pub serial: String,
     /// The SHA-256 of it, hexadecimal.
     pub fingerprint: String,
+    /// The SHA-256 of its public key (SubjectPublicKeyInfo), hexadecimal.
+    pub key: String,
     /// Whether half its life is over, so that it shall be renewed.
     pub is_due: bool,
 }
@@ -56,9 +60,37 @@ pub fn facts_of(der: &CertificateDer<'_>, now: Timestamp) -> Result<Facts, Error
         issuer: common_name(certificate.issuer()),
         not_before,
         not_after,
-        fingerprint: hex::encode(digest::digest(&digest::SHA256, der)),
+        serial: serial_text(certificate.raw_serial()),
+        fingerprint: fingerprint(der),
+        key: fingerprint(certificate.public_key().raw),
         is_due: now.0 >= not_before.0.midpoint(not_after.0),
     })
+}
+
+impl Facts {
+    /// What is told of it from afar.
+    #[must_use]
+    pub fn told(&self) -> api::Certificate {
+        api::Certificate {
+            name: self.name.clone(),
+            serial: self.serial.clone(),
+            fingerprint: self.fingerprint.clone(),
+            not_before: self.not_before,
+            not_after: self.not_after,
+            renewal_due: self.is_due,
+        }
+    }
+}
+
+/// The SHA-256 of something, hexadecimal.
+pub(super) fn fingerprint(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes))
+}
+
+/// A serial number, hexadecimal, without what only says that it is no negative one.
+pub(super) fn serial_text(raw: &[u8]) -> String {
+    let start = raw.iter().position(|byte| *byte != 0).unwrap_or(raw.len());
+    hex::encode(raw.get(start..).unwrap_or_default())
 }
 
 fn common_name(name: &X509Name<'_>) -> String {

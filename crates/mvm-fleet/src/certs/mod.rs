@@ -2,8 +2,13 @@
 //!
 //! ```text
 //! certs/ca.crt        who may sign           ca.key   only where this side made the authority itself
+//! certs/ca.crl        whom nobody believes   ca.issued, ca.tokens   what this side's authority did
 //! certs/<role>.crt    this side, 24 hours    <role>.key   0600    <role>.csr   while it waits
 //! ```
+//!
+//! - [`Registry`] — the authority's side: signs, invites with a [`Token`], revokes.
+//! - [`enroll`] — a node's side of getting a certificate that others sign.
+//! - [`revoked`] — lists of revoked certificates.
 //!
 //! A certificate's organisational unit is its role, its common name who it is; its one DNS name is that of
 //! the role ([`server_name`]), so that no coordinator or observer can pose as a node. It begins five
@@ -12,9 +17,14 @@
 //! gives it again for the next certificate. This module refuses to know who may do what.
 
 mod authority;
+pub mod enroll;
 mod facts;
+mod registry;
+mod request;
+mod revoked;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::path::{Path, PathBuf};
 
@@ -28,6 +38,10 @@ use zeroize::Zeroizing;
 
 pub use authority::Authority;
 pub use facts::{Facts, facts_of};
+pub use registry::{Registry, RevokedCertificate};
+pub use request::{SigningRequest, is_name};
+pub use revoked::{LIST_MAX, Revoked, revoke, revoked};
+pub use token::{Side, Token};
 
 use crate::files::{self, Readers};
 
@@ -71,6 +85,7 @@ pub struct Identity {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
     pub(crate) authorities: Vec<CertificateDer<'static>>,
+    pub(crate) revoked: Option<Revoked>,
     /// What is in the certificate.
     pub facts: Facts,
 }
@@ -93,7 +108,8 @@ pub fn identity(places: &Places, now: Timestamp) -> Result<Identity, Error> {
         return Err(Error::new(ErrorKind::Integrity, message)
             .hint("get another one: mvm agent certs rotate"));
     }
-    Ok(Identity { chain, key, authorities, facts })
+    let revoked = Revoked::beside(&places.ca, &authorities)?;
+    Ok(Identity { chain, key, authorities, revoked, facts })
 }
 
 /// What a command did to one file or found it to be.
@@ -139,7 +155,8 @@ pub fn init(
                 false,
             ));
         } else if authority.can_sign() {
-            issue(&places, &authority, *role, name, now)?;
+            let at = ca.map_or_else(|| directory.join("ca.crt"), Path::to_owned);
+            issue(&places, &Registry::of(&authority, &at), *role, name, now)?;
             steps.push(Step::of(format!("made a {role} certificate for {name}"), true));
         } else {
             write_request(directory, *role, name)?;
@@ -213,12 +230,16 @@ fn present(places: &Places, authority: &Authority, now: Timestamp) -> Result<Opt
 /// A fresh key and a certificate of it.
 fn issue(
     places: &Places,
-    authority: &Authority,
+    registry: &Registry,
     role: Role,
     name: &str,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let issued = authority.issue(role, name, now)?;
+    let issued = registry.issue(role, name, now)?;
+    // An authority that was brought along may lie where nothing can be written.
+    if let Err(error) = registry.note(&issued.certificate, now) {
+        tracing::warn!(%error, "a certificate can be revoked by its serial only");
+    }
     // A crash between the two leaves a key without its certificate, which the next command replaces.
     files::write(&places.key, &issued.key, Readers::Owner)?;
     files::write(&places.cert, &issued.certificate, Readers::All)
@@ -278,7 +299,8 @@ pub fn rotate(
             .hint("give a file with its certificate and its key: mvm agent certs rotate --ca FILE")
             .hint("or have the request signed: mvm agent certs request"));
     }
-    issue(&places, &authority, role, &old.name, now)?;
+    let at = ca.map_or_else(|| places.ca.clone(), Path::to_owned);
+    issue(&places, &Registry::of(&authority, &at), role, &old.name, now)?;
     let chain = certificates(&places.cert)?;
     first(&chain, &places.cert).and_then(|der| facts_of(der, now))
 }

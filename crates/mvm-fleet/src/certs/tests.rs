@@ -4,6 +4,8 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
 
+mod enrolling;
+
 const NOW: Timestamp = Timestamp(1_800_000_000_000);
 const HOUR: u32 = 3600;
 

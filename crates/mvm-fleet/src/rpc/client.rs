@@ -30,7 +30,7 @@ use super::{
 use crate::certs::{Identity, server_name};
 
 /// How long a node may take to say who it is.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// How long it may take to do what is asked.
 const ANSWER_TIME: Duration = Duration::from_secs(120);
 /// How long the end of a connection may take.
@@ -135,7 +135,7 @@ impl Drop for Client {
     }
 }
 
-fn resolve(node: &str) -> Result<SocketAddr, Error> {
+pub(super) fn resolve(node: &str) -> Result<SocketAddr, Error> {
     let unknown = || {
         Error::new(ErrorKind::Usage, format!("{node:?} is no node: write HOST:PORT"))
             .hint("the port is 4433 unless the node was told otherwise")
@@ -152,7 +152,7 @@ fn resolve(node: &str) -> Result<SocketAddr, Error> {
     all.into_iter().next().ok_or_else(unknown)
 }
 
-fn open(address: SocketAddr) -> std::io::Result<Endpoint> {
+pub(super) fn open(address: SocketAddr) -> std::io::Result<Endpoint> {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
     let runtime = Arc::new(quinn::TokioRuntime);
@@ -242,7 +242,7 @@ fn why(reason: &ConnectionError, node: &str) -> Error {
     }
 }
 
-fn silent(node: &str) -> Error {
+pub(super) fn silent(node: &str) -> Error {
     Error::new(ErrorKind::Unavailable, format!("{node} does not answer"))
         .hint("see whether its agent listens there: mvm agent serve --listen ADDRESS, on the node")
 }

@@ -5,11 +5,13 @@
 //! - `limit` — how often and how much at once a peer may ask.
 //! - [`server`] — the node's side; it asks a [`Node`].
 //! - [`client`] — the other side.
+//! - [`join`] — what a node and an operator say before the node has a certificate, on a protocol of its own.
 //!
 //! What is said is [`mvm_core::api`]'s. A peer that holds a certificate may still be hostile: every frame,
 //! stream, connection and wait has a bound, and the role in the certificate is asked for each request.
 
 pub mod client;
+pub mod join;
 mod limit;
 pub mod server;
 #[cfg(test)]
@@ -22,7 +24,9 @@ use std::net::SocketAddr;
 use mvm_core::api::{Answer, Refusal, Request, Role};
 
 pub use client::Client;
-pub use server::Server;
+pub use join::{Joining, approve};
+pub use server::{Face, Server};
+pub(crate) use tls::verifier;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,11 +5,13 @@
 //! ```
 //!
 //! The runtime has one thread for connections and a bounded number for what is asked of the [`Node`]. What
-//! is not understood is answered with 400 and ends its stream, nothing else. It refuses to know what is asked.
+//! is not understood is answered with 400 and ends its stream, nothing else. What it shows and whom it refuses
+//! changes while it serves ([`Face`]): who connects from then on meets it, and who is connected is asked at
+//! each request. It refuses to know what is asked.
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -17,6 +19,7 @@ use mvm_core::{
     api::{
         Answer, Code, GENERATIONS, Greeting, Hello, PART_MAX, PARTS_MAX, Part, Refusal, Reply,
         Request, Welcome, common_generation,
+        join,
     },
     error::{Error, ErrorKind},
 };
@@ -29,12 +32,13 @@ use tokio::{
 };
 
 use super::{
-    Caller, Node,
+    Caller, Joining, Node,
+    join as joins,
     limit::Limits,
     tls,
     wire::{self, WireError},
 };
-use crate::certs::{Facts, Identity};
+use crate::certs::{Facts, Identity, Revoked, enroll::Waiting};
 
 /// Connections, counted from their first packet.
 const CONNECTIONS: usize = 64;
@@ -45,19 +49,59 @@ const REQUESTS: usize = 16;
 /// Payloads that come in parts at once.
 const UPLOADS: usize = 2;
 /// How long a handshake, a hello and a frame may take.
-const FRAME_TIME: Duration = Duration::from_secs(5);
+pub(super) const FRAME_TIME: Duration = Duration::from_secs(5);
 /// How long what is being answered may take once the server is told to stop.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
 /// The server of a node; it ends when it is dropped.
 pub struct Server {
     runtime: Option<Runtime>,
-    endpoint: Endpoint,
+    face: Face,
     address: SocketAddr,
+}
+
+/// What a server shows and whom it refuses.
+#[derive(Clone)]
+pub struct Face {
+    endpoint: Endpoint,
+    now: Arc<RwLock<Now>>,
+}
+
+#[derive(Default)]
+struct Now {
+    revoked: Option<Arc<Revoked>>,
+    waiting: Option<Arc<Waiting>>,
+}
+
+impl Face {
+    /// Shows another certificate to who connects from now on, and refuses at once who is on its list.
+    ///
+    /// # Errors
+    /// `Invalid` when the identity is of no use.
+    pub fn show(&self, identity: &Identity) -> Result<(), Error> {
+        let config = tls::server(identity)?;
+        let revoked = identity.revoked.clone().map(Arc::new);
+        // The list first: who slips through a handshake of before is refused at its first request.
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Now { revoked, waiting: None };
+        self.endpoint.set_server_config(Some(config));
+        Ok(())
+    }
+
+    /// The list of revoked certificates that is in force.
+    #[must_use]
+    pub fn revoked(&self) -> Option<Arc<Revoked>> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).revoked.clone()
+    }
+
+    pub(super) fn waiting(&self) -> Option<Arc<Waiting>> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).waiting.clone()
+    }
 }
 
 struct Shared {
     node: Arc<dyn Node>,
+    joining: Option<Arc<dyn Joining>>,
+    face: Face,
     limits: Arc<Limits>,
     connections: Arc<Semaphore>,
     requests: Arc<Semaphore>,
@@ -74,10 +118,36 @@ impl Server {
         identity: &Identity,
         node: Arc<dyn Node>,
     ) -> Result<Self, Error> {
+        let revoked = identity.revoked.clone().map(Arc::new);
+        let now = Now { revoked, waiting: None };
+        Self::open(address, tls::server(identity)?, now, node, None)
+    }
+
+    /// Listens for the approval of a node that has no certificate yet, and for nothing else until it has it.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn wait(
+        address: SocketAddr,
+        waiting: Waiting,
+        joining: Arc<dyn Joining>,
+        node: Arc<dyn Node>,
+    ) -> Result<Self, Error> {
+        let config = tls::waiting(&waiting)?;
+        let now = Now { revoked: None, waiting: Some(Arc::new(waiting)) };
+        Self::open(address, config, now, node, Some(joining))
+    }
+
+    fn open(
+        address: SocketAddr,
+        config: quinn::ServerConfig,
+        now: Now,
+        node: Arc<dyn Node>,
+        joining: Option<Arc<dyn Joining>>,
+    ) -> Result<Self, Error> {
         let cannot = |error: &std::io::Error| {
             Error::new(ErrorKind::Unavailable, format!("cannot listen on {address}")).because(error)
         };
-        let config = tls::server(identity)?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(REQUESTS)
@@ -90,15 +160,18 @@ impl Server {
             Endpoint::server(config, address).map_err(|error| cannot(&error))?
         };
         let bound = endpoint.local_addr().map_err(|error| cannot(&error))?;
+        let face = Face { endpoint: endpoint.clone(), now: Arc::new(RwLock::new(now)) };
         let shared = Arc::new(Shared {
             node,
+            joining,
+            face: face.clone(),
             limits: Arc::default(),
             connections: Arc::new(Semaphore::new(CONNECTIONS)),
             requests: Arc::new(Semaphore::new(REQUESTS)),
             uploads: Arc::new(Semaphore::new(UPLOADS)),
         });
-        runtime.spawn(accept(endpoint.clone(), shared));
-        Ok(Self { runtime: Some(runtime), endpoint, address: bound })
+        runtime.spawn(accept(endpoint, shared));
+        Ok(Self { runtime: Some(runtime), face, address: bound })
     }
 
     /// Where it listens.
@@ -107,19 +180,24 @@ impl Server {
         self.address
     }
 
-    /// Shows another certificate to who connects from now on.
+    /// What it shows, for who changes that.
+    #[must_use]
+    pub fn face(&self) -> Face {
+        self.face.clone()
+    }
+
+    /// As [`Face::show`].
     ///
     /// # Errors
-    /// `Invalid` when the identity is of no use.
+    /// As [`Face::show`].
     pub fn show(&self, identity: &Identity) -> Result<(), Error> {
-        self.endpoint.set_server_config(Some(tls::server(identity)?));
-        Ok(())
+        self.face.show(identity)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.endpoint.close(VarInt::from_u32(0), b"the node stops");
+        self.face.endpoint.close(VarInt::from_u32(0), b"the node stops");
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(STOP_TIME);
         }
@@ -155,8 +233,13 @@ async fn serve(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), String> {
     let connecting = incoming.accept().map_err(|error| error.to_string())?;
     let connection = timeout(FRAME_TIME, connecting).await.map_err(late)?;
     let connection = connection.map_err(|error| error.to_string())?;
+    if tls::protocol(&connection).as_deref() == Some(join::ALPN) {
+        let joining = shared.joining.as_ref().ok_or("this node waits for nothing")?;
+        return joins::serve(&shared.face, joining, &connection).await;
+    }
     let peer = tls::peer(&connection);
-    let greeted = timeout(FRAME_TIME, greet(&connection, peer.as_ref())).await.map_err(late)?;
+    let greeted = timeout(FRAME_TIME, greet(shared, &connection, peer.as_ref())).await;
+    let greeted = greeted.map_err(late)?;
     greeted.map_err(|error| error.to_string())?;
     while let Ok((send, receive)) = connection.accept_bi().await {
         let (shared, peer) = (Arc::clone(shared), peer.clone());
@@ -169,12 +252,16 @@ async fn serve(shared: &Arc<Shared>, incoming: Incoming) -> Result<(), String> {
     Ok(())
 }
 
-async fn greet(connection: &Connection, peer: Option<&Facts>) -> Result<(), WireError> {
+async fn greet(
+    shared: &Shared,
+    connection: &Connection,
+    peer: Option<&Facts>,
+) -> Result<(), WireError> {
     let lost = |error: quinn::ConnectionError| WireError::Lost(error.to_string());
     let (mut send, mut receive) = connection.accept_bi().await.map_err(lost)?;
     let read = wire::read::<Hello>(&mut receive).await;
     let generation = read.map_err(malformed).and_then(|hello| {
-        tls::role(peer)?;
+        tls::role(peer, shared.face.revoked().as_deref())?;
         common_generation(GENERATIONS, hello.generations).ok_or_else(|| {
             let [low, high] = GENERATIONS;
             let message = format!("this node speaks the generations {low} to {high} of the API");
@@ -191,7 +278,7 @@ async fn greet(connection: &Connection, peer: Option<&Facts>) -> Result<(), Wire
 }
 
 /// Ends a stream once the peer has what was written, or no longer wants it.
-async fn finish(send: &mut SendStream) {
+pub(super) async fn finish(send: &mut SendStream) {
     if send.finish().is_ok() {
         // A peer that takes nothing is let go.
         let _ = timeout(FRAME_TIME, send.stopped()).await;
@@ -233,7 +320,7 @@ async fn answer(
     address: SocketAddr,
     receive: &mut RecvStream,
 ) -> Result<Answer, Refusal> {
-    let (role, name) = tls::role(peer)?;
+    let (role, name) = tls::role(peer, shared.face.revoked().as_deref())?;
     let too_many = || {
         Refusal::new(Code::TooMany, ErrorKind::Unavailable, "too many requests: ask again later")
     };

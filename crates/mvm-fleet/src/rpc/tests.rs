@@ -20,6 +20,9 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::certs::{self, Identity, Places};
 
+mod changing;
+mod joining;
+
 /// A node that keeps what it was given.
 #[derive(Default)]
 struct Kept {
@@ -43,7 +46,10 @@ impl Node for Kept {
             | Request::InstanceList { .. }
             | Request::WakeInstance { .. }
             | Request::SleepInstance { .. }
-            | Request::Events { .. } => {
+            | Request::Events { .. }
+            | Request::CertificateRequest {}
+            | Request::InstallCertificate { .. }
+            | Request::Revoke { .. } => {
                 Err(Error::new(ErrorKind::NotFound, "there is no such thing").into())
             }
         }
@@ -331,7 +337,7 @@ fn where_nobody_listens_is_said() {
 proptest! {
     #[test]
     fn no_bytes_crash_the_decoder(header: [u8; 4], body: Vec<u8>) {
-        if let Ok(size) = wire::length(header) {
+        if let Ok(size) = wire::length(header, FRAME_MAX) {
             prop_assert!(size <= FRAME_MAX);
         }
         let _ = wire::decode::<Request>(&body);

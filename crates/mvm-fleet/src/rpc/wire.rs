@@ -22,7 +22,7 @@ pub enum WireError {
 impl std::fmt::Display for WireError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::TooLarge(size) => write!(f, "a frame has {size} bytes (limit {FRAME_MAX})"),
+            Self::TooLarge(size) => write!(f, "a frame has {size} bytes, which is too many"),
             Self::Malformed(what) => write!(f, "a frame makes no sense: {what}"),
             Self::Ended => f.write_str("a frame is cut short"),
             Self::Lost(what) => write!(f, "the connection is lost: {what}"),
@@ -51,13 +51,13 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, WireError> {
     Ok(frame)
 }
 
-/// How many bytes follow.
+/// How many bytes follow, of at most so many.
 ///
 /// # Errors
 /// [`WireError::TooLarge`].
-pub const fn length(header: [u8; 4]) -> Result<usize, WireError> {
+pub const fn length(header: [u8; 4], most: usize) -> Result<usize, WireError> {
     let size = u32::from_be_bytes(header) as usize;
-    if size > FRAME_MAX { Err(WireError::TooLarge(size)) } else { Ok(size) }
+    if size > most { Err(WireError::TooLarge(size)) } else { Ok(size) }
 }
 
 /// The message in a frame's bytes.
@@ -69,9 +69,16 @@ pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
 }
 
 pub(super) async fn read<T: DeserializeOwned>(stream: &mut RecvStream) -> Result<T, WireError> {
+    read_at_most(stream, FRAME_MAX).await
+}
+
+pub(super) async fn read_at_most<T: DeserializeOwned>(
+    stream: &mut RecvStream,
+    most: usize,
+) -> Result<T, WireError> {
     let mut header = [0; 4];
     fill(stream, &mut header).await?;
-    let mut body = vec![0; length(header)?];
+    let mut body = vec![0; length(header, most)?];
     fill(stream, &mut body).await?;
     decode(&body)
 }
