@@ -88,6 +88,10 @@ pub enum EventKind {
     CertificateIssued,
     /// A certificate was replaced before its end.
     CertificateRotated,
+    /// Certificates were revoked, or a list of revoked ones was taken into force.
+    CertificateRevoked,
+    /// Somebody wanted to approve this node who does not know its join token, or came too late.
+    JoinRefused,
     /// A desired state was accepted.
     DesiredStateAccepted,
     /// A desired state was rejected; the reason says why.

@@ -305,6 +305,18 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<LoggedEvent>, Error>;
 
+    /// The first `limit` events of a tenant after `after_seq`, oldest first; for who reads a log page by
+    /// page, so that no page costs more than it has.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn first_events(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error>;
+
     /// Checks a tenant's audit log against its anchor, and the exported files against the store.
     /// What is wrong stands in the report.
     ///

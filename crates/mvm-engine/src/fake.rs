@@ -539,6 +539,14 @@ impl Store for Dying {
     fn events(&self, id: &TenantId, after: u64, limit: usize) -> Result<Vec<LoggedEvent>, Error> {
         self.0.events(id, after, limit)
     }
+    fn first_events(
+        &self,
+        id: &TenantId,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        self.0.first_events(id, after, limit)
+    }
     fn audit(&self, id: &TenantId) -> Result<mvm_core::audit::AuditReport, Error> {
         self.0.audit(id)
     }

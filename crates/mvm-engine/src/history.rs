@@ -111,9 +111,7 @@ impl Engine {
         limit: usize,
     ) -> Result<Vec<LoggedEvent>, Error> {
         self.living(tenant)?;
-        let mut all = self.ports.store.events(tenant, after_seq, usize::MAX)?;
-        all.truncate(limit);
-        Ok(all)
+        self.ports.store.first_events(tenant, after_seq, limit)
     }
 
     /// What happened to the destroyed tenants of this name, oldest first.

@@ -33,7 +33,8 @@ mod wiring;
 pub use agent::AgentOptions;
 pub use config::{Config, LogFormat, Origin, Overrides, Setting};
 pub use fleet::{
-    CertificateRequest, CertsAsk, HostAsk, Listen, Peer, SignAsk, SignerKey, TlsFiles,
+    Approved, Asked, CertificateRequest, CertsAsk, HostAsk, Invitation, Listen, Peer, PushedList,
+    Revocation, SignAsk, SignedFile, SignerKey, TlsFiles,
 };
 pub use mvm_core::{
     Error, ErrorKind, api,
@@ -81,6 +82,6 @@ pub use mvm_engine::{
     query::{DiskView, Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
     rebuild::{Rebuilt, Recovered},
 };
-pub use mvm_fleet::certs::{Facts as Certificate, Step as CertsStep};
+pub use mvm_fleet::certs::{Facts as Certificate, RevokedCertificate, Step as CertsStep, Token};
 pub use rebuild::RebuildWhen;
 pub use wiring::{Mvm, new_operation};

@@ -68,8 +68,9 @@ pub(crate) enum Precedence {
 impl Precedence {
     pub(crate) const fn of(actor: &Actor) -> Self {
         match actor {
-            Actor::Uid(_) => Self::Person,
-            Actor::Engine | Actor::Policy | Actor::Certificate(_) => Self::Background,
+            // Who asks a node to move one instance is a person with a certificate.
+            Actor::Uid(_) | Actor::Certificate(_) => Self::Person,
+            Actor::Engine | Actor::Policy => Self::Background,
         }
     }
 }
@@ -84,9 +85,9 @@ pub(crate) enum Granted {
 /// Who a wish counts as, by who asks.
 pub(crate) const fn mover(actor: &Actor) -> ParkedBy {
     match actor {
-        Actor::Uid(_) => ParkedBy::Person,
+        Actor::Uid(_) | Actor::Certificate(_) => ParkedBy::Person,
         Actor::Engine => ParkedBy::Counts,
-        Actor::Policy | Actor::Certificate(_) => ParkedBy::Policy,
+        Actor::Policy => ParkedBy::Policy,
     }
 }
 

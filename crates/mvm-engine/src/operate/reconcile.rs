@@ -219,8 +219,8 @@ impl Engine {
 /// Who the acts count as: never a person, whose commands stand above them.
 fn on_behalf(actor: &Actor) -> Actor {
     match actor {
-        Actor::Uid(_) => Actor::Policy,
-        Actor::Engine | Actor::Policy | Actor::Certificate(_) => actor.clone(),
+        Actor::Uid(_) | Actor::Certificate(_) => Actor::Policy,
+        Actor::Engine | Actor::Policy => actor.clone(),
     }
 }
 

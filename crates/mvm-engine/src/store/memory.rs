@@ -69,6 +69,17 @@ impl Store for MemoryStore {
         Ok(newer.skip(skipped).cloned().collect())
     }
 
+    fn first_events(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = content.events.get(tenant).map_or(&[][..], Vec::as_slice);
+        Ok(log.iter().filter(|entry| entry.seq > after_seq).take(limit).cloned().collect())
+    }
+
     fn audit(&self, tenant: &TenantId) -> Result<AuditReport, Error> {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(report(tenant, content.events.get(tenant).map_or(&[][..], Vec::as_slice)))

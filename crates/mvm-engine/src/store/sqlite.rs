@@ -122,11 +122,23 @@ impl SqliteStore {
         after_seq: u64,
         limit: usize,
     ) -> Result<Vec<LoggedEvent>, Error> {
+        let mut newest_first = self.selected(
+            "SELECT body FROM event WHERE tenant = ?1 AND seq > ?2 ORDER BY seq DESC LIMIT ?3",
+            (tenant, after_seq, limit),
+        )?;
+        newest_first.reverse();
+        Ok(newest_first)
+    }
+
+    /// The entries of a log that a statement finds, by tenant, place and limit.
+    fn selected(
+        &self,
+        statement: &str,
+        (tenant, after_seq, limit): (&TenantId, u64, usize),
+    ) -> Result<Vec<LoggedEvent>, Error> {
         let connection = self.connection();
         let read = || -> Result<Vec<String>, rusqlite::Error> {
-            let mut statement = connection.prepare_cached(
-                "SELECT body FROM event WHERE tenant = ?1 AND seq > ?2 ORDER BY seq DESC LIMIT ?3",
-            )?;
+            let mut statement = connection.prepare_cached(statement)?;
             let after = i64::try_from(after_seq).unwrap_or(i64::MAX);
             let limit = i64::try_from(limit).unwrap_or(i64::MAX);
             statement.query_map(params![tenant.as_str(), after, limit], |row| row.get(0))?.collect()
@@ -138,7 +150,7 @@ impl SqliteStore {
                 Error::new(ErrorKind::Integrity, message).because(&e)
             })
         };
-        bodies.iter().rev().map(entry).collect()
+        bodies.iter().map(entry).collect()
     }
 
     /// The entries of a log as they stand in the database, with their places and hashes.
@@ -316,6 +328,29 @@ impl Store for SqliteStore {
             }
         }
         Ok(entries)
+    }
+
+    fn first_events(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        let left = self.anchor(tenant)?.map_or(0, |anchor| anchor.left_seq);
+        let mut found = match &self.exporter {
+            Some(exporter) if left > after_seq => {
+                verify::first_of(self, exporter, tenant, (after_seq, left), limit)?
+            }
+            Some(_) | None => Vec::new(),
+        };
+        let after = found.last().map_or(after_seq, |entry| entry.seq);
+        let rest = limit.saturating_sub(found.len());
+        let mut stored = self.selected(
+            "SELECT body FROM event WHERE tenant = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3",
+            (tenant, after, rest),
+        )?;
+        found.append(&mut stored);
+        Ok(found)
     }
 
     fn audit(&self, tenant: &TenantId) -> Result<AuditReport, Error> {

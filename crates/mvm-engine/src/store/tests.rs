@@ -195,6 +195,13 @@ fn events_are_the_last_ones_after_a_place_and_go_with_their_tenant() {
         assert_eq!(seqs(0, 2), [4, 5]);
         assert_eq!(seqs(3, 10), [4, 5]);
         assert_eq!(seqs(5, 10), [0; 0]);
+        let firsts = |after, limit| -> Vec<u64> {
+            let log = store.first_events(&acme(), after, limit).unwrap();
+            log.iter().map(|entry| entry.seq).collect()
+        };
+        assert_eq!(firsts(0, 2), [1, 2]);
+        assert_eq!(firsts(3, 10), [4, 5]);
+        assert_eq!(firsts(5, 10), [0; 0]);
         within(store, |tx| tx.delete(Table::Tenants, "acme")).unwrap();
         assert_eq!(seqs(0, 10), [0; 0]);
     });

@@ -247,6 +247,29 @@ pub(super) fn older(
     Ok(found.split_off(found.len().saturating_sub(limit)))
 }
 
+/// The first `limit` entries after `range.0` and up to `range.1` that left the store for rotated files; reads
+/// no file more than it must.
+pub(super) fn first_of(
+    store: &SqliteStore,
+    exporter: &Exporter,
+    tenant: &TenantId,
+    range: (u64, u64),
+    limit: usize,
+) -> Result<Vec<LoggedEvent>, Error> {
+    let mut found: Vec<LoggedEvent> = Vec::new();
+    for file in store.closed(tenant)?.iter().filter(|file| file.last_seq > range.0) {
+        if file.first_seq > range.1 || found.len() >= limit {
+            break;
+        }
+        let path = exporter.directory(tenant).join(segments::name(file.number));
+        let segment = segments::read(&path).map_err(|e| unreadable("a rotated audit log", &e))?;
+        let entries = segment.unwrap_or_default().entries.into_iter();
+        let those = entries.filter(|entry| entry.seq > range.0 && entry.seq <= range.1);
+        found.extend(those.take(limit - found.len()));
+    }
+    Ok(found)
+}
+
 /// One archived log: its name, its files, all its entries in their order.
 struct Archive {
     name: String,

@@ -2,6 +2,7 @@
 
 use mvm_core::{
     event::Actor,
+    instance::Drain,
     operation::Operation,
     quota::Quotas,
     state::{Move, State},
@@ -28,6 +29,20 @@ fn counts_in_the_background_leave_alone_what_a_person_moved() {
     let outcome = rig.engine.operate(&agent, &running(0)).unwrap();
     assert_eq!((outcome.changes.len(), outcome.deferrals.len()), (0, 1));
     assert_eq!(rig.record(&id).state, State::Running);
+}
+
+#[test]
+fn who_wakes_an_instance_from_afar_is_a_person_too() {
+    let rig = Rig::with_pool(Quotas::default());
+    let id = rig.instance_in(State::Running);
+    rig.go(&id, Move::Sleep).unwrap();
+    let afar = Context::silent(Actor::Certificate("coordinator:boss".to_owned()));
+    let (instance, wish, drain) = (id.clone(), Move::Wake, Drain::Ask);
+    let wake = Operation::InstanceMove { instance, wish, drain };
+    rig.engine.operate(&afar, &wake).unwrap();
+    let record = rig.record(&id);
+    assert_eq!(record.state, State::Running, "the hold of who put it to sleep is no hindrance");
+    assert!(record.manual_override_until.is_some(), "and policy leaves it alone");
 }
 
 #[test]

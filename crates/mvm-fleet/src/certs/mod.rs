@@ -94,7 +94,7 @@ pub struct Identity {
 ///
 /// # Errors
 /// `NotFound` when a file is missing, with what makes it; `Permission` when others may read the key;
-/// `Invalid` when a file holds something else; `Integrity` when the certificate is over.
+/// `Invalid` when a file holds something else; `Integrity` when the certificate is over or revoked.
 pub fn identity(places: &Places, now: Timestamp) -> Result<Identity, Error> {
     let (authorities, chain) = (certificates(&places.ca)?, certificates(&places.cert)?);
     let pem = files::read(&places.key)?.map(Zeroizing::new).ok_or_else(|| missing(&places.key))?;
@@ -109,6 +109,11 @@ pub fn identity(places: &Places, now: Timestamp) -> Result<Identity, Error> {
             .hint("get another one: mvm agent certs rotate"));
     }
     let revoked = Revoked::beside(&places.ca, &authorities)?;
+    if revoked.as_ref().is_some_and(|list| list.has(&facts.serial)) {
+        let message = format!("the certificate {} is revoked", places.cert.display());
+        return Err(Error::new(ErrorKind::Integrity, message)
+            .hint("a node has to be approved again: mvm add host --token TOKEN"));
+    }
     Ok(Identity { chain, key, authorities, revoked, facts })
 }
 
@@ -214,7 +219,7 @@ fn known(directory: &Path) -> Result<Option<Authority>, Error> {
     authority.with_key(&key).map(Some)
 }
 
-/// What the certificate of these places says, if it is one of this authority and not over.
+/// What the certificate of these places says, if it is one of this authority, not revoked and not over.
 fn present(places: &Places, authority: &Authority, now: Timestamp) -> Result<Option<Facts>, Error> {
     let Some(key) = files::read_text(&places.key)?.map(Zeroizing::new) else { return Ok(None) };
     if files::read(&places.cert)?.is_none() {
@@ -224,7 +229,9 @@ fn present(places: &Places, authority: &Authority, now: Timestamp) -> Result<Opt
     let der = first(&chain, &places.cert)?;
     let facts = facts_of(der, now)?;
     let is_ours = facts.issuer == authority.name() && authority::belongs(&key, der);
-    Ok((is_ours && now <= facts.not_after).then_some(facts))
+    let list = Revoked::beside(&places.ca, std::slice::from_ref(authority.certificate()))?;
+    let is_revoked = list.is_some_and(|list| list.has(&facts.serial));
+    Ok((is_ours && !is_revoked && now <= facts.not_after).then_some(facts))
 }
 
 /// A fresh key and a certificate of it.

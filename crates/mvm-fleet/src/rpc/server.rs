@@ -87,6 +87,18 @@ impl Face {
         Ok(())
     }
 
+    /// Refuses at once who is on a list, connected or not.
+    pub fn refuse(&self, list: Revoked) {
+        let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
+        now.revoked = Some(Arc::new(list));
+    }
+
+    /// Whether it waits for its approval.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting().is_some()
+    }
+
     /// The list of revoked certificates that is in force.
     #[must_use]
     pub fn revoked(&self) -> Option<Arc<Revoked>> {

@@ -294,6 +294,16 @@ impl Store for Process {
         self.through(&call, || self.sim.store.events(tenant, after_seq, limit))
     }
 
+    fn first_events(
+        &self,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        let call = Call::of("events", None);
+        self.through(&call, || self.sim.store.first_events(tenant, after_seq, limit))
+    }
+
     fn audit(&self, tenant: &TenantId) -> Result<AuditReport, Error> {
         self.through(&Call::of("audit", None), || self.sim.store.audit(tenant))
     }

@@ -1,14 +1,16 @@
 //! The node's side of the API: answers what is asked from afar over this machine's engine.
 //!
 //! A pushed state is stored and noted here; the agent's loop brings it about. What moves an instance is done
-//! at once, in the name of the caller's certificate, which counts like policy: a person's hold stands. It
-//! refuses to know connections.
+//! at once, in the name of the caller's certificate: whoever may ask for it counts as a person. A certificate
+//! and a list of revoked ones that come from afar are in use before the answer goes out. It refuses to know
+//! connections.
+
+mod enrolling;
 
 use std::{
-    path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,8 +33,12 @@ use mvm_engine::{
     query::{Filter, InstanceView, TenantView},
 };
 use mvm_fleet::{
-    certs as certificates, keys,
-    rpc::{Caller, Node, Server},
+    certs::{
+        self as certificates, Identity,
+        enroll::{self, Waiting},
+    },
+    keys,
+    rpc::{Caller, Face, Joining, Node, Server},
 };
 
 use super::{Listen, TlsFiles, now};
@@ -43,19 +49,30 @@ const CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 /// Failures of a pass that are told from afar, and how long one may be.
 const FAILURES_TOLD: usize = 100;
 const FAILURE_LENGTH: usize = 500;
+/// Bytes of events in a page.
+const EVENTS_SIZE: usize = 768 << 10;
 
 /// The API of this node while the agent serves.
 pub(crate) struct Api {
     server: Server,
     behind: Arc<Behind>,
-    tls: TlsFiles,
-    directory: PathBuf,
     looked: Mutex<Instant>,
+}
+
+/// As whom a node listens.
+enum Shown {
+    /// As one of a fleet.
+    Node(Box<Identity>),
+    /// As one that waits for its approval.
+    Waiting(Box<Waiting>),
 }
 
 /// What answers.
 struct Behind {
     mvm: Mvm,
+    tls: TlsFiles,
+    face: OnceLock<Face>,
+    refused: AtomicU32,
     follows_file: bool,
     changed: AtomicBool,
     pass: Mutex<Option<Pass>>,
@@ -68,35 +85,28 @@ impl Api {
     /// `NotFound` or `Permission` when something of what it trusts is missing or open to others, with what
     /// to do; `Unavailable` when the address is taken.
     pub(crate) fn start(mvm: &Mvm, listen: &Listen, follows_file: bool) -> Result<Self, Error> {
-        let trusted = keys::trusted(&mvm.trusted_keys())?;
-        if trusted.keys.is_empty() && mvm.production {
-            let message =
-                format!("no signer is trusted: {} has no key", mvm.trusted_keys().display());
-            let error = Error::new(ErrorKind::Permission, message)
-                .hint("in production nothing unsigned is accepted")
-                .hint("trust the coordinator: mvm add host --signing-key FILE.pub");
-            let skipped = trusted.skipped.iter();
-            return Err(
-                skipped.fold(error, |error, (file, why)| error.hint(format!("{file}: {why}")))
-            );
-        }
-        let identity = mvm.identity(Role::Node, &listen.tls)?;
-        if identity.facts.role != Some(Role::Node) {
-            let message = format!("the certificate of {} is not a node's", identity.facts.name);
-            return Err(Error::new(ErrorKind::Invalid, message)
-                .hint("make one: mvm agent certs init --role node"));
-        }
+        let shown = shown(mvm, &listen.tls)?;
         let behind = Arc::new(Behind {
             mvm: mvm.for_operation(new_operation()),
+            tls: listen.tls.clone(),
+            face: OnceLock::new(),
+            refused: AtomicU32::new(0),
             follows_file,
             changed: AtomicBool::new(false),
             pass: Mutex::new(None),
         });
         let node: Arc<dyn Node> = Arc::<Behind>::clone(&behind);
-        let server = Server::start(listen.address, &identity, node)?;
-        tracing::info!(address = %server.address(), signers = trusted.keys.len(), "the API listens");
-        let (tls, directory) = (listen.tls.clone(), mvm.certs());
-        Ok(Self { server, behind, tls, directory, looked: Mutex::new(Instant::now()) })
+        let server = match shown {
+            Shown::Node(identity) => Server::start(listen.address, &identity, node)?,
+            Shown::Waiting(waiting) => {
+                tracing::info!(until = %waiting.token.expires.rfc3339(), "waits for approval");
+                let joining: Arc<dyn Joining> = Arc::<Behind>::clone(&behind);
+                Server::wait(listen.address, *waiting, joining, node)?
+            }
+        };
+        behind.face.get_or_init(|| server.face());
+        tracing::info!(address = %server.address(), "the API listens");
+        Ok(Self { server, behind, looked: Mutex::new(Instant::now()) })
     }
 
     /// Whether another state was accepted since this was asked last.
@@ -124,9 +134,13 @@ impl Api {
             return;
         }
         *looked = Instant::now();
-        let facts = certificates::status(&self.directory, now()).unwrap_or_default();
+        let Behind { mvm, tls, .. } = &*self.behind;
+        let facts = certificates::status(&mvm.certs(), now()).unwrap_or_default();
         let is_due = facts.iter().any(|one| one.role == Some(Role::Node) && one.is_due);
-        let shown = self.behind.mvm.identity(Role::Node, &self.tls);
+        let shown = mvm.identity(Role::Node, tls);
+        if shown.is_err() && self.server.face().is_waiting() {
+            return;
+        }
         if let Err(error) = shown.and_then(|identity| self.server.show(&identity)) {
             tracing::warn!(%error, "the certificate cannot be renewed");
         } else if is_due {
@@ -135,6 +149,50 @@ impl Api {
             );
         }
     }
+}
+
+impl Mvm {
+    /// Whether this node is ready to be asked from afar.
+    ///
+    /// # Errors
+    /// Why it is not, with what to do.
+    pub fn can_listen(&self, tls: &TlsFiles) -> Result<(), Error> {
+        shown(self, tls).map(drop)
+    }
+}
+
+/// As whom a node listens, if something is in order of what it trusts and shows.
+fn shown(mvm: &Mvm, tls: &TlsFiles) -> Result<Shown, Error> {
+    let trusted = keys::trusted(&mvm.trusted_keys())?;
+    if trusted.keys.is_empty() && mvm.production {
+        let message =
+            format!("no signer is trusted: {} has no key", mvm.trusted_keys().display());
+        let error = Error::new(ErrorKind::Permission, message)
+            .hint("in production nothing unsigned is accepted")
+            .hint("trust the coordinator: mvm add host --signing-key FILE.pub");
+        let skipped = trusted.skipped.iter();
+        return Err(skipped.fold(error, |error, (file, why)| error.hint(format!("{file}: {why}"))));
+    }
+    let identity = match mvm.identity(Role::Node, tls) {
+        Ok(identity) => identity,
+        Err(error) => return waiting(mvm, tls, error),
+    };
+    if identity.facts.role != Some(Role::Node) {
+        let message = format!("the certificate of {} is not a node's", identity.facts.name);
+        return Err(Error::new(ErrorKind::Invalid, message)
+            .hint("make one: mvm agent certs init --role node"));
+    }
+    Ok(Shown::Node(Box::new(identity)))
+}
+
+/// A node without a certificate listens only when it was given a token.
+fn waiting(mvm: &Mvm, tls: &TlsFiles, error: Error) -> Result<Shown, Error> {
+    let is_usual = *tls == TlsFiles::default();
+    if !is_usual || !matches!(error.kind, ErrorKind::NotFound | ErrorKind::Integrity) {
+        return Err(error);
+    }
+    let found = enroll::waiting(&mvm.certs(), &mvm.engine.node_id()?, now())?;
+    found.map(|waiting| Shown::Waiting(Box::new(waiting))).ok_or(error)
 }
 
 fn short(text: &str) -> String {
@@ -156,6 +214,9 @@ impl Node for Behind {
             Request::WakeInstance { instance } => moved(&mvm, &cx, &instance, Move::Wake),
             Request::SleepInstance { instance } => moved(&mvm, &cx, &instance, Move::Sleep),
             Request::Events { tenant, after_seq, limit } => events(&mvm, &tenant, after_seq, limit),
+            Request::CertificateRequest {} => self.request_again(&mvm),
+            Request::InstallCertificate { certificate } => self.install_again(&mvm, &certificate),
+            Request::Revoke { list } => self.revoke(&mvm, &list),
         };
         answered.map_err(Refusal::from)
     }
@@ -198,6 +259,8 @@ impl Behind {
             usage: view.usage,
             desired: mvm.engine.accepted()?.map(|state| state.acceptance),
             pass: self.pass.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            certificate: self.certificate(mvm),
+            revocations: self.face.get().and_then(Face::revoked).map(|list| list.told()),
         })))
     }
 }
@@ -262,8 +325,17 @@ fn moved(mvm: &Mvm, cx: &Context, instance: &InstanceRef, wish: Move) -> Result<
 
 fn events(mvm: &Mvm, tenant: &TenantId, after_seq: u64, limit: u32) -> Result<Answer, Error> {
     let limit = PageOf { after: None, limit }.size();
-    let items = mvm.engine.events_from(tenant, after_seq, limit)?;
+    let mut items = mvm.engine.events_from(tenant, after_seq, limit)?;
+    let is_full = items.len() >= limit;
+    // A page is as long as a frame has room for it, and one entry at least.
+    let mut size = 0;
+    let fits = items.iter().take_while(|one| {
+        size += serde_json::to_vec(one).map_or(0, |bytes| bytes.len());
+        size <= EVENTS_SIZE
+    });
+    let fits = fits.count().max(1);
+    let is_cut = fits < items.len();
+    items.truncate(fits);
     let last = items.last().map(|one| one.seq.to_string());
-    let next = last.filter(|_| items.len() >= limit);
-    Ok(Answer::Events(Page { items, next }))
+    Ok(Answer::Events(Page { items, next: last.filter(|_| is_full || is_cut) }))
 }

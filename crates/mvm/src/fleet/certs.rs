@@ -2,14 +2,17 @@
 //!
 //! It refuses to know how one is made.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mvm_core::{
     api::Role,
     error::{Error, ErrorKind},
     event::EventKind,
 };
-use mvm_fleet::certs::{self as certificates, Facts, Step};
+use mvm_fleet::certs::{
+    self as certificates, Facts, Places, Step, Token,
+    enroll::{self, Given},
+};
 
 use super::now;
 use crate::Mvm;
@@ -37,9 +40,6 @@ pub struct CertificateRequest {
     /// Where it was written.
     pub file: PathBuf,
 }
-
-/// The longest name in a certificate.
-const NAME_MAX: usize = 64;
 
 impl Mvm {
     /// Makes what this side needs to talk to others.
@@ -75,6 +75,38 @@ impl Mvm {
         Ok(CertificateRequest { role, name, request, file })
     }
 
+    /// Prepares this node for a join: its request and the token, with which `agent serve` listens for its
+    /// approval.
+    ///
+    /// # Errors
+    /// `Integrity` when the token is over or of another authority than the trusted one.
+    pub fn prepare_join(&self, token: &Token, ca: Option<&Path>) -> Result<Vec<Step>, Error> {
+        let name = self.named(Role::Node, None)?;
+        enroll::prepare(&self.certs(), token, ca, &name, now())
+    }
+
+    /// Installs what `coordinator approve` signed: the certificate, and the authority's where none is trusted
+    /// yet and a join token names it.
+    ///
+    /// # Errors
+    /// `Integrity` when it is not a valid one of the trusted authority; `Permission` when it is another's.
+    pub fn agent_certs_install(&self, bundle: &str) -> Result<Facts, Error> {
+        let parts = split(bundle);
+        let [certificate, rest @ ..] = parts.as_slice() else {
+            return Err(Error::new(ErrorKind::Invalid, "there is no certificate in PEM")
+                .hint("give the file that mvm coordinator approve --out wrote"));
+        };
+        let authority = rest.first().map(String::as_str);
+        let given = Given { certificate, authority, revocations: None };
+        let places = Places::of(&self.certs(), Role::Node);
+        let (facts, is_new) = enroll::install(&places, given, &self.engine.node_id()?, now())?;
+        if is_new {
+            let told = format!("installed, by {}, {}", facts.issuer, facts.fingerprint);
+            self.engine.tell_certificate(EventKind::CertificateIssued, &told)?;
+        }
+        Ok(facts)
+    }
+
     /// Gives this side another certificate with another key; the authority stays.
     ///
     /// # Errors
@@ -101,13 +133,18 @@ impl Mvm {
             (None, Role::Node) => self.engine.node_id()?,
             (None, Role::Coordinator | Role::Observer) => role.name().to_owned(),
         };
-        let is_plain =
-            name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-        if name.is_empty() || name.len() > NAME_MAX || !is_plain {
+        if !certificates::is_name(&name) {
             let message = format!("{name:?} is no name for a certificate");
             return Err(Error::new(ErrorKind::Usage, message)
                 .hint("use 1 to 64 letters, digits, hyphens, dots and underscores"));
         }
         Ok(name)
     }
+}
+
+/// The PEM blocks of certificates in a text.
+fn split(bundle: &str) -> Vec<String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let blocks = bundle.split_inclusive(END).filter(|block| block.ends_with(END));
+    blocks.map(|block| format!("{}\n", block.trim_start())).collect()
 }

@@ -5,9 +5,13 @@
 use std::path::{Path, PathBuf};
 
 use mvm_core::{
-    api::{Answer, InstanceRow, Moved, NodeInfo, PAGE_MAX, PageOf, Request, Role},
+    api::{
+        Answer, InstanceRow, Moved, NodeFigures, NodeInfo, PAGE_MAX, Page, PageOf, Request, Role,
+        TenantRow,
+    },
     desired::{self, ANY_NODE, Addressee},
     error::{Error, ErrorKind},
+    event::LoggedEvent,
     id::{InstanceRef, TenantId},
     signed::{Acceptance, Envelope},
     units::Seconds,
@@ -154,14 +158,62 @@ impl Mvm {
         tenant: Option<&TenantId>,
     ) -> Result<Vec<InstanceRow>, Error> {
         let client = self.client(peer)?;
-        let (mut all, mut after) = (Vec::new(), None);
-        loop {
-            let page = PageOf { after, limit: PAGE_MAX };
+        paged(|page| {
             let request = Request::InstanceList { tenant: tenant.cloned(), page };
             let Answer::Instances(page) = client.ask(&request)? else { return Err(strange()) };
+            Ok(page)
+        })
+    }
+
+    /// All tenants of a node.
+    ///
+    /// # Errors
+    /// Why it does not say so.
+    pub fn coordinator_list_tenants(&self, peer: &Peer) -> Result<Vec<TenantRow>, Error> {
+        let client = self.client(peer)?;
+        paged(|page| {
+            let Answer::Tenants(page) = client.ask(&Request::TenantList { page })? else {
+                return Err(strange());
+            };
+            Ok(page)
+        })
+    }
+
+    /// What a node holds.
+    ///
+    /// # Errors
+    /// Why it does not say so.
+    pub fn coordinator_stats(&self, peer: &Peer) -> Result<NodeFigures, Error> {
+        let answer = self.client(peer)?.ask(&Request::NodeStats {})?;
+        let Answer::Stats(figures) = answer else { return Err(strange()) };
+        Ok(figures)
+    }
+
+    /// The first `limit` entries of a tenant's log on a node after one, oldest first; page by page.
+    ///
+    /// # Errors
+    /// Why it does not say so.
+    pub fn coordinator_events(
+        &self,
+        peer: &Peer,
+        tenant: &TenantId,
+        after_seq: u64,
+        limit: usize,
+    ) -> Result<Vec<LoggedEvent>, Error> {
+        let client = self.client(peer)?;
+        let (mut all, mut after_seq) = (Vec::new(), after_seq);
+        loop {
+            let rest = u32::try_from(limit.saturating_sub(all.len())).unwrap_or(PAGE_MAX);
+            if rest == 0 {
+                return Ok(all);
+            }
+            let tenant = tenant.clone();
+            let request = Request::Events { tenant, after_seq, limit: rest.min(PAGE_MAX) };
+            let Answer::Events(page) = client.ask(&request)? else { return Err(strange()) };
+            let last = page.items.last().map(|one| one.seq);
             all.extend(page.items);
-            match page.next {
-                Some(next) => after = Some(next),
+            match last.filter(|last| page.next.is_some() && *last > after_seq) {
+                Some(last) => after_seq = last,
                 None => return Ok(all),
             }
         }
@@ -172,13 +224,23 @@ impl Mvm {
     /// # Errors
     /// Why it is not awake.
     pub fn coordinator_wake(&self, peer: &Peer, instance: &InstanceRef) -> Result<Moved, Error> {
-        let request = Request::WakeInstance { instance: instance.clone() };
-        let answer = self.client(peer)?.ask(&request)?;
-        let Answer::Moved(moved) = answer else { return Err(strange()) };
+        self.moved(peer, &Request::WakeInstance { instance: instance.clone() })
+    }
+
+    /// Puts an instance of a node to sleep.
+    ///
+    /// # Errors
+    /// Why it does not sleep.
+    pub fn coordinator_sleep(&self, peer: &Peer, instance: &InstanceRef) -> Result<Moved, Error> {
+        self.moved(peer, &Request::SleepInstance { instance: instance.clone() })
+    }
+
+    fn moved(&self, peer: &Peer, request: &Request) -> Result<Moved, Error> {
+        let Answer::Moved(moved) = self.client(peer)?.ask(request)? else { return Err(strange()) };
         Ok(moved)
     }
 
-    fn client(&self, peer: &Peer) -> Result<Client, Error> {
+    pub(super) fn client(&self, peer: &Peer) -> Result<Client, Error> {
         Client::connect(&peer.node, &self.caller(&peer.tls)?)
     }
 
@@ -196,11 +258,24 @@ impl Mvm {
     }
 }
 
+/// All pages of a list.
+fn paged<T>(mut ask: impl FnMut(PageOf) -> Result<Page<T>, Error>) -> Result<Vec<T>, Error> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = ask(PageOf { after, limit: PAGE_MAX })?;
+        all.extend(page.items);
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(all),
+        }
+    }
+}
+
 fn accepted(answer: Answer) -> Result<Acceptance, Error> {
     let Answer::Accepted(acceptance) = answer else { return Err(strange()) };
     Ok(acceptance)
 }
 
-fn strange() -> Error {
+pub(super) fn strange() -> Error {
     Error::new(ErrorKind::Failed, "the node answered something that was not asked")
 }

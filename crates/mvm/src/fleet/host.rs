@@ -5,7 +5,10 @@
 use std::path::PathBuf;
 
 use mvm_core::error::{Error, ErrorKind};
-use mvm_fleet::{certs::Step, keys};
+use mvm_fleet::{
+    certs::{Step, Token},
+    keys,
+};
 
 use super::CertsAsk;
 use crate::Mvm;
@@ -15,6 +18,8 @@ use crate::Mvm;
 pub struct HostAsk {
     /// The fleet's authority; an own one for development when it is not given.
     pub ca: Option<PathBuf>,
+    /// The join token of a node that waits for its approval; without one it has a certificate at once.
+    pub token: Option<Token>,
     /// The public key of the coordinator.
     pub signing_key: Option<PathBuf>,
 }
@@ -39,8 +44,10 @@ impl Mvm {
             Ok::<_, Error>(text)
         });
         let key = key.transpose()?;
-        let mut steps =
-            self.agent_certs_init(&CertsAsk { ca: ask.ca.clone(), ..CertsAsk::default() })?;
+        let mut steps = match &ask.token {
+            Some(token) => self.prepare_join(token, ask.ca.as_deref())?,
+            None => self.agent_certs_init(&CertsAsk { ca: ask.ca.clone(), ..CertsAsk::default() })?,
+        };
         if let Some(text) = key {
             let (signer, is_new) = keys::trust(&self.trusted_keys(), &text)?;
             let act = if is_new { "trusted the signer" } else { "the signer is trusted:" };

@@ -1,6 +1,7 @@
 //! A node among others: what it and its coordinator trust, and the API between them.
 //!
 //! - `api` — the node's side: answers what is asked from afar over this machine's engine.
+//! - `authority` — `coordinator token, approve, renew, revoke`: who is a node, and who no longer.
 //! - `certs` — `agent certs …`: this side's certificates.
 //! - `coordinator` — `coordinator …`: signs and asks nodes.
 //! - `host` — `add host`: what makes a machine a node of a fleet.
@@ -9,6 +10,7 @@
 //! a request means here.
 
 pub(crate) mod api;
+mod authority;
 mod certs;
 mod coordinator;
 mod host;
@@ -22,6 +24,7 @@ use mvm_core::{api::Role, error::Error, units::Timestamp};
 use mvm_fleet::certs::{self as certificates, Identity, Places};
 use mvm_host::clock::SystemClock;
 
+pub use authority::{Approved, Asked, Invitation, PushedList, Revocation, SignedFile};
 pub use certs::{CertificateRequest, CertsAsk};
 pub use coordinator::{Peer, SignAsk, SignerKey};
 pub use host::HostAsk;
@@ -75,6 +78,10 @@ impl Mvm {
         self.roots.data.join(mvm_core::layout::data::CERTS)
     }
 
+    fn places(&self, role: Role, tls: &TlsFiles) -> Places {
+        tls.over(Places::of(&self.certs(), role))
+    }
+
     fn trusted_keys(&self) -> PathBuf {
         self.config_dir.join(TRUSTED)
     }
@@ -88,6 +95,6 @@ impl Mvm {
         if certificates::renew_if_due(&self.certs(), role, now())? {
             tracing::info!(%role, "the certificate was renewed");
         }
-        certificates::identity(&tls.over(Places::of(&self.certs(), role)), now())
+        certificates::identity(&self.places(role, tls), now())
     }
 }

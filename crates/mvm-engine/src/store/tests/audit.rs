@@ -148,6 +148,26 @@ fn a_rotation_carries_the_chain_over_and_keeps_a_bound() {
 }
 
 #[test]
+fn a_log_read_page_by_page_is_the_whole_log_also_where_it_left_the_store() {
+    let log = Log::of(60, Rotation { bytes: 4096, keep: 100 });
+    let store = log.store();
+    assert!(store.stored_events(&acme(), 0, usize::MAX).unwrap().len() < 60, "some have left");
+    for limit in [1, 7, 500] {
+        let mut seen: Vec<u64> = Vec::new();
+        loop {
+            let after = seen.last().copied().unwrap_or(0);
+            let page = store.first_events(&acme(), after, limit).unwrap();
+            assert!(page.len() <= limit);
+            if page.is_empty() {
+                break;
+            }
+            seen.extend(page.iter().map(|entry| entry.seq));
+        }
+        assert_eq!(seen, (1..=60).collect::<Vec<u64>>(), "{limit} a page");
+    }
+}
+
+#[test]
 fn a_crash_between_the_record_of_a_rotation_and_the_rename_is_made_good() {
     let log = Log::of(1, small());
     while !log.file("audit.log.1").exists() {

@@ -79,15 +79,16 @@ fn a_revoked_caller_is_refused_in_its_open_session_and_at_the_door() {
     let open = Rude::greeted(&bench, Role::Coordinator);
     let ask = wire::encode(&Request::NodeStats {}).unwrap();
     assert_eq!(open.code(&ask), None);
-    let serial = identity(bench.directory.path(), Role::Coordinator).facts.serial;
-    bench.registry().revoke(&serial, now()).unwrap();
+    let known = identity(bench.directory.path(), Role::Coordinator);
+    bench.registry().revoke(&known.facts.serial, now()).unwrap();
     bench.server.show(&identity(bench.directory.path(), Role::Node)).unwrap();
     let asked = bench.node.asked.lock().unwrap().len();
     assert_eq!(open.code(&ask), Some(Code::Unknown));
     assert_eq!(bench.node.asked.lock().unwrap().len(), asked, "nothing was asked of the node");
-    let known = identity(bench.directory.path(), Role::Coordinator);
     let refused = Client::connect(&bench.server.address().to_string(), &known).err().unwrap();
     assert_eq!(refused.kind, ErrorKind::Permission, "{refused}");
+    let own = certs::identity(&Places::of(bench.directory.path(), Role::Coordinator), now());
+    assert_eq!(own.err().unwrap().kind, ErrorKind::Integrity, "and knows it");
     assert!(bench.client(Role::Observer).ask(&Request::NodeStats {}).is_ok());
 }
 
