@@ -264,6 +264,13 @@ impl Session {
         if self.format == Format::Table && self.quiet { Ok(()) } else { self.print(value, text) }
     }
 
+    /// Says on standard error what a person should see go by, unless only results are wanted.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.quiet {
+            render::error::note(text);
+        }
+    }
+
     /// Prints a result in the form that was asked for.
     pub(crate) fn print<T: serde::Serialize>(
         &self,

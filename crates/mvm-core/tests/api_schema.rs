@@ -176,7 +176,8 @@ fn examples() -> BTreeMap<&'static str, Value> {
     let refusal = Refusal { code: Code::Forbidden, error: error.hint("ask somebody else") };
     let replies: Vec<Reply> =
         answers().into_iter().map(Reply::Done).chain([Reply::Refused(refusal.clone())]).collect();
-    let greetings = [Greeting::Welcome(Welcome { generation: 1 }), Greeting::Refused(refusal.clone())];
+    let greetings =
+        [Greeting::Welcome(Welcome { generation: 1 }), Greeting::Refused(refusal.clone())];
     let state = AcceptedState { acceptance: acceptance(), document: "{}".to_owned() };
     let grant = join::Grant {
         certificate: "PEM".to_owned(),

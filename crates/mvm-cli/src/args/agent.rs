@@ -45,9 +45,13 @@ pub(crate) struct ServeArgs {
     /// How often policy looks for what nobody needs
     #[arg(long, value_name = "SECS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) tick_secs: u32,
-    /// Listen here for what coordinators ask, over QUIC with certificates on both sides
+    /// Listen here for what coordinators ask, over QUIC with certificates on both sides [default:
+    /// 0.0.0.0:4433 where this node has a certificate or waits for one]
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) listen: Option<SocketAddr>,
+    /// Listen nowhere, also where this node has a certificate
+    #[arg(long, conflicts_with = "listen")]
+    pub(crate) no_listen: bool,
     #[command(flatten)]
     pub(crate) tls: super::TlsArgs,
     /// Ask the daemon that listens here for everything that needs root [default without root:

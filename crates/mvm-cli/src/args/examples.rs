@@ -53,7 +53,7 @@ pub(super) const INSTANCE_STATS: &str = "Examples:
 pub(super) const AGENT_SERVE: &str = "Examples:
   mvm agent serve --desired desired.json
   mvm agent serve --desired desired.json --interval-secs 60 --tick-secs 5
-  mvm agent serve --listen 0.0.0.0:4433";
+  mvm agent serve --listen 192.0.2.7:4433";
 pub(super) const AGENT_RECONCILE: &str = "Examples:
   mvm agent reconcile --desired desired.json
   mvm --dry-run agent reconcile --desired desired.json --prune
@@ -78,7 +78,23 @@ pub(super) const COORDINATOR_PUSH: &str = "Examples:
   mvm coordinator sign --desired myapp.json --node-id node-5f3a9c01 > signed.json
   mvm coordinator push --envelope signed.json --node 192.0.2.7:4433";
 
+pub(super) const COORDINATOR_TOKEN: &str = "Examples:
+  mvm coordinator token
+  mvm coordinator token --valid 15m --ca fleet.pem
+
+On the machine:  mvm add host --token TOKEN, then mvm agent serve
+Here:            mvm coordinator approve --node HOST:PORT --token TOKEN";
+
+pub(super) const COORDINATOR_APPROVE: &str = "Examples:
+  mvm coordinator approve --node 192.0.2.7:4433 --token TOKEN
+  mvm coordinator approve --request node.csr --out node.pem --ca fleet.pem";
+
+pub(super) const COORDINATOR_REVOKE: &str = "Examples:
+  mvm coordinator revoke node-5f3a9c01 --node 192.0.2.7:4433 192.0.2.8:4433
+  mvm coordinator revoke --node 192.0.2.9:4433";
+
 pub(super) const ADD_HOST: &str = "Examples:
   mvm add host
+  mvm add host --token TOKEN --signing-key coordinator.pub --production
   mvm add host --ca ca.crt --signing-key coordinator.pub --production
   mvm --dry-run add host --ca ca.crt";

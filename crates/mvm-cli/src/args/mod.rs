@@ -25,8 +25,9 @@ pub(crate) use config::ConfigCommand;
 pub(crate) use deploy::{DeployArgs, NewArgs};
 pub(crate) use events::EventsArgs;
 pub(crate) use fleet::{
-    AddCommand, AddHostArgs, CertsCommand, CoordinatorCommand, PeerArgs, PushArgs, TermsArgs,
-    TlsArgs,
+    AddCommand, AddHostArgs, ApproveArgs, AuthorityArgs, CertsCommand, CoordinatorCommand,
+    PeerArgs, PushArgs, RemoteEventsArgs, RemoteMoveArgs, RenewArgs, RevokeArgs, TermsArgs,
+    TlsArgs, TokenArgs,
 };
 pub(crate) use instance::{
     CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,

@@ -68,7 +68,8 @@ fn host(
         steps.extend(made(&lacking, &self::lacking(config)));
     }
     let session = Session::open(global, config, operation)?;
-    let ask = HostAsk { ca: path(args.ca.as_ref()), signing_key: path(args.signing_key.as_ref()) };
+    let (ca, token) = (path(args.ca.as_ref()), args.token.clone());
+    let ask = HostAsk { ca, token, signing_key: path(args.signing_key.as_ref()) };
     steps.extend(session.mvm.add_host(&ask)?);
     session.tell(&show::steps(steps), |steps| show::steps_text(steps))?;
     Ok(ExitCode::SUCCESS)

@@ -3,15 +3,19 @@
 use std::{
     fs,
     io::{self, Read, Write},
+    net::SocketAddr,
     path::Path,
     process::ExitCode,
     time::Duration,
 };
 
-use mvm::{AgentOptions, DesiredState, Error, ErrorKind, Listen, Operation, forward::InputPath};
+use mvm::{
+    AgentOptions, DesiredState, Error, ErrorKind, Listen, Operation, api::PORT, forward::InputPath,
+};
 
 use crate::{
     args::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs},
+    render::error::warn,
     run::Session,
 };
 
@@ -49,13 +53,34 @@ fn serve(session: &Session, args: &ServeArgs) -> Result<ExitCode, Error> {
         &session.cx,
         &AgentOptions {
             desired: args.desired.as_ref().map(|file| AsRef::<Path>::as_ref(file).to_owned()),
-            listen: args.listen.map(|address| Listen { address, tls: args.tls.files() }),
+            listen: listen(session, args),
             metrics: args.metrics_listen,
             interval: seconds(args.interval_secs),
             tick: seconds(args.tick_secs),
         },
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the API listens: where it was told to, else where it usually does, if this node can be asked.
+fn listen(session: &Session, args: &ServeArgs) -> Option<Listen> {
+    let tls = args.tls.files();
+    if let Some(address) = args.listen {
+        return Some(Listen { address, tls });
+    }
+    if args.no_listen {
+        return None;
+    }
+    match session.mvm.can_listen(&tls) {
+        Ok(()) => Some(Listen { address: SocketAddr::from(([0, 0, 0, 0], PORT)), tls }),
+        Err(error) => {
+            warn(&format!("nobody can ask this node from afar: {error}"));
+            for hint in &error.hints {
+                warn(hint);
+            }
+            None
+        }
+    }
 }
 
 /// The desired state in a file, if nothing is wrong with it.
@@ -102,7 +127,7 @@ fn read(file: &InputPath) -> io::Result<Vec<u8>> {
 }
 
 /// All of it or nothing: a reader never finds half a document.
-fn write(file: &Path, text: &str) -> io::Result<()> {
+pub(super) fn write(file: &Path, text: &str) -> io::Result<()> {
     let name = file.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let mut partial = name.to_owned();
     partial.push(format!(".{}", std::process::id()));

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use mvm::{CertsAsk, Error, api::Role, forward::InputPath};
 
-use super::would;
+use super::{agent, would};
 use crate::{
     args::CertsCommand,
     run::Session,
@@ -26,8 +26,19 @@ pub(crate) fn run(session: &Session, command: CertsCommand) -> Result<ExitCode, 
             if session.is_rehearsal() {
                 return would_of(session, "write a request for", ask.role);
             }
+            if let Some(token) = &args.token {
+                session.mvm.prepare_join(token, None)?;
+            }
             let request = Request::of(session.mvm.agent_certs_request(&ask)?);
             session.print(&request, |request| request.request.trim_end().to_owned())?;
+        }
+        CertsCommand::Install { file } => {
+            let bundle = String::from_utf8_lossy(&agent::document(&file)?).into_owned();
+            if session.is_rehearsal() {
+                return would(session, "install the certificate in", file.to_string());
+            }
+            let facts = Certificate::of(session.mvm.agent_certs_install(&bundle)?);
+            session.tell(&facts, |facts| show::certificates(std::slice::from_ref(facts)))?;
         }
         CertsCommand::Rotate(args) => {
             let ask = CertsAsk { ca: path(args.ca.as_ref()), role: Some(args.role), name: None };

@@ -2,11 +2,13 @@
 
 use std::{path::Path, process::ExitCode};
 
-use mvm::{Envelope, Error, ErrorKind, Peer, SignAsk, units::Seconds};
+use mvm::{
+    Envelope, Error, ErrorKind, InstanceRef, Mvm, Peer, SignAsk, api::Moved, units::Seconds,
+};
 
-use super::{agent, certs, would};
+use super::{agent, authority, certs, would};
 use crate::{
-    args::{CoordinatorCommand, PeerArgs, PushArgs, TermsArgs},
+    args::{CoordinatorCommand, PeerArgs, PushArgs, RemoteEventsArgs, RemoteMoveArgs, TermsArgs},
     run::Session,
     show::{self, Signer},
 };
@@ -36,15 +38,43 @@ pub(crate) fn run(session: &Session, command: CoordinatorCommand) -> Result<Exit
             let all = mvm.coordinator_list_instances(&peer(&args.peer), args.tenant.as_ref())?;
             session.print(&all, |all| show::remote_instances(all))?;
         }
-        CoordinatorCommand::Wake(args) => {
-            if session.is_rehearsal() {
-                let subject = format!("{} on {}", args.instance, args.peer.node);
-                return would(session, "wake", subject);
-            }
-            let moved = mvm.coordinator_wake(&peer(&args.peer), &args.instance)?;
-            session.tell(&moved, |moved| format!("{}: {}", moved.instance, moved.state))?;
+        CoordinatorCommand::ListTenants(args) => {
+            let all = mvm.coordinator_list_tenants(&peer(&args))?;
+            session.print(&all, |all| show::remote_tenants(all))?;
         }
+        CoordinatorCommand::Stats(args) => {
+            session.print(&mvm.coordinator_stats(&peer(&args))?, show::remote_figures)?;
+        }
+        CoordinatorCommand::Events(args) => {
+            let RemoteEventsArgs { peer: at, tenant, after, limit } = &args;
+            let all = mvm.coordinator_events(&peer(at), tenant, *after, *limit)?;
+            session.print(&all, |all| show::events(all))?;
+        }
+        CoordinatorCommand::Wake(args) => {
+            return moved(session, "wake", &args, Mvm::coordinator_wake);
+        }
+        CoordinatorCommand::Sleep(args) => {
+            return moved(session, "put to sleep", &args, Mvm::coordinator_sleep);
+        }
+        CoordinatorCommand::Token(args) => return authority::token(session, &args),
+        CoordinatorCommand::Approve(args) => return authority::approve(session, &args),
+        CoordinatorCommand::Renew(args) => return authority::renew(session, &args),
+        CoordinatorCommand::Revoke(args) => return authority::revoke(session, &args),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn moved(
+    session: &Session,
+    act: &'static str,
+    args: &RemoteMoveArgs,
+    ask: impl FnOnce(&Mvm, &Peer, &InstanceRef) -> Result<Moved, Error>,
+) -> Result<ExitCode, Error> {
+    if session.is_rehearsal() {
+        return would(session, act, format!("{} on {}", args.instance, args.peer.node));
+    }
+    let moved = ask(&session.mvm, &peer(&args.peer), &args.instance)?;
+    session.tell(&moved, |moved| format!("{}: {}", moved.instance, moved.state))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,7 +104,7 @@ fn as_json(envelope: &Envelope) -> String {
     serde_json::to_string_pretty(envelope).unwrap_or_default()
 }
 
-fn peer(args: &PeerArgs) -> Peer {
+pub(super) fn peer(args: &PeerArgs) -> Peer {
     Peer { node: args.node.clone(), tls: args.tls.files() }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod add;
 pub(crate) mod agent;
+mod authority;
 mod certs;
 pub(crate) mod config;
 pub(crate) mod connect;

@@ -41,6 +41,12 @@ pub(crate) fn warn(message: &str) {
     let _ = writeln!(io::stderr(), "mvm: warning: {message}");
 }
 
+/// Says what goes by.
+pub(crate) fn note(message: &str) {
+    // As above.
+    let _ = writeln!(io::stderr(), "mvm: {message}");
+}
+
 #[cfg(test)]
 mod tests {
     use mvm::ErrorKind;

@@ -1,14 +1,16 @@
 //! What the commands of a fleet print.
 
 use mvm::{
-    Acceptance, Envelope,
-    api::{InstanceRow, Moved, NodeInfo, Pass, Role},
+    Acceptance, Envelope, LoggedEvent,
+    api::{self, InstanceRow, Moved, NodeFigures, NodeInfo, Pass, Role, TenantRow},
 };
 
 use serde_json::Value;
 
 use super::{Definitions, Described, Shape, describe, words};
-use crate::show::{Certificate, Request, Signer, Step, Would};
+use crate::show::{
+    Approval, Certificate, Invited, PushedTo, Request, RevokedList, RevokedOne, Signer, Step, Would,
+};
 
 /// The commands of a fleet that print a document, by their files' names.
 pub(super) fn shape(name: &str) -> Option<Shape> {
@@ -19,14 +21,21 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "agent-certs-status" => question(Vec::<Certificate>::schema),
         "agent-certs-init" => planned(Vec::<Step>::schema),
         "agent-certs-request" => planned(Request::schema),
-        "agent-certs-rotate" => planned(Certificate::schema),
+        "agent-certs-install" | "agent-certs-rotate" => planned(Certificate::schema),
         "add-host" => question(Vec::<Step>::schema),
         "coordinator-keygen" => planned(Signer::schema),
         "coordinator-sign" => question(Envelope::schema),
         "coordinator-push" => planned(Acceptance::schema),
         "coordinator-status" => question(NodeInfo::schema),
         "coordinator-list-instances" => question(Vec::<InstanceRow>::schema),
-        "coordinator-wake" => planned(Moved::schema),
+        "coordinator-list-tenants" => question(Vec::<TenantRow>::schema),
+        "coordinator-stats" => question(NodeFigures::schema),
+        "coordinator-events" => question(Vec::<LoggedEvent>::schema),
+        "coordinator-wake" | "coordinator-sleep" => planned(Moved::schema),
+        "coordinator-token" => planned(Invited::schema),
+        "coordinator-approve" => planned(Approval::schema),
+        "coordinator-renew" => planned(api::Certificate::schema),
+        "coordinator-revoke" => planned(RevokedList::schema),
         _ => None,
     }
 }
@@ -62,8 +71,73 @@ describe!(Certificate, "Certificate", "A certificate of this side.", {
     issuer: "Who signed it.",
     not_before: "From when it is valid, in milliseconds since 1970-01-01 UTC.",
     not_after: "Until when.",
+    serial: "Its number among those of its authority, hexadecimal.",
     fingerprint: "Its SHA-256, hexadecimal.",
+    key: "The SHA-256 of its public key, hexadecimal.",
     renewal_due: "Whether half its life is over.",
+});
+
+describe!(api::Certificate, "NodeCertificate", "A certificate of a node.", {
+    name: "Whose it is.",
+    serial: "Its number among those of its authority, hexadecimal.",
+    fingerprint: "Its SHA-256, hexadecimal.",
+    not_before: "From when it is valid, in milliseconds since 1970-01-01 UTC.",
+    not_after: "Until when.",
+    renewal_due: "Whether half its life is over.",
+});
+
+describe!(api::Revocations, "Revocations", "A list of revoked certificates.", {
+    number: "Its number; rises with each list.",
+    certificates: "How many certificates are on it.",
+});
+
+describe!(Invited, "JoinToken", "A join token for one node.", {
+    token: "Its text; whoever has it may become a node.",
+    expires: "Until when it may be used, in milliseconds since 1970-01-01 UTC.",
+    authority: "The SHA-256 of the authority's certificate, hexadecimal.",
+});
+
+describe!(Approval, "Approval", "What was approved.", {
+    role: "What the holder may be.",
+    name: "Who it is.",
+    key: "The SHA-256 of its public key, hexadecimal.",
+    certificate: "The certificate.",
+    file: "Where it was written; null when the node has it.",
+});
+
+describe!(RevokedOne, "RevokedCertificate", "A revoked certificate.", {
+    serial: "Its number, hexadecimal.",
+    name: "Whose it is; null for one that was not signed here.",
+});
+
+describe!(PushedTo, "PushedList", "A node that the list was pushed to.", {
+    node: "Its address.",
+    number: "The number of the list that it has; null when it did not take it.",
+    error: "Why it did not.",
+});
+
+describe!(RevokedList, "RevokedList", "The list of revoked certificates, and who has it.", {
+    number: "Its number; rises with each list.",
+    certificates: "How many certificates are on it.",
+    revoked: "Those that were meant.",
+    file: "Where it is.",
+    pushed: "The nodes that it was pushed to.",
+});
+
+describe!(NodeFigures, "NodeFigures", "What a node holds.", {
+    states: "Instances by state.",
+    usage: "What all cost.",
+    tenants: "What each tenant's cost.",
+});
+
+describe!(TenantRow, "RemoteTenant", "A tenant of a node.", {
+    tenant_id: "Its id.",
+    net_id: "Its net-id.",
+    subnet: "Its addresses.",
+    quotas: "Its limits.",
+    usage: "What its instances cost.",
+    pools: "How many pools it has.",
+    instances: "How many instances it has.",
 });
 
 describe!(Signer, "Signer", "A key that signs desired states.", {
@@ -103,6 +177,8 @@ describe!(NodeInfo, "RemoteNode", "A node.", {
     usage: "What its instances cost.",
     desired: "The state that it accepted last; null without any.",
     pass: "How its last pass towards that ended; null before the first.",
+    certificate: "The certificate that it shows.",
+    revocations: "The list of revoked certificates that is in force there; null before the first.",
 });
 
 describe!(InstanceRow, "RemoteInstance", "An instance of a node.", {

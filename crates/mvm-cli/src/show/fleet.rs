@@ -1,8 +1,8 @@
 //! What `mvm agent certs …`, `mvm coordinator …` and `mvm add …` show.
 
 use mvm::{
-    Acceptance, CertificateRequest, CertsStep, SignerKey,
-    api::{InstanceRow, NodeInfo, Role},
+    Acceptance, CertificateRequest, CertsStep, SignerKey, TenantId, Usage,
+    api::{self, InstanceRow, NodeFigures, NodeInfo, Role, TenantRow},
     units::Timestamp,
 };
 use serde::Serialize;
@@ -63,7 +63,9 @@ pub(crate) struct Certificate {
     pub(crate) issuer: String,
     pub(crate) not_before: Timestamp,
     pub(crate) not_after: Timestamp,
+    pub(crate) serial: String,
     pub(crate) fingerprint: String,
+    pub(crate) key: String,
     pub(crate) renewal_due: bool,
 }
 
@@ -76,7 +78,9 @@ impl Certificate {
             issuer: facts.issuer,
             not_before: facts.not_before,
             not_after: facts.not_after,
+            serial: facts.serial,
             fingerprint: facts.fingerprint,
+            key: facts.key,
             renewal_due: facts.is_due,
         }
     }
@@ -95,7 +99,9 @@ pub(crate) fn certificates(all: &[Certificate]) -> String {
             ("Valid from", one.not_before.rfc3339()),
             ("Valid until", one.not_after.rfc3339()),
             ("Renewal", if one.renewal_due { "due" } else { "not yet due" }.to_owned()),
+            ("Serial", one.serial.clone()),
             ("Fingerprint", one.fingerprint.clone()),
+            ("Key", one.key.clone()),
         ])
     };
     all.iter().map(one).collect::<Vec<_>>().join("\n\n")
@@ -162,7 +168,52 @@ pub(crate) fn remote_node(info: &NodeInfo) -> String {
         ("Running", info.usage.running.to_string()),
         ("Desired", desired.map_or_else(|| "nothing was accepted".to_owned(), acceptance)),
         ("Last pass", pass),
+        ("Certificate", info.certificate.as_ref().map_or_else(|| "none".to_owned(), validity)),
+        ("Revoked", info.revocations.as_ref().map_or_else(|| "no list".to_owned(), list)),
     ])
+}
+
+fn validity(one: &api::Certificate) -> String {
+    let due = if one.renewal_due { ", renewal due" } else { "" };
+    format!("until {}{due}, serial {}", one.not_after.rfc3339(), one.serial)
+}
+
+fn list(one: &api::Revocations) -> String {
+    format!("{} certificates, list {}", one.certificates, one.number)
+}
+
+pub(crate) fn remote_tenants(all: &[TenantRow]) -> String {
+    let row = |one: &TenantRow| {
+        [
+            one.tenant_id.to_string(),
+            one.net_id.to_string(),
+            one.subnet.to_string(),
+            one.pools.to_string(),
+            one.instances.to_string(),
+            format!("{}/{}", one.usage.running, one.quotas.max_running),
+            format!("{}/{} MiB", one.usage.mem_mib, one.quotas.max_mem_mib.0),
+        ]
+    };
+    table(
+        ["TENANT", "NET", "SUBNET", "POOLS", "INSTANCES", "RUNNING", "MEMORY"],
+        all.iter().map(row).collect(),
+    )
+}
+
+pub(crate) fn remote_figures(one: &NodeFigures) -> String {
+    let states = one.states.iter().map(|(state, count)| format!("{count} {state}"));
+    let states: Vec<String> = states.collect();
+    let mut all = vec![
+        ("Instances", if states.is_empty() { "none".to_owned() } else { states.join(", ") }),
+        ("vCPUs", one.usage.vcpus.to_string()),
+        ("Memory", format!("{} MiB", one.usage.mem_mib)),
+    ];
+    let usage = |(tenant, usage): (&TenantId, &Usage)| {
+        let Usage { running, vcpus, mem_mib, .. } = usage;
+        ("Tenant", format!("{tenant}: {running} running, {vcpus} vCPUs, {mem_mib} MiB"))
+    };
+    all.extend(one.tenants.iter().map(usage));
+    facts(all)
 }
 
 pub(crate) fn remote_instances(all: &[InstanceRow]) -> String {

@@ -1,5 +1,6 @@
 //! What results look like: the documents of `--json`, and the same facts as text. One file a noun.
 
+mod authority;
 mod config;
 mod dashboard;
 mod disk;
@@ -15,13 +16,17 @@ mod stats;
 mod tenant;
 mod volume;
 
+pub(crate) use authority::{
+    Approval, Invited, PushedTo, RevokedList, RevokedOne, approval, asked, remote_certificate,
+    revoked_list,
+};
 pub(crate) use config::settings;
 pub(crate) use dashboard::{Dashboard, dashboard};
 pub(crate) use disk::{Disk, disk};
 pub(crate) use events::{audit_reports, event_line, events};
 pub(crate) use fleet::{
-    Certificate, Request, Signer, Step, Would, acceptance, certificates, remote_instances,
-    remote_node, signer, steps, steps_text,
+    Certificate, Request, Signer, Step, Would, acceptance, certificates, remote_figures,
+    remote_instances, remote_node, remote_tenants, signer, steps, steps_text,
 };
 pub(crate) use instance::{Instance, instance, instances, logs};
 pub(crate) use machine::{Machine, checks, machine};

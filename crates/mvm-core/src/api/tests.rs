@@ -27,10 +27,7 @@ fn pages_follow_each_other_and_end() {
         }
     }
     assert_eq!(seen, all);
-    assert_eq!(
-        Page::of(all, &PageOf { after: Some("34".into()), limit: 3 }, key).items,
-        [0; 0]
-    );
+    assert_eq!(Page::of(all, &PageOf { after: Some("34".into()), limit: 3 }, key).items, [0; 0]);
 }
 
 #[test]

@@ -100,8 +100,7 @@ impl Authority {
     /// Reads an authority's certificate that came from afar.
     pub(super) fn of_pem(pem: &str) -> Result<Self, Error> {
         let invalid = || Error::new(ErrorKind::Invalid, "this is no authority's certificate");
-        let certificate =
-            CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| invalid())?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| invalid())?;
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&certificate).map_err(|_| invalid())?;
         if !parsed.is_ca() {

@@ -90,6 +90,14 @@ pub struct Identity {
     pub facts: Facts,
 }
 
+impl Identity {
+    /// As who it is, but believing also who is on the list of revoked certificates: to tell them so.
+    #[must_use]
+    pub fn forgiving(self) -> Self {
+        Self { revoked: None, ..self }
+    }
+}
+
 /// Reads an identity.
 ///
 /// # Errors

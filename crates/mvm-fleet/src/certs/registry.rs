@@ -26,8 +26,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use x509_parser::prelude::FromDer;
 
 use super::{
-    Authority, Facts, LIFE, Revoked, SigningRequest, Token, authority::Issued as IssuedPair, facts_of,
-    known, revoked,
+    Authority, Facts, LIFE, Revoked, SigningRequest, Token, authority::Issued as IssuedPair,
+    facts_of, known, revoked,
 };
 use crate::files::{self, Readers};
 
@@ -239,9 +239,8 @@ impl Registry {
         let _held = self.hold()?;
         let meant = meant(&self.read("issued")?, what)?;
         let present = self.revoked()?;
-        let is_new = |one: &RevokedCertificate| {
-            !present.as_ref().is_some_and(|list| list.has(&one.serial))
-        };
+        let is_new =
+            |one: &RevokedCertificate| !present.as_ref().is_some_and(|list| list.has(&one.serial));
         if let Some(list) = present.as_ref().filter(|_| !meant.iter().any(is_new)) {
             return Ok((list.clone(), meant));
         }
@@ -288,15 +287,14 @@ fn examined<'a>(
 fn meant(all: &[Issued], what: &str) -> Result<Vec<RevokedCertificate>, Error> {
     let word = what.to_ascii_lowercase();
     let is_meant = |one: &&Issued| {
-        one.fingerprint == word || one.serial == word || (one.role == Role::Node && one.name == what)
+        one.fingerprint == word
+            || one.serial == word
+            || (one.role == Role::Node && one.name == what)
     };
     let found: Vec<_> = all
         .iter()
         .filter(is_meant)
-        .map(|one| RevokedCertificate {
-            serial: one.serial.clone(),
-            name: Some(one.name.clone()),
-        })
+        .map(|one| RevokedCertificate { serial: one.serial.clone(), name: Some(one.name.clone()) })
         .collect();
     if !found.is_empty() {
         return Ok(found);

@@ -35,13 +35,12 @@ impl Revoked {
     /// # Errors
     /// `Invalid` when it is none; `Integrity` when none of them signed it.
     pub(super) fn read(pem: &str, by: &[CertificateDer<'_>]) -> Result<Self, Error> {
-        let invalid =
-            || Error::new(ErrorKind::Invalid, "this is no list of revoked certificates");
+        let invalid = || Error::new(ErrorKind::Invalid, "this is no list of revoked certificates");
         if pem.len() > LIST_MAX {
             return Err(invalid());
         }
-        let der = CertificateRevocationListDer::from_pem_slice(pem.as_bytes())
-            .map_err(|_| invalid())?;
+        let der =
+            CertificateRevocationListDer::from_pem_slice(pem.as_bytes()).map_err(|_| invalid())?;
         let (rest, list) =
             CertificateRevocationList::from_der(&der).map_err(|error| invalid().because(&error))?;
         if !rest.is_empty() || !by.iter().any(|authority| is_signed(&list, authority)) {

@@ -97,9 +97,8 @@ fn offer(
     connection: &Connection,
     heard: Result<Hello, WireError>,
 ) -> Result<Offer, Refusal> {
-    let hello = heard.map_err(|error| {
-        Refusal::new(Code::Malformed, ErrorKind::Invalid, error.to_string())
-    })?;
+    let hello = heard
+        .map_err(|error| Refusal::new(Code::Malformed, ErrorKind::Invalid, error.to_string()))?;
     let unknown = |what: &str| Refusal::new(Code::Unknown, ErrorKind::Integrity, what);
     let session = tls::session_key(connection)?;
     if !waiting.token.holds(&hello.proof, Side::Operator, &session, b"") {
@@ -150,11 +149,13 @@ async fn connect(
     let connecting = connecting.map_err(|error| {
         Error::new(ErrorKind::Failed, format!("cannot connect to {node}")).because(&error)
     })?;
-    connecting.await.map_err(|error| match error {
-        quinn::ConnectionError::TimedOut => client::silent(node),
-        error => Error::new(ErrorKind::Conflict, format!("{node} waits for no approval"))
+    connecting.await.map_err(|error| {
+        if error == quinn::ConnectionError::TimedOut {
+            return client::silent(node);
+        }
+        Error::new(ErrorKind::Conflict, format!("{node} waits for no approval"))
             .because(&error)
-            .hint("it has a certificate, or no join token: mvm agent certs status, on the node"),
+            .hint("it has a certificate, or no join token: mvm agent certs status, on the node")
     })
 }
 

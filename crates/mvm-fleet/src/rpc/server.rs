@@ -18,8 +18,7 @@ use std::{
 use mvm_core::{
     api::{
         Answer, Code, GENERATIONS, Greeting, Hello, PART_MAX, PARTS_MAX, Part, Refusal, Reply,
-        Request, Welcome, common_generation,
-        join,
+        Request, Welcome, common_generation, join,
     },
     error::{Error, ErrorKind},
 };
@@ -32,8 +31,7 @@ use tokio::{
 };
 
 use super::{
-    Caller, Joining, Node,
-    join as joins,
+    Caller, Joining, Node, join as joins,
     limit::Limits,
     tls,
     wire::{self, WireError},

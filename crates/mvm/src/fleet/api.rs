@@ -165,8 +165,7 @@ impl Mvm {
 fn shown(mvm: &Mvm, tls: &TlsFiles) -> Result<Shown, Error> {
     let trusted = keys::trusted(&mvm.trusted_keys())?;
     if trusted.keys.is_empty() && mvm.production {
-        let message =
-            format!("no signer is trusted: {} has no key", mvm.trusted_keys().display());
+        let message = format!("no signer is trusted: {} has no key", mvm.trusted_keys().display());
         let error = Error::new(ErrorKind::Permission, message)
             .hint("in production nothing unsigned is accepted")
             .hint("trust the coordinator: mvm add host --signing-key FILE.pub");

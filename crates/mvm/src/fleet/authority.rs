@@ -12,7 +12,7 @@ use mvm_core::{
 };
 use mvm_fleet::{
     certs::{self as certificates, Registry, Revoked, RevokedCertificate, SigningRequest, Token},
-    rpc,
+    rpc::{self, Client},
 };
 
 use super::{Peer, coordinator::strange, now};
@@ -189,10 +189,9 @@ impl Mvm {
         }
         let (certificate, facts) = registry.sign(&request, now())?;
         self.tell_signed(&Asked::from(&request), &facts.fingerprint)?;
-        match client.ask(&Request::InstallCertificate { certificate })? {
-            Answer::Certificate(certificate) => Ok(certificate),
-            _ => Err(strange()),
-        }
+        let answer = client.ask(&Request::InstallCertificate { certificate })?;
+        let Answer::Certificate(certificate) = answer else { return Err(strange()) };
+        Ok(certificate)
     }
 
     /// Revokes certificates, or without `what` none, and pushes the list to nodes.
@@ -244,10 +243,12 @@ impl Mvm {
     }
 
     fn push_list(&self, peer: &Peer, list: &Revoked) -> Result<u64, Error> {
-        match self.client(peer)?.ask(&Request::Revoke { list: list.pem() })? {
-            Answer::Revoked(now) => Ok(now.number),
-            _ => Err(strange()),
-        }
+        // A node that is on the list hears of it too.
+        let caller = self.caller(&peer.tls)?.forgiving();
+        let answer = Client::connect(&peer.node, &caller)?;
+        let answer = answer.ask(&Request::Revoke { list: list.pem() })?;
+        let Answer::Revoked(now) = answer else { return Err(strange()) };
+        Ok(now.number)
     }
 }
 

@@ -245,7 +245,7 @@ impl Mvm {
     }
 
     /// Who asks: this side's coordinator, else its observer, else its node.
-    fn caller(&self, tls: &TlsFiles) -> Result<Identity, Error> {
+    pub(super) fn caller(&self, tls: &TlsFiles) -> Result<Identity, Error> {
         let order = [Role::Coordinator, Role::Observer, Role::Node];
         let is_there = |role: &Role| Places::of(&self.certs(), *role).cert.exists();
         let role = order.into_iter().find(is_there).unwrap_or(Role::Coordinator);

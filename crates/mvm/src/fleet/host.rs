@@ -46,7 +46,9 @@ impl Mvm {
         let key = key.transpose()?;
         let mut steps = match &ask.token {
             Some(token) => self.prepare_join(token, ask.ca.as_deref())?,
-            None => self.agent_certs_init(&CertsAsk { ca: ask.ca.clone(), ..CertsAsk::default() })?,
+            None => {
+                self.agent_certs_init(&CertsAsk { ca: ask.ca.clone(), ..CertsAsk::default() })?
+            }
         };
         if let Some(text) = key {
             let (signer, is_new) = keys::trust(&self.trusted_keys(), &text)?;

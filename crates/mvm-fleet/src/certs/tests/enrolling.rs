@@ -129,9 +129,15 @@ fn only_a_valid_certificate_of_this_node_and_key_is_installed() {
     assert_eq!(kind(&foreign, &ca, "node-1", NOW), ErrorKind::Integrity);
     assert_eq!(kind(&foreign, &foreign_ca, "node-1", NOW), ErrorKind::Integrity);
     assert_eq!(kind(&good, &ca, "node-2", NOW), ErrorKind::Permission);
-    assert_eq!(kind(&good, &ca, "node-1", NOW.plus(Seconds(1800 + 24 * HOUR))), ErrorKind::Integrity);
-    let observing = SigningRequest { role: Role::Observer, ..SigningRequest::read(
-        &waiting(&fleet.node(), "node-1", NOW).unwrap().unwrap().request).unwrap() };
+    assert_eq!(
+        kind(&good, &ca, "node-1", NOW.plus(Seconds(1800 + 24 * HOUR))),
+        ErrorKind::Integrity
+    );
+    let observing = SigningRequest {
+        role: Role::Observer,
+        ..SigningRequest::read(&waiting(&fleet.node(), "node-1", NOW).unwrap().unwrap().request)
+            .unwrap()
+    };
     let (observer, _) = registry.sign(&observing, NOW).unwrap();
     assert_eq!(kind(&observer, &ca, "node-1", NOW), ErrorKind::Integrity, "no name of a node");
     let other = registry.issue(Role::Node, "node-1", NOW).unwrap().certificate;
@@ -170,7 +176,8 @@ fn a_list_of_revoked_certificates_only_moves_on() {
     assert_eq!(revoke(&ca, &first.pem()).unwrap(), (first.clone(), true));
     assert!(!revoke(&ca, &first.pem()).unwrap().1, "the same again is no change");
     let (second, meant) = registry.revoke("node-1", NOW).unwrap();
-    assert_eq!((second.number(), meant[0].serial.as_str()), (2, facts.serial.as_str()));
+    let serials: Vec<&str> = meant.iter().map(|one| one.serial.as_str()).collect();
+    assert_eq!((second.number(), serials), (2, vec![facts.serial.as_str()]));
     assert!(second.has(&facts.serial) && second.has("aabbcc"));
     assert_eq!(registry.revoke(&facts.fingerprint, NOW).unwrap().0.number(), 2, "it is on it");
     assert!(revoke(&ca, &second.pem()).unwrap().1);
@@ -190,8 +197,7 @@ fn what_was_revoked_is_not_installed_and_leaves_the_list_when_it_is_long_over() 
     let (certificate, facts) = registry.sign(&request, NOW).unwrap();
     let (list, _) = registry.revoke(&facts.serial, NOW).unwrap();
     let (ca, list) = (registry.authority(), list.pem());
-    let given =
-        Given { certificate: &certificate, authority: Some(&ca), revocations: Some(&list) };
+    let given = Given { certificate: &certificate, authority: Some(&ca), revocations: Some(&list) };
     let refused = install(&fleet.places(), given, "node-1", NOW).unwrap_err();
     assert_eq!(refused.kind, ErrorKind::Integrity);
     let (other, _) = registry.sign(&request, NOW).unwrap();
@@ -210,14 +216,16 @@ fn a_request_that_its_key_did_not_sign_is_refused() {
     let mut refused = 0;
     let body: Vec<usize> = request.char_indices().map(|(at, _)| at).collect();
     for at in body.into_iter().filter(|at| (40..request.len() - 40).contains(at)).step_by(7) {
-        let mut bytes = request.clone().into_bytes();
-        bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
-        let altered = String::from_utf8(bytes).unwrap();
+        let (before, rest) = request.split_at(at);
+        let letter = if rest.starts_with('A') { 'B' } else { 'A' };
+        let altered = format!("{before}{letter}{}", rest.get(1..).unwrap());
         refused += usize::from(of(&altered).is_err());
     }
     assert!(refused > 40, "{refused}");
     for wrong in ["", "nothing", &"A".repeat(1 << 20)] {
         assert!(of(wrong).is_err());
     }
-    assert!(super::super::request(&fleet.node(), Role::Node, "a b").is_ok_and(|it| of(&it).is_err()));
+    assert!(
+        super::super::request(&fleet.node(), Role::Node, "a b").is_ok_and(|it| of(&it).is_err())
+    );
 }

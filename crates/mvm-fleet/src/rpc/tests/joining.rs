@@ -167,11 +167,8 @@ fn somebody_in_the_middle_gains_nothing() {
     enroll::prepare(&own, &stranger, None, "node-1", now()).unwrap();
     let waiting = enroll::waiting(&own, "node-1", now()).unwrap().unwrap();
     let config = tls::waiting(&waiting).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let _inside = runtime.enter();
     let endpoint = Endpoint::server(config, "127.0.0.1:0".parse().unwrap()).unwrap();
     let address = endpoint.local_addr().unwrap().to_string();
