@@ -27,6 +27,9 @@ pub(crate) fn full() -> Result<()> {
 /// How many seeds of random commands the full run tries; CI tries the test's own default.
 const SEEDS: u32 = 5_000;
 
+/// How many malformed messages the full run tries; CI tries the test's own default.
+const HOSTILE: u32 = 5_000_000;
+
 /// What happened so far.
 #[derive(Default)]
 struct Report {
@@ -67,6 +70,7 @@ fn phases(tier: Tier) -> Report {
     if tier == Tier::Full {
         report.phase("provider", |_| provider::run(tier));
         report.phase("simulation", simulation);
+        report.phase("hostile bytes", hostile);
         report.phase("planner", planner);
     }
     report.phase("end-to-end", |report| {
@@ -94,6 +98,18 @@ fn simulation(report: &mut Report) -> Result<()> {
     report
         .figures
         .push(format!("simulation: {SEEDS} seeds of random commands under random faults"));
+    Ok(())
+}
+
+/// The long list of malformed messages.
+fn hostile(report: &mut Report) -> Result<()> {
+    let mut tests = workspace::cargo();
+    tests.args(["test", "--quiet", "--locked", "--release", "--package", "mvm-fleet", "--lib"]);
+    tests.arg("hostile_bytes").env("MVM_HOSTILE_CASES", HOSTILE.to_string());
+    tool::show(&mut tests)?;
+    report
+        .figures
+        .push(format!("API: {HOSTILE} malformed messages, one in fifty over the network"));
     Ok(())
 }
 

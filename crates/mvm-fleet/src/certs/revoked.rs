@@ -16,7 +16,10 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemOb
 use x509_parser::{prelude::FromDer, revocation_list::CertificateRevocationList};
 
 use super::{Authority, authority::armored, facts::serial_text};
-use crate::files::{self, Readers};
+use crate::{
+    files::{self, Readers},
+    rpc::verifier,
+};
 
 /// The longest list, PEM: some thousand certificates.
 pub const LIST_MAX: usize = 192 << 10;
@@ -34,7 +37,7 @@ impl Revoked {
     ///
     /// # Errors
     /// `Invalid` when it is none; `Integrity` when none of them signed it.
-    pub(super) fn read(pem: &str, by: &[CertificateDer<'_>]) -> Result<Self, Error> {
+    pub(crate) fn read(pem: &str, by: &[CertificateDer<'_>]) -> Result<Self, Error> {
         let invalid = || Error::new(ErrorKind::Invalid, "this is no list of revoked certificates");
         if pem.len() > LIST_MAX {
             return Err(invalid());
@@ -55,7 +58,11 @@ impl Revoked {
         };
         let all = list.iter_revoked_certificates();
         let serials = all.map(|one| serial_text(one.raw_serial())).collect();
-        Ok(Self { number, serials, der })
+        let read = Self { number, serials, der };
+        // TLS reads more strictly: a list that it cannot read would leave a node without a server.
+        let authorities: Vec<_> = by.iter().map(|one| one.clone().into_owned()).collect();
+        verifier(&authorities, Some(&read)).map_err(|error| invalid().because(&error))?;
+        Ok(read)
     }
 
     /// The list that is in force beside an authority's certificate; none before the first.

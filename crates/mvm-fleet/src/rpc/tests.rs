@@ -21,6 +21,7 @@ use super::*;
 use crate::certs::{self, Identity, Places};
 
 mod changing;
+mod hostile;
 mod joining;
 
 /// A node that keeps what it was given.
@@ -102,20 +103,24 @@ impl Bench {
 struct Rude {
     runtime: Runtime,
     connection: quinn::Connection,
-    _endpoint: Endpoint,
+    endpoint: Endpoint,
 }
 
 impl Rude {
     fn connect(bench: &Bench, role: Role) -> Self {
+        Self::connect_as(bench, &identity(bench.directory.path(), role))
+    }
+
+    fn connect_as(bench: &Bench, caller: &Identity) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let config = tls::client(&identity(bench.directory.path(), role)).unwrap();
+        let config = tls::client(caller).unwrap();
         let (endpoint, connection) = runtime.block_on(async {
             let endpoint = Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
             let name = certs::server_name(Role::Node);
             let connecting = endpoint.connect_with(config, bench.server.address(), name).unwrap();
             (endpoint, connecting.await.unwrap())
         });
-        Self { runtime, connection, _endpoint: endpoint }
+        Self { runtime, connection, endpoint }
     }
 
     fn greeted(bench: &Bench, role: Role) -> Self {
@@ -139,6 +144,13 @@ impl Rude {
             Reply::Done(_) => None,
             Reply::Refused(refusal) => Some(refusal.code),
         }
+    }
+}
+
+impl Drop for Rude {
+    fn drop(&mut self) {
+        self.connection.close(VarInt::from_u32(0), b"");
+        self.runtime.block_on(self.endpoint.wait_idle());
     }
 }
 
