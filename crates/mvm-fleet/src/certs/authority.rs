@@ -41,9 +41,9 @@ pub struct Authority {
 }
 
 /// A certificate with its key, both in PEM.
-pub(super) struct Issued {
-    pub(super) certificate: String,
-    pub(super) key: Zeroizing<String>,
+pub(crate) struct Issued {
+    pub(crate) certificate: String,
+    pub(crate) key: Zeroizing<String>,
 }
 
 impl Authority {

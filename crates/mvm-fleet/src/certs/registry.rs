@@ -202,7 +202,7 @@ impl Registry {
     }
 
     /// A fresh key, and a certificate of it; it is yet to be noted.
-    pub(super) fn issue(
+    pub(crate) fn issue(
         &self,
         role: Role,
         name: &str,

@@ -103,7 +103,7 @@ impl Bench {
 struct Rude {
     runtime: Runtime,
     connection: quinn::Connection,
-    endpoint: Endpoint,
+    _endpoint: Endpoint,
 }
 
 impl Rude {
@@ -120,14 +120,17 @@ impl Rude {
             let connecting = endpoint.connect_with(config, bench.server.address(), name).unwrap();
             (endpoint, connecting.await.unwrap())
         });
-        Self { runtime, connection, endpoint }
+        Self { runtime, connection, _endpoint: endpoint }
     }
 
     fn greeted(bench: &Bench, role: Role) -> Self {
-        let rude = Self::connect(bench, role);
-        let greeting: Greeting = rude.say(&wire::encode(&Hello { generations: [1, 1] }).unwrap());
+        Self::connect(bench, role).greets()
+    }
+
+    fn greets(self) -> Self {
+        let greeting: Greeting = self.say(&wire::encode(&Hello { generations: [1, 1] }).unwrap());
         assert!(matches!(greeting, Greeting::Welcome(_)));
-        rude
+        self
     }
 
     fn say<T: serde::de::DeserializeOwned>(&self, bytes: &[u8]) -> T {
@@ -144,13 +147,6 @@ impl Rude {
             Reply::Done(_) => None,
             Reply::Refused(refusal) => Some(refusal.code),
         }
-    }
-}
-
-impl Drop for Rude {
-    fn drop(&mut self) {
-        self.connection.close(VarInt::from_u32(0), b"");
-        self.runtime.block_on(self.endpoint.wait_idle());
     }
 }
 
