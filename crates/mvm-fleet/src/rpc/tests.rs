@@ -15,14 +15,16 @@ use mvm_core::{
 };
 use proptest::prelude::*;
 use quinn::{Endpoint, VarInt};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::certs::{self, Identity, Places};
+use crate::certs::{self, Identity, Places, Registry};
 
 mod changing;
 mod hostile;
 mod joining;
+mod rate;
 
 /// A node that keeps what it was given.
 #[derive(Default)]
@@ -75,6 +77,15 @@ fn made(directory: &Path, at: Timestamp) {
 
 fn identity(directory: &Path, role: Role) -> Identity {
     certs::identity(&Places::of(directory, role), now()).unwrap()
+}
+
+/// Somebody whom the authority of a node signed, without a file.
+fn signed_by(registry: &Registry, role: Role, name: &str, node: &Identity) -> Identity {
+    let made = registry.issue(role, name, now()).unwrap();
+    let der = CertificateDer::from_pem_slice(made.certificate.as_bytes()).unwrap();
+    let facts = certs::facts_of(&der, now()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).unwrap();
+    Identity { chain: vec![der], key, authorities: node.authorities.clone(), revoked: None, facts }
 }
 
 impl Bench {

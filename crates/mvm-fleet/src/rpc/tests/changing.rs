@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::certs::{
-    Registry, SigningRequest,
+    SigningRequest,
     enroll::{self, Given},
 };
 

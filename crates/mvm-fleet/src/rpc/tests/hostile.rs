@@ -12,12 +12,11 @@ use mvm_core::{
     signed::{self, Surroundings, TrustedKeys},
     units::Seconds,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::*;
 use crate::{
-    certs::{Registry, Revoked, SigningRequest, Token, facts_of},
+    certs::{Revoked, SigningRequest, Token, facts_of},
     keys::{self, SigningKey, Terms},
 };
 
@@ -144,7 +143,8 @@ impl Range {
         let authority = identity(&place, Role::Node);
         corpus.push(authority.chain.first().unwrap().to_vec());
         let callers = (0..CALLERS).map(|number| {
-            Rude::connect_as(&bench, &caller(&registry, number, &authority)).greets()
+            let eye = signed_by(&registry, Role::Observer, &format!("eye-{number}"), &authority);
+            Rude::connect_as(&bench, &eye).greets()
         });
         let callers = callers.collect();
         Self { bench, keys, envelope, list, authority, corpus, callers }
@@ -221,15 +221,6 @@ fn stable<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(bytes: 
     if let Ok(value) = wire::decode::<T>(bytes) {
         assert_eq!(wire::decode::<T>(&json(&value)), Ok(value));
     }
-}
-
-/// Somebody who may look and change nothing.
-fn caller(registry: &Registry, number: u64, node: &Identity) -> Identity {
-    let made = registry.issue(Role::Observer, &format!("eye-{number}"), now()).unwrap();
-    let der = CertificateDer::from_pem_slice(made.certificate.as_bytes()).unwrap();
-    let facts = facts_of(&der, now()).unwrap();
-    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).unwrap();
-    Identity { chain: vec![der], key, authorities: node.authorities.clone(), revoked: None, facts }
 }
 
 #[expect(clippy::disallowed_methods, reason = "R3: how long this test runs is asked of outside")]

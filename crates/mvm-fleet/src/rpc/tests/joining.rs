@@ -7,7 +7,7 @@ use mvm_core::{
 
 use super::*;
 use crate::certs::{
-    Registry, Token,
+    Token,
     enroll::{self, Given},
 };
 
