@@ -10,7 +10,7 @@ use crate::error::{Act, Error, Result};
 use crate::host::{HostFiles, Payload, Put, TestHost};
 use crate::script::{self, Images, Script, Tier};
 use crate::suite::{Outcome, Suite};
-use crate::{evidence, workspace};
+use crate::{evidence, native, workspace};
 
 /// How many scripts run side by side: one waits for its guests most of the time, and two keep two
 /// cores at work.
@@ -35,14 +35,24 @@ pub(crate) fn verdict(outcomes: &[Outcome]) -> Result<()> {
     Err(Error::refused(format!("failed end-to-end scripts: {}", failed.join(", "))))
 }
 
-/// Runs `tests/bench/*.sh` with the programs as shipped; what each prints is kept below
-/// `docs/benchmarks/`.
+/// Runs `tests/bench/*.sh` with the programs as shipped, and what is measured on this machine (`agent`);
+/// what each prints is kept below `docs/benchmarks/`.
 pub(crate) fn bench(names: &[String]) -> Result<()> {
-    let scripts = script::list(&workspace::root().join("tests/bench"))?;
-    let scripts = choose(scripts, names, Tier::Full)?;
-    let outcomes = Suite::prepare("bench", Profile::Release, &scripts)?.run(&scripts, 1)?;
     let dir = workspace::root().join("docs/benchmarks");
     fs::create_dir_all(&dir).act(|| format!("create {}", dir.display()))?;
+    if names.is_empty() || names.iter().any(|name| name == native::NAME) {
+        let to = dir.join(format!("{}-{}.md", evidence::today()?, native::NAME));
+        let page = native::agent()?;
+        fs::write(&to, page).act(|| format!("write {}", to.display()))?;
+        println!("{}", to.display());
+    }
+    let scripts = script::list(&workspace::root().join("tests/bench"))?;
+    let others: Vec<String> = names.iter().filter(|name| *name != native::NAME).cloned().collect();
+    if others.is_empty() && !names.is_empty() {
+        return Ok(());
+    }
+    let scripts = choose(scripts, &others, Tier::Full)?;
+    let outcomes = Suite::prepare("bench", Profile::Release, &scripts)?.run(&scripts, 1)?;
     for outcome in outcomes.iter().filter(|outcome| outcome.failure.is_none()) {
         let to = dir.join(format!("{}-{}.md", evidence::today()?, outcome.name));
         fs::copy(&outcome.log, &to).act(|| format!("write {}", to.display()))?;

@@ -17,6 +17,7 @@ mod firecracker;
 mod host;
 mod interrupt;
 mod kernel;
+mod native;
 mod process;
 mod provider;
 mod script;

@@ -5,7 +5,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown, lchown},
     path::Path,
 };
 
@@ -106,12 +106,21 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Waits until nobody else changes what belongs to a file, and keeps others waiting until dropped. The file
-/// itself is only held, never written.
+/// Waits until nobody else changes what belongs to this place, and keeps others waiting until dropped. It is
+/// an empty directory, which nobody can have made a link to something that root then would write.
 pub(crate) fn hold(path: &Path) -> Result<fs::File, Error> {
     let take = || {
-        let mut options = fs::OpenOptions::new();
-        let held = options.write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        match fs::DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => {
+                let owner = fs::metadata(directory_of(path))?;
+                if owner.uid() != fs::symlink_metadata(path)?.uid() {
+                    lchown(path, Some(owner.uid()), Some(owner.gid()))?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        let held = fs::File::open(path)?;
         held.lock()?;
         Ok(held)
     };

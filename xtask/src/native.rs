@@ -1,0 +1,40 @@
+//! Measurements on this machine, of what needs no guest: tests that are ignored otherwise, in release.
+//!
+//! Each prints one line that begins with what it does.
+
+use crate::{
+    error::{Error, Result},
+    evidence, tool, workspace,
+};
+
+/// What the page about the agent is called.
+pub(crate) const NAME: &str = "agent";
+
+/// How an agent fares: what a pass over a node at rest costs, and how many requests its API answers.
+pub(crate) fn agent() -> Result<String> {
+    let pass = line("mvm-engine", "passing_over_four_thousand", "passing ", false)?;
+    let rate = line("mvm-fleet", "asking_from_sixteen_sides", "asking ", true)?;
+    Ok(format!(
+        "# The agent\n\n{}, `cargo xtask bench {NAME}`, release, on the machine that runs the tests.\n\n\
+         - {pass}\n  (SQLite as shipped, a simulated machine; wanted: 100 ms and 60 MiB)\n\
+         - {rate}\n  (QUIC over loopback, server and callers on one processor; wanted: 2,000 a second)\n",
+        evidence::today()?
+    ))
+}
+
+/// What a measurement said; with `alone` it has one processor, and so has who asks it.
+fn line(package: &str, test: &str, begins: &str, alone: bool) -> Result<String> {
+    let arguments = ["test", "--quiet", "--locked", "--release", "--package", package, "--lib"];
+    let mut build = workspace::cargo();
+    tool::show(build.args(arguments).arg("--no-run"))?;
+    let mut run = workspace::cargo();
+    if alone {
+        let cargo = run.get_program().to_owned();
+        run = std::process::Command::new("taskset");
+        run.args(["--cpu-list", "0"]).arg(cargo).current_dir(workspace::root());
+    }
+    run.args(arguments).args([test, "--", "--ignored", "--nocapture"]);
+    let said = tool::capture(&mut run)?;
+    let found = said.lines().find(|line| line.starts_with(begins));
+    found.map(str::to_owned).ok_or_else(|| Error::refused(format!("{test} said nothing")))
+}
