@@ -8,7 +8,7 @@
 //!
 //! - [`Registry`] — the authority's side: signs, invites with a [`Token`], revokes.
 //! - [`enroll`] — a node's side of getting a certificate that others sign.
-//! - [`revoked`] — lists of revoked certificates.
+//! - [`Revoked`] — lists of revoked certificates.
 //!
 //! A certificate's organisational unit is its role, its common name who it is; its one DNS name is that of
 //! the role ([`server_name`]), so that no coordinator or observer can pose as a node. It begins five
