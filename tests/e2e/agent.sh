@@ -78,7 +78,7 @@ asker=$(mvm --json instance create acme/askers | jq -r .instance)
 mvm --quiet instance start "$asker"
 mvm --quiet instance publish "$id" 8080:80
 guest "$id" /bin/busybox sh -c 'echo reached >/run/index.html; /bin/busybox httpd -p 80 -h /run'
-address=$(mvm --json instance info "$id" | jq -r .address)
+address=$(mvm --json instance list $pool | jq -r ".[0].address")
 within 60 are Sleeping || fail "it does not go to sleep again: $(states $pool)"
 equal 'a request at its port' "$(curl -s -m 30 http://127.0.0.1:8080/)" reached
 within 60 are Sleeping || fail "it does not go to sleep again: $(states $pool)"
