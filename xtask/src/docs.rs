@@ -11,12 +11,12 @@ use crate::check::Finding;
 use crate::error::{Act, Result};
 use crate::{tool, workspace};
 
-/// The reference, below the directory.
-const REFERENCE: &str = "cli.md";
+/// The references, below the directory.
+const REFERENCES: [&str; 2] = ["cli.md", "metrics.md"];
 /// The schemas, below the directory.
 const SCHEMAS: &str = "schemas";
 
-/// Writes the reference and the schemas to `docs/`.
+/// Writes the references and the schemas to `docs/`.
 pub(crate) fn write() -> Result<()> {
     generate(&workspace::root().join("docs"))
 }
@@ -31,7 +31,7 @@ pub(crate) fn drift() -> Result<Vec<Finding>> {
 /// The generated files of a directory, by their paths below it.
 pub(crate) fn read(directory: &Path) -> Result<BTreeMap<String, String>> {
     let mut files = BTreeMap::new();
-    let mut paths = vec![directory.join(REFERENCE)];
+    let mut paths: Vec<_> = REFERENCES.iter().map(|name| directory.join(name)).collect();
     let schemas = directory.join(SCHEMAS);
     if schemas.is_dir() {
         for entry in fs::read_dir(&schemas).act(|| format!("read {}", schemas.display()))? {

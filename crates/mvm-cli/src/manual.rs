@@ -1,6 +1,7 @@
-//! What is written from the code about the code: the reference `docs/cli.md`, the schemas, man pages.
+//! What is written from the code about the code: the references `docs/cli.md` and
+//! `docs/metrics.md`, the schemas, man pages.
 //!
-//! `cargo xtask docs` writes the first two into the repository and `cargo xtask check` compares. All
+//! `cargo xtask docs` writes all but the last into the repository and `cargo xtask check` compares. All
 //! text is that of `--help`; nothing here knows a command by name.
 
 use std::{
@@ -60,7 +61,7 @@ pub(crate) fn man_pages(directory: &Path) -> Result<(), Error> {
         .map_err(|error| failed(&act, &error))
 }
 
-/// Writes `cli.md` and `schemas/`; a schema of a command that is gone is removed.
+/// Writes `cli.md`, `metrics.md` and `schemas/`; a schema of a command that is gone is removed.
 ///
 /// # Errors
 /// The directory cannot be written to.
@@ -78,6 +79,7 @@ pub(crate) fn reference(directory: &Path) -> Result<(), Error> {
         text.push_str("## Global flags\n\n");
         options(&root, &mut text, Globals::Shown);
         walk(&root, &mut text, &schemas)?;
+        fs::write(directory.join("metrics.md"), mvm::metrics::reference())?;
         fs::write(directory.join("cli.md"), format!("{}\n", text.trim_end()))
     };
     write().map_err(|error| failed(&act, &error))

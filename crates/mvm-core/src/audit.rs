@@ -6,6 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::TenantId;
 
+/// Where an audit log ends, which tells it from every other one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogEnd {
+    /// Whose log.
+    pub tenant: TenantId,
+    /// The last entry.
+    pub seq: u64,
+    /// The hash of the last entry.
+    pub hash: String,
+}
+
 /// One file of an exported audit log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditFile {

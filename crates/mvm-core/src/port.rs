@@ -10,13 +10,13 @@ use std::{io::Read, io::Write, net::Ipv4Addr, sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    audit::AuditReport, disk::DiskUse, disk::Room, effect::Effect, effect::Firewall, error::Error,
-    error::ErrorKind, event::Event, event::LoggedEvent, id::ImageHash, id::InstanceRef,
-    id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance, meter::Meter,
-    meter::Pressure, net::NetId, net::Network, net::Offset, observed::ObservedInstance,
-    observed::ObservedNode, observed::ObservedPool, observed::ObservedStock,
-    observed::ObservedTenant, operation::Rebuild, pool::Role, pool::Source, secrets::SecretsSource,
-    units::Generation, units::Seconds, units::Timestamp,
+    audit::AuditReport, audit::LogEnd, disk::DiskUse, disk::Room, effect::Effect, effect::Firewall,
+    error::Error, error::ErrorKind, event::Event, event::LoggedEvent, id::ImageHash,
+    id::InstanceRef, id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance,
+    meter::Meter, meter::Pressure, net::NetId, net::Network, net::Offset,
+    observed::ObservedInstance, observed::ObservedNode, observed::ObservedPool,
+    observed::ObservedStock, observed::ObservedTenant, operation::Rebuild, pool::Role,
+    pool::Source, secrets::SecretsSource, units::Generation, units::Seconds, units::Timestamp,
 };
 
 pub use guest::{
@@ -329,6 +329,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// As [`Store::audit`].
     fn audit_archives(&self, tenant: Option<&TenantId>) -> Result<Vec<AuditReport>, Error>;
+
+    /// Where the logs of destroyed tenants end.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    fn archived_ends(&self) -> Result<Vec<LogEnd>, Error>;
 
     /// The events of destroyed tenants of this name, oldest first.
     ///

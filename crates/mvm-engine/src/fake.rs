@@ -556,6 +556,9 @@ impl Store for Dying {
     ) -> Result<Vec<mvm_core::audit::AuditReport>, Error> {
         self.0.audit_archives(id)
     }
+    fn archived_ends(&self) -> Result<Vec<mvm_core::audit::LogEnd>, Error> {
+        self.0.archived_ends()
+    }
     fn archived_events(&self, id: &TenantId) -> Result<Vec<LoggedEvent>, Error> {
         self.0.archived_events(id)
     }

@@ -21,6 +21,9 @@ use crate::{
     store::records,
 };
 
+/// How many entries of a log are read at once.
+pub(crate) const PAGE: usize = 1_000;
+
 /// Which events are asked for; what is absent or empty asks for all.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventFilter {
@@ -157,7 +160,7 @@ impl Engine {
             }
             cx.cancel.check()?;
             run::look_again_later(&*self.ports.clock);
-            let mut fresh = store.events(tenant, seen, usize::MAX)?;
+            let mut fresh = store.first_events(tenant, seen, PAGE)?;
             let is_gone = fresh.is_empty() && !self.is_there(tenant)?;
             if is_gone {
                 fresh = last_words(store.archived_events(tenant)?, seen);

@@ -79,7 +79,7 @@ impl Mvm {
         let figures = Figures::default();
         thread::scope(|scope| {
             if let Some(listener) = &metrics {
-                scope.spawn(|| figures.serve(&self.engine, cx, listener));
+                scope.spawn(|| figures.serve(self, cx, listener));
             }
             scope.spawn(|| self.answer(cx));
             self.serve(cx, options, api.as_ref(), &figures);
@@ -110,7 +110,9 @@ impl Mvm {
             }
             if ticked.elapsed() >= options.tick {
                 ticked = Instant::now();
-                log("policy", self.engine.policy_tick(cx, &mut watch));
+                let done = self.engine.policy_tick(cx, &mut watch);
+                figures.note_policy(ticked.elapsed(), &done);
+                log("policy", done);
             }
             thread::sleep(GLANCE);
         }
@@ -178,7 +180,7 @@ impl Mvm {
 fn note(figures: &Figures, pass: impl FnOnce() -> Option<Result<Outcome, Error>>) {
     let began = Instant::now();
     let Some(done) = pass() else { return };
-    figures.note(began.elapsed(), &done);
+    figures.note_reconcile(began.elapsed(), &done);
     log("reconcile", done);
 }
 

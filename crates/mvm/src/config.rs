@@ -16,6 +16,7 @@ use mvm_core::{
     error::{Error, ErrorKind},
     id::TenantId,
     layout,
+    plan::policy::PressureLimits,
     secrets::ValueSource,
 };
 use mvm_engine::engine::VCPU_OVERCOMMIT;
@@ -76,6 +77,9 @@ pub struct Config {
     pub disk_reserve_percent: u8,
     /// How many vCPUs of guests one processor may have.
     pub vcpu_overcommit: u32,
+    /// When policy counts the host as short of memory (`policy.memory_available_percent`,
+    /// `policy.memory_stalled_percent`).
+    pub pressure: PressureLimits,
     /// Where keys of tenants are that each command brings along (`MVM_TENANT_KEY_<ID>`).
     pub tenant_keys: BTreeMap<TenantId, ValueSource>,
     /// What is logged to standard error, as directives `target=level,…` (`MVM_LOG`); nothing if
@@ -149,6 +153,16 @@ struct File {
     tenant_keys: BTreeMap<TenantId, ValueSource>,
     #[serde(default)]
     gc: GcTable,
+    #[serde(default)]
+    policy: PolicyTable,
+}
+
+/// The table `[policy]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyTable {
+    memory_available_percent: Option<u32>,
+    memory_stalled_percent: Option<u32>,
 }
 
 /// The table `[audit]`.
@@ -288,6 +302,7 @@ impl Config {
         let (disk_reserve_percent, vcpu_overcommit) =
             capacity(&mut all, file.disk_reserve_percent, file.vcpu_overcommit);
         let (keep_builds, cache_budget_mib) = gc(&mut all, &file.gc);
+        let pressure = pressure(&mut all, &file.policy);
         let config = Self {
             data_dir,
             config_dir,
@@ -309,6 +324,7 @@ impl Config {
             mtu,
             disk_reserve_percent,
             vcpu_overcommit,
+            pressure,
             tenant_keys: file.tenant_keys,
         };
         Ok((config.validate()?, all.list))
@@ -346,6 +362,7 @@ impl Config {
                 format!("vcpu_overcommit is {}: it must be 1 to 1000", self.vcpu_overcommit),
             ));
         }
+        admit_limits(self.pressure)?;
         for (name, value, least) in [
             ("audit.rotate_bytes", self.audit_rotate_bytes, 256),
             ("audit.keep_files", self.audit_keep_files, 1),
@@ -443,7 +460,33 @@ fn gc(all: &mut Settings<'_>, file: &GcTable) -> (u32, u32) {
     (keep, budget.or(CACHE_BUDGET_MIB))
 }
 
-/// What is logged, and in which form.
+/// When the host counts as short of memory.
+fn pressure(all: &mut Settings<'_>, file: &PolicyTable) -> PressureLimits {
+    let usual = PressureLimits::default();
+    let available = all.named("policy.memory_available_percent");
+    let available_percent =
+        available.file(file.memory_available_percent).or(usual.available_percent);
+    let stalled = all.named("policy.memory_stalled_percent").file(file.memory_stalled_percent);
+    PressureLimits { available_percent, stalled_percent: stalled.or(usual.stalled_percent) }
+}
+
+/// # Errors
+/// `Invalid` when a share is none.
+fn admit_limits(limits: PressureLimits) -> Result<(), Error> {
+    for (name, value) in [
+        ("policy.memory_available_percent", limits.available_percent),
+        ("policy.memory_stalled_percent", limits.stalled_percent),
+    ] {
+        if !(1..=100).contains(&value) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                format!("{name} is {value}: it must be 1 to 100"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Where state and where sockets are.
 fn directories(
     all: &mut Settings<'_>,
@@ -470,6 +513,7 @@ fn capacity(all: &mut Settings<'_>, reserve: Option<u8>, overcommit: Option<u32>
     (reserve, overcommit)
 }
 
+/// What is logged, and in which form.
 fn logging(
     all: &mut Settings<'_>,
     overrides: &Overrides,
@@ -605,6 +649,24 @@ mod tests {
         assert_eq!(of("production"), (Some("false".to_owned()), Origin::Default));
         assert_eq!(of("asset_mirror"), (None, Origin::Default));
         assert_eq!(config.data_dir, Path::new("/flag"));
+    }
+
+    #[test]
+    fn when_the_host_is_short_of_memory_can_be_set_within_reason() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let config_file = Some(file.clone());
+            found(&Overrides { config_file, ..Overrides::default() }, &[])
+        };
+        let (config, _) = read("[policy]\nmemory_available_percent = 40").unwrap();
+        let limits = PressureLimits { available_percent: 40, ..PressureLimits::default() };
+        assert_eq!(config.pressure, limits);
+        for (key, value) in [("memory_available_percent", 0), ("memory_stalled_percent", 101)] {
+            let refused = read(&format!("[policy]\n{key} = {value}")).unwrap_err();
+            assert!(refused.message.contains(&format!("policy.{key}")), "{refused}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub mod forward;
 pub mod hostd;
 pub mod manifest;
 mod methods;
-mod metrics;
+pub mod metrics;
 pub mod provider;
 mod rebuild;
 mod wiring;

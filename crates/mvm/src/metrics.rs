@@ -4,8 +4,11 @@
 //! are answered one after the other, each with a deadline and a limit of its own, and closed. This module
 //! refuses to know how figures are counted.
 
+mod page;
+mod table;
+
 use std::{
-    fmt::Write as _,
+    collections::BTreeMap,
     io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -14,15 +17,20 @@ use std::{
 };
 
 use mvm_core::{
+    api::Role,
     error::{Error, ErrorKind},
-    event::EventKind,
+    port::Clock,
+    units::Timestamp,
 };
 use mvm_engine::{
-    Context, Engine, Outcome,
-    metrics::{BOUNDS, Counted, Durations, Place, Present},
+    Context, Outcome,
+    metrics::{Counted, Durations, Present},
 };
+use mvm_host::clock::SystemClock;
 
-use crate::agent::GLANCE;
+use crate::{Mvm, agent::GLANCE};
+
+pub use table::reference;
 
 /// How long a request may take to come, and an answer to go.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,19 +46,36 @@ pub(crate) struct Figures {
 
 impl Figures {
     /// Notes a pass of reconcile.
-    pub(crate) fn note(&self, took: Duration, done: &Result<Outcome, Error>) {
+    pub(crate) fn note_reconcile(&self, took: Duration, done: &Result<Outcome, Error>) {
         let mut passes = hold(&self.passes);
-        passes.reconcile.add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
-        let is_whole = done.as_ref().is_ok_and(|outcome| outcome.failures.is_empty());
-        passes.failed += u64::from(!is_whole);
+        passes.reconcile.add(millis(took));
+        if is_whole(done) {
+            passes.converged_at = Some(SystemClock.now());
+        } else {
+            passes.failed += 1;
+        }
+        passes.deferred = done.as_ref().map_or(0, |outcome| outcome.deferrals.len());
+    }
+
+    /// Notes a tick of policy.
+    pub(crate) fn note_policy(&self, took: Duration, done: &Result<Outcome, Error>) {
+        let mut passes = hold(&self.passes);
+        passes.policy.add(millis(took));
+        passes.policy_failed += u64::from(!is_whole(done));
     }
 
     /// Answers who asks at `listener`, until `cx` is cancelled.
-    pub(crate) fn serve(&self, engine: &Engine, cx: &Context, listener: &Listener) {
+    pub(crate) fn serve(&self, mvm: &Mvm, cx: &Context, listener: &Listener) {
+        let engine = &mvm.engine;
         let page = || {
             let mut counted = hold(&self.counted);
             engine.count_events(&mut counted)?;
-            Ok(render(&counted, &engine.present()?, &hold(&self.passes)))
+            Ok(page::render(&Reading {
+                counted: &counted,
+                present: &engine.present()?,
+                passes: *hold(&self.passes),
+                certificates: certificates(mvm),
+            }))
         };
         // What happened before is not counted; what happens before the first reader comes is.
         if let Err(error) = engine.count_events(&mut hold(&self.counted)) {
@@ -63,17 +88,50 @@ impl Figures {
     }
 }
 
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn is_whole(done: &Result<Outcome, Error>) -> bool {
+    done.as_ref().is_ok_and(|outcome| outcome.failures.is_empty())
+}
+
+/// Until when the certificates of this node are valid.
+fn certificates(mvm: &Mvm) -> BTreeMap<Role, Timestamp> {
+    let facts = mvm.agent_certs_status().unwrap_or_else(|error| {
+        tracing::warn!(%error, "the certificates cannot be read");
+        Vec::new()
+    });
+    facts.into_iter().filter_map(|one| Some((one.role?, one.not_after))).collect()
+}
+
 fn hold<T>(figures: &Mutex<T>) -> MutexGuard<'_, T> {
     figures.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the agent itself did since it began.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Passes {
+struct Passes {
     /// Passes of reconcile.
-    pub(crate) reconcile: Durations,
+    reconcile: Durations,
     /// How many of them had something that failed.
-    pub(crate) failed: u64,
+    failed: u64,
+    /// How much the last one put off.
+    deferred: usize,
+    /// When the last one ended in which nothing failed.
+    converged_at: Option<Timestamp>,
+    /// Ticks of policy.
+    policy: Durations,
+    /// How many ticks of policy had something that failed.
+    policy_failed: u64,
+}
+
+/// Everything that a page shows.
+struct Reading<'a> {
+    counted: &'a Counted,
+    present: &'a Present,
+    passes: Passes,
+    certificates: BTreeMap<Role, Timestamp>,
 }
 
 /// A port that is listened at.
@@ -136,179 +194,10 @@ fn converse(
     )
 }
 
-/// The figures as text.
-pub(crate) fn render(counted: &Counted, present: &Present, passes: &Passes) -> String {
-    let mut page = Page::default();
-    page.head("mvm_build_info", "gauge", "The version that serves.");
-    page.line("mvm_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    page.head("mvm_events_total", "counter", "Entries of the audit logs since the agent began.");
-    for ((kind, place), count) in &counted.events {
-        page.line("mvm_events_total", &with(place, "event", &kind.to_string()), float(*count));
-    }
-    let name = "mvm_operation_duration_seconds";
-    page.head(name, "histogram", "How long instances took to their state.");
-    for ((kind, place), durations) in &counted.durations {
-        if let Some(operation) = operation(*kind) {
-            page.histogram(name, &with(place, "operation", operation), durations);
-        }
-    }
-    let name = "mvm_reconcile_duration_seconds";
-    page.head(name, "histogram", "How long passes of reconcile took.");
-    page.histogram(name, &[], &passes.reconcile);
-    let name = "mvm_reconcile_failures_total";
-    page.head(name, "counter", "Passes of reconcile in which something failed.");
-    page.line(name, &[], float(passes.failed));
-    page.head("mvm_instances", "gauge", "Instances by state.");
-    for ((place, state), count) in &present.instances {
-        page.line("mvm_instances", &with(place, "state", &state.to_string()), float(*count));
-    }
-    let name = "mvm_instances_memory_bytes";
-    page.head(name, "gauge", "The memory of running and warm instances, as they were given it.");
-    for (place, size) in &present.memory {
-        page.line(name, &of(place), float(u64::from(size.0) << 20));
-    }
-    host(&mut page, present);
-    page.0
-}
-
-fn host(page: &mut Page, present: &Present) {
-    let (pressure, room) = (&present.pressure, &present.room);
-    let mut figure = |name: &str, help: &str, value: f64| {
-        page.head(name, "gauge", help);
-        page.line(name, &[], value);
-    };
-    let mib = |size: u64| float(size.saturating_mul(1 << 20));
-    figure("mvm_host_memory_bytes", "The memory of the host.", mib(pressure.total_mib));
-    figure(
-        "mvm_host_memory_available_bytes",
-        "What programs can get of it without swapping.",
-        mib(pressure.available_mib),
-    );
-    if let Some(percent) = pressure.stalled_percent {
-        figure(
-            "mvm_host_memory_stalled_ratio",
-            "The share of the last ten seconds in which some task waited for memory.",
-            f64::from(percent) / 100.0,
-        );
-    }
-    figure("mvm_host_disk_bytes", "The disk below the data directory.", mib(room.total_mib));
-    figure(
-        "mvm_host_disk_available_bytes",
-        "What is free of it, the reserve included.",
-        mib(room.free_mib),
-    );
-}
-
-const fn operation(kind: EventKind) -> Option<&'static str> {
-    #[expect(clippy::wildcard_enum_match_arm, reason = "few kinds of events are moves")]
-    match kind {
-        EventKind::InstanceStarted => Some("start"),
-        EventKind::InstanceWoken => Some("wake"),
-        EventKind::InstanceWarmed => Some("warm"),
-        EventKind::InstanceSlept => Some("sleep"),
-        EventKind::InstanceStopped => Some("stop"),
-        _ => None,
-    }
-}
-
-type Label<'a> = (&'a str, &'a str);
-
-fn of(place: &Place) -> Vec<Label<'_>> {
-    let pool = place.1.as_ref().map(|pool| ("pool", pool.as_str()));
-    std::iter::once(("tenant", place.0.as_str())).chain(pool).collect()
-}
-
-fn with<'a>(place: &'a Place, name: &'a str, value: &'a str) -> Vec<Label<'a>> {
-    let mut labels = of(place);
-    labels.push((name, value));
-    labels
-}
-
-#[expect(clippy::cast_precision_loss, reason = "Prometheus knows no other numbers")]
-const fn float(count: u64) -> f64 {
-    count as f64
-}
-
-/// A page in the making. Names and values of labels are ours or ids, none of which needs an escape.
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    }
-
-    fn line(&mut self, name: &str, labels: &[Label<'_>], value: f64) {
-        self.0.push_str(name);
-        let text: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-        if !text.is_empty() {
-            let _ = write!(self.0, "{{{}}}", text.join(","));
-        }
-        let _ = writeln!(self.0, " {value}");
-    }
-
-    fn histogram(&mut self, name: &str, labels: &[Label<'_>], durations: &Durations) {
-        let bucket = format!("{name}_bucket");
-        let bounds = BOUNDS.map(|bound| (float(bound) / 1000.0).to_string());
-        let all = bounds
-            .iter()
-            .zip(durations.within)
-            .chain([(&"+Inf".to_owned(), durations.count)])
-            .map(|(bound, count)| (bound.clone(), count))
-            .collect::<Vec<_>>();
-        for (bound, count) in &all {
-            let labels: Vec<Label<'_>> =
-                labels.iter().copied().chain([("le", bound.as_str())]).collect();
-            self.line(&bucket, &labels, float(*count));
-        }
-        self.line(&format!("{name}_sum"), labels, float(durations.sum_ms) / 1000.0);
-        self.line(&format!("{name}_count"), labels, float(durations.count));
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod tests {
-    use mvm_core::{disk::Room, meter::Pressure, state::State, units::Mib};
-
     use super::*;
-
-    fn figures() -> (Counted, Present) {
-        let place = ("acme".parse().unwrap(), Some("web".parse().unwrap()));
-        let mut counted = Counted::default();
-        counted.events.insert((EventKind::InstanceWoken, place.clone()), 2);
-        let durations = counted.durations.entry((EventKind::InstanceWoken, place.clone()));
-        let durations = durations.or_default();
-        durations.add(40);
-        durations.add(700);
-        let present = Present {
-            instances: [((place.clone(), State::Running), 3)].into(),
-            memory: [(place, Mib(384))].into(),
-            pressure: Pressure { total_mib: 1024, available_mib: 512, stalled_percent: Some(25) },
-            room: Room { total_mib: 1000, free_mib: 400, reserve_mib: 100 },
-        };
-        (counted, present)
-    }
-
-    #[test]
-    fn a_page_has_each_figure_with_its_labels() {
-        let (counted, present) = figures();
-        let page = render(&counted, &present, &Passes::default());
-        for line in [
-            "mvm_events_total{tenant=\"acme\",pool=\"web\",event=\"InstanceWoken\"} 2",
-            "mvm_operation_duration_seconds_bucket{tenant=\"acme\",pool=\"web\",operation=\"wake\",le=\"0.05\"} 1",
-            "mvm_operation_duration_seconds_bucket{tenant=\"acme\",pool=\"web\",operation=\"wake\",le=\"1\"} 2",
-            "mvm_operation_duration_seconds_bucket{tenant=\"acme\",pool=\"web\",operation=\"wake\",le=\"+Inf\"} 2",
-            "mvm_operation_duration_seconds_sum{tenant=\"acme\",pool=\"web\",operation=\"wake\"} 0.74",
-            "mvm_instances{tenant=\"acme\",pool=\"web\",state=\"Running\"} 3",
-            "mvm_instances_memory_bytes{tenant=\"acme\",pool=\"web\"} 402653184",
-            "mvm_host_memory_stalled_ratio 0.25",
-            "mvm_host_disk_available_bytes 419430400",
-        ] {
-            assert!(page.lines().any(|one| one == line), "{line}\n{page}");
-        }
-    }
 
     #[test]
     fn a_reader_gets_the_page_and_every_other_request_a_word() {

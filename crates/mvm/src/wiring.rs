@@ -72,6 +72,7 @@ impl Mvm {
             production: config.production,
             keep_builds: config.keep_builds,
             cache_budget: Mib(config.cache_budget_mib),
+            pressure: config.pressure,
             lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()
         };

@@ -252,12 +252,19 @@ impl Default for PressureLimits {
     }
 }
 
+impl PressureLimits {
+    /// How much memory shall be available, in MiB.
+    #[must_use]
+    pub const fn floor_mib(&self, pressure: &Pressure) -> u64 {
+        pressure.total_mib.saturating_mul(self.available_percent as u64) / 100
+    }
+}
+
 /// How much memory the host lacks; when tasks wait for memory although enough seems available, as much as
 /// one instance gives back.
 #[must_use]
 pub fn shortage(pressure: &Pressure, limits: &PressureLimits) -> Mib {
-    let floor = pressure.total_mib.saturating_mul(u64::from(limits.available_percent)) / 100;
-    let missing = floor.saturating_sub(pressure.available_mib);
+    let missing = limits.floor_mib(pressure).saturating_sub(pressure.available_mib);
     let is_stalled = pressure.stalled_percent.is_some_and(|share| share >= limits.stalled_percent);
     Mib(u32::try_from(missing).unwrap_or(u32::MAX).max(u32::from(is_stalled)))
 }

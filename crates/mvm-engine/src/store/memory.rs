@@ -11,7 +11,7 @@ use std::{
 };
 
 use mvm_core::{
-    audit::AuditReport,
+    audit::{AuditReport, LogEnd},
     error::{Error, ErrorKind},
     event::{Event, LoggedEvent},
     id::TenantId,
@@ -89,6 +89,15 @@ impl Store for MemoryStore {
         let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
         let those = content.archives.iter().filter(|(of, _)| tenant.is_none_or(|id| id == of));
         Ok(those.map(|(of, log)| report(of, log)).collect())
+    }
+
+    fn archived_ends(&self) -> Result<Vec<LogEnd>, Error> {
+        let content = self.content.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = |(tenant, log): &(TenantId, Vec<LoggedEvent>)| {
+            let last = log.last()?;
+            Some(LogEnd { tenant: tenant.clone(), seq: last.seq, hash: last.hash.clone() })
+        };
+        Ok(content.archives.iter().filter_map(end).collect())
     }
 
     fn archived_events(&self, tenant: &TenantId) -> Result<Vec<LoggedEvent>, Error> {

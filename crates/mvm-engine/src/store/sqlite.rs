@@ -11,7 +11,7 @@ use std::{
 };
 
 use mvm_core::{
-    audit::AuditReport,
+    audit::{AuditReport, LogEnd},
     error::{Error, ErrorKind},
     event::{Event, LoggedEvent},
     id::TenantId,
@@ -115,7 +115,7 @@ impl SqliteStore {
         get(&self.connection(), table, key)
     }
 
-    /// The entries of a log that are in the database.
+    /// The last `limit` entries of a log after a place that are in the database.
     pub(super) fn stored_events(
         &self,
         tenant: &TenantId,
@@ -359,6 +359,13 @@ impl Store for SqliteStore {
 
     fn audit_archives(&self, tenant: Option<&TenantId>) -> Result<Vec<AuditReport>, Error> {
         verify::archives(self, tenant)
+    }
+
+    fn archived_ends(&self) -> Result<Vec<LogEnd>, Error> {
+        let ends = self.archived(None)?.into_iter();
+        let end =
+            |one: Archived| LogEnd { tenant: one.tenant, seq: one.last_seq, hash: one.last_hash };
+        Ok(ends.map(end).collect())
     }
 
     fn archived_events(&self, tenant: &TenantId) -> Result<Vec<LoggedEvent>, Error> {

@@ -13,6 +13,7 @@ mod desired;
 mod durable;
 mod faults;
 mod integrations;
+mod metrics;
 mod network;
 mod overrides;
 mod policy;

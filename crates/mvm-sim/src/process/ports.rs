@@ -8,7 +8,7 @@ use std::{
 
 use mvm_core::{
     Error, ErrorKind,
-    audit::AuditReport,
+    audit::{AuditReport, LogEnd},
     disk::{DiskUse, Room},
     effect::{Effect, Firewall},
     event::{Event, LoggedEvent},
@@ -302,6 +302,10 @@ impl Store for Process {
     ) -> Result<Vec<LoggedEvent>, Error> {
         let call = Call::of("events", None);
         self.through(&call, || self.sim.store.first_events(tenant, after_seq, limit))
+    }
+
+    fn archived_ends(&self) -> Result<Vec<LogEnd>, Error> {
+        self.through(&Call::of("audit", None), || self.sim.store.archived_ends())
     }
 
     fn audit(&self, tenant: &TenantId) -> Result<AuditReport, Error> {
