@@ -82,7 +82,7 @@ address=$(mvm --json instance list $pool | jq -r ".[0].address")
 within 60 are Sleeping || fail "it does not go to sleep again: $(states $pool)"
 equal 'a request at its port' "$(curl -s -m 30 http://127.0.0.1:8080/)" reached
 within 60 are Sleeping || fail "it does not go to sleep again: $(states $pool)"
-equal 'a request from beside it' "$(guest "$asker" /bin/busybox wget -q -T 30 -O - "http://$address/")" reached
+equal 'a request from beside it' "$(guest "$asker" wget -qO- "http://$address/")" reached
 check 'and the log says why' test "$(mvm --json events acme --last 20 | jq '[.[] | select(.event == "InstanceWoken" and (.reason | test("tries to reach")))] | length')" -ge 2
 
 say 'killed while it makes another one, it finds what it began'

@@ -27,6 +27,7 @@ pub(crate) fn apply(identity: &NetworkIdentity) -> Outcome<()> {
     write_resolvers(identity)?;
     let device = device()?;
     disable_ipv6(&device);
+    ask_patiently(&device);
     configure(&device, identity).because(format!("cannot configure {device}"))?;
     let mac = current_mac(&device)?;
     // Neighbours learn of the address sooner; they find it without this, too.
@@ -92,6 +93,13 @@ fn current_mac(device: &str) -> Outcome<[u8; 6]> {
     let text = attribute(device, "address")?;
     let mac = text.parse::<mvm_proto::MacAddress>();
     mac.map(|mac| mac.0).or_else(|error| failure(FailureKind::Failed, error.to_string()))
+}
+
+/// Lets this guest ask long enough for a neighbour that rests and is woken by being asked for; the kernel's
+/// own three seconds would end the connection that does.
+fn ask_patiently(device: &str) {
+    // Without it a connection is tried again by whoever wants it.
+    let _ = fs::write(format!("/proc/sys/net/ipv4/neigh/{device}/mcast_solicit"), "15");
 }
 
 fn disable_ipv6(device: &str) {

@@ -23,8 +23,13 @@ const BRIDGE: [(&str, &str); 6] = [
     ("accept_redirects", "0"),
 ];
 
+/// How often, a second apart, the host asks for a guest's MAC before it gives up on a connection: as long as a
+/// guest that rests may take to wake, where the kernel's own three would end what brings it back.
+const ASKS: &str = "15";
+
 /// Sets a tenant's bridge.
 pub(super) fn set_bridge(name: &str) -> io::Result<()> {
+    write(&format!("/proc/sys/net/ipv4/neigh/{name}/mcast_solicit"), ASKS)?;
     BRIDGE.iter().try_for_each(|(key, value)| write(&ipv4(name, key), value))
 }
 
