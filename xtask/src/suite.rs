@@ -30,6 +30,8 @@ const LIB: &str = "/usr/local/lib/mvm-e2e";
 const DOCS: &str = "/usr/local/share/doc/mvm";
 /// Where scripts find what a package installs.
 const PACKAGING: &str = "/usr/local/share/mvm";
+/// Where scripts find alert rules and dashboard.
+const MONITORING: &str = "/usr/local/share/mvm/monitoring";
 /// How many hosts a script may lose before it counts as failed.
 const HOSTS: usize = 3;
 /// The exit code of ssh itself.
@@ -83,7 +85,12 @@ impl Suite {
     pub(crate) fn prepare(kind: &str, profile: Profile, scripts: &[Script]) -> Result<Self> {
         let cache = Cache::open()?;
         let files = HostFiles::ensure(&cache)?;
-        let from_root = [("tests/e2e/lib", LIB), ("docs", DOCS), ("packaging", PACKAGING)];
+        let from_root = [
+            ("tests/e2e/lib", LIB),
+            ("docs", DOCS),
+            ("monitoring", MONITORING),
+            ("packaging", PACKAGING),
+        ];
         let puts: Vec<Put> = from_root
             .map(|(from, to)| Put { from: workspace::root().join(from), to: to.to_owned() })
             .into_iter()
