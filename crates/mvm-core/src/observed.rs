@@ -186,6 +186,9 @@ pub struct ObservedTenant {
     /// Whether a firewall was applied since the host booted and is not what is in force: somebody
     /// altered it, or a crash came between applying it and writing that down.
     pub firewall_altered: bool,
+    /// Whether tables of ours were being replaced when whoever did it ended; what is there is one or the other.
+    #[serde(default)]
+    pub firewall_cut_off: bool,
     /// The host's resolvers that guests can use, in its order.
     pub resolvers: Vec<Ipv4Addr>,
 }

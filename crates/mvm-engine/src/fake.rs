@@ -200,6 +200,7 @@ impl Host for World {
                 .is_some_and(|(staged, _)| !staged.is_empty()),
             firewall: content.firewall_generation(),
             firewall_altered: content.firewall_altered,
+            firewall_cut_off: false,
             resolvers: content.resolvers.clone(),
         })
     }

@@ -220,10 +220,7 @@ impl Engine {
         let tenants = self.within(|tx| records::list::<Tenant>(tx, ""))?;
         let Some(tenant) = tenants.first() else { return Ok(()) };
         let seen = self.ports.host.observe_tenant(&tenant.network)?;
-        if seen.firewall.is_some() || seen.firewall_altered {
-            return Ok(());
-        }
-        self.sync_firewall(&tenant.network)
+        if seen.firewall_cut_off { self.sync_firewall(&tenant.network) } else { Ok(()) }
     }
 
     /// Lets running guests try.

@@ -205,6 +205,7 @@ impl Host for LocalHost {
             files: listing::tenant_is_there(roots, &network.tenant)?,
             firewall: firewall.generation,
             firewall_altered: firewall.is_altered,
+            firewall_cut_off: firewall.is_cut_off,
             resolvers: net::resolvers(roots).resolvers,
         })
     }

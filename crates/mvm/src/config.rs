@@ -7,7 +7,7 @@ mod settings;
 
 use std::{
     collections::BTreeMap,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -257,8 +257,12 @@ impl Config {
             .create(&self.config_dir)
             .map_err(failed)?;
         let part = path.with_extension("part");
+        // Who may look into the directory may read it: an agent without root does.
+        let group = std::fs::metadata(&self.config_dir).map_err(failed)?.gid();
+        let mode = if group == 0 { 0o600 } else { 0o640 };
         std::fs::write(&part, text + "\n")
-            .and_then(|()| std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o600)))
+            .and_then(|()| std::os::unix::fs::chown(&part, None, Some(group)))
+            .and_then(|()| std::fs::set_permissions(&part, std::fs::Permissions::from_mode(mode)))
             .and_then(|()| std::fs::File::open(&part)?.sync_all())
             .and_then(|()| std::fs::rename(&part, &path))
             .map_err(failed)

@@ -1,7 +1,7 @@
 //! A host that does nothing that was not admitted.
 //!
 //! ```text
-//! turn on the subject ─▶ scope ─▶ bounds ─▶ claims granted ─▶ kernel's truth ─▶ the act ─▶ claims released
+//! bounds ─▶ turn on the subject, and on walls ─▶ scope ─▶ claims granted ─▶ kernel's truth ─▶ the act ─▶ claims released
 //! ```
 //! The kernel's truth counts where a claim cannot: no tap comes before the walls around it, new tables keep
 //! every wall around a tap that is there, and a bridge goes only when no tap is on it.
@@ -175,18 +175,21 @@ impl Host for AdmittedHost {
         let refused = |error: Error| error.context(format!("{} is refused", effect.name()));
         let footing = admit::footing(effect).map_err(refused)?;
         let turn = self.ledger.turn(&subject(&footing.concern))?;
+        // What the kernel says of walls and taps must still hold when the act is done.
+        let is_of_walls = footing.truth != Truth::Any;
+        let walls = is_of_walls.then(|| self.ledger.turn("walls")).transpose()?;
         self.admit_effect(&footing).map_err(refused)?;
         self.admit_truth(effect, footing.truth).map_err(refused)?;
         self.host.execute(effect)?;
         for name in &footing.released {
             self.ledger.release(name)?;
         }
-        drop(turn);
+        drop((walls, turn));
         Ok(())
     }
 
     fn observe_instance(&self, instance: &Instance) -> Result<ObservedInstance, Error> {
-        self.admit(Some(&instance.instance.tenant))?;
+        self.admit_instance(&instance.instance)?;
         self.host.observe_instance(instance)
     }
 
@@ -230,7 +233,7 @@ impl Host for AdmittedHost {
     }
 
     fn meter(&self, instance: &Instance) -> Result<Meter, Error> {
-        self.admit(Some(&instance.instance.tenant))?;
+        self.admit_instance(&instance.instance)?;
         self.host.meter(instance)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel says who is at the other end (`SO_PEERCRED`, taken when the connection was made). Each
 //! question is answered before the next one is read. A frame that makes no sense ends its connection and
-//! nothing else; what is asked too much waits in the socket's queue.
+//! nothing else; who has too many connections is hung up on.
 
 use std::{
     io,
@@ -36,8 +36,10 @@ use crate::{
     vmm::socket::Deadline,
 };
 
-/// How many connections are served at once.
+/// How many connections of root and the agent are served at once.
 const CONNECTIONS: usize = 128;
+/// How many of all others: they shall keep nobody waiting.
+const OTHERS: usize = 32;
 /// How long connecting to an agent's socket may take.
 const CONNECT: Duration = Duration::from_millis(500);
 /// How long a client may take to send what it began, or to read what it asked for.
@@ -70,20 +72,26 @@ impl Server {
     /// Serves until `is_over` says so, at a connection or every quarter of a second; then lets those that
     /// are being served finish what they do.
     pub fn serve(self: &Arc<Self>, listener: &UnixListener, is_over: impl Fn() -> bool) {
-        let serving = Arc::new(AtomicUsize::new(0));
+        let (own, others) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         while !is_over() {
-            let full = serving.load(Ordering::Acquire) >= CONNECTIONS;
-            if full || !comes(listener) {
-                if full {
-                    thread::sleep(Duration::from_millis(5));
-                }
+            if !comes(listener) {
                 continue;
             }
             let Ok((stream, _)) = listener.accept() else { continue };
-            let (server, serving) = (self.clone(), serving.clone());
+            let Some(scope) = self.scope(&stream) else { continue };
+            let (serving, most) = match scope {
+                Scope::Root | Scope::Node => (own.clone(), CONNECTIONS),
+                Scope::Tenants(_) => (others.clone(), OTHERS),
+            };
+            if serving.load(Ordering::Acquire) >= most {
+                // Who is hung up on tries again.
+                tracing::warn!(most, "too many connections");
+                continue;
+            }
+            let server = self.clone();
             serving.fetch_add(1, Ordering::AcqRel);
             thread::spawn(move || {
-                server.attend(&stream);
+                server.attend(&stream, scope);
                 serving.fetch_sub(1, Ordering::AcqRel);
             });
         }
@@ -94,18 +102,22 @@ impl Server {
         }
     }
 
-    /// Answers one connection until it ends.
-    pub fn attend(&self, stream: &UnixStream) {
-        let scope = match rustix::net::sockopt::socket_peercred(stream) {
+    /// Who is at the other end, as the kernel says.
+    fn scope(&self, stream: &UnixStream) -> Option<Scope> {
+        match rustix::net::sockopt::socket_peercred(stream) {
             Ok(peer) => {
-                let uid = peer.uid.as_raw();
-                Scope::of(uid, self.keeper.uid, &scope::grants(&self.grants))
+                let grants = scope::grants(&self.grants);
+                Some(Scope::of(peer.uid.as_raw(), self.keeper.uid, &grants))
             }
             Err(error) => {
                 tracing::warn!(%error, "a caller without credentials");
-                return;
+                None
             }
-        };
+        }
+    }
+
+    /// Answers one connection until it ends.
+    fn attend(&self, stream: &UnixStream, scope: Scope) {
         let caller = Caller { server: self, host: AdmittedHost::new(self.host.clone(), scope) };
         // A write that nobody reads must not hold a thread for ever; waiting for a question may.
         let _ = stream.set_write_timeout(Some(PATIENCE));

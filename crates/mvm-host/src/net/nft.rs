@@ -77,6 +77,8 @@ pub struct FirewallState {
     pub generation: Option<Generation>,
     /// Whether they were applied since the host booted and somebody changed or removed them.
     pub is_altered: bool,
+    /// Whether we were about to replace them, and it is not known whether we did.
+    pub is_cut_off: bool,
 }
 
 /// Makes the tables those of the intent.
@@ -149,10 +151,15 @@ pub(super) fn state(roots: &Roots) -> Result<FirewallState, Error> {
         Some(stamp) => FirewallState {
             generation: (stamp.resolvers == dns::read(roots).resolvers).then_some(stamp.generation),
             is_altered: false,
+            is_cut_off: false,
         },
         None => {
-            let is_altered = stamp(roots).is_some_and(|stamp| !stamp.is_being_replaced);
-            FirewallState { generation: None, is_altered }
+            let is_cut_off = stamp(roots).map(|stamp| stamp.is_being_replaced);
+            FirewallState {
+                generation: None,
+                is_altered: is_cut_off == Some(false),
+                is_cut_off: is_cut_off == Some(true),
+            }
         }
     })
 }

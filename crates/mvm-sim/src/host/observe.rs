@@ -101,6 +101,7 @@ impl World {
             files: self.disk.has_any(&Path::Tenant(network.tenant.clone())),
             firewall: self.firewall_generation(),
             firewall_altered: self.firewall_altered,
+            firewall_cut_off: false,
             resolvers: self.resolvers.clone(),
         }
     }
