@@ -16,7 +16,7 @@ use mvm_core::{
     error::{Error, ErrorKind},
     signed::Envelope,
 };
-use quinn::{Connection, ConnectionError, Endpoint, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, TransportErrorCode, VarInt};
 use ring::digest;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -165,11 +165,16 @@ async fn greet(
     address: SocketAddr,
     node: &str,
 ) -> Result<Connection, Error> {
-    let connecting = endpoint.connect_with(config, address, server_name(Role::Node));
-    let connecting = connecting.map_err(|error| {
-        Error::new(ErrorKind::Failed, format!("cannot connect to {node}")).because(&error)
-    })?;
-    let connection = connecting.await.map_err(|error| why(&error, node))?;
+    let connection = loop {
+        let connecting = endpoint.connect_with(config.clone(), address, server_name(Role::Node));
+        let connecting = connecting.map_err(|error| {
+            Error::new(ErrorKind::Failed, format!("cannot connect to {node}")).because(&error)
+        })?;
+        match connecting.await {
+            Err(error) if was_mixed_up(&error) => {}
+            connected => break connected.map_err(|error| why(&error, node))?,
+        }
+    };
     let greeting = async {
         let lost = |error: ConnectionError| WireError::Lost(error.to_string());
         let (mut send, mut receive) = connection.open_bi().await.map_err(lost)?;
@@ -208,6 +213,14 @@ async fn exchange(
     // A node that has heard enough stops listening and says why.
     let _ = send.finish();
     wire::read::<Reply>(&mut receive).await
+}
+
+/// A busy node lets who connects show that it can be reached at its address, and has forgotten that when a copy
+/// of the first packet comes late: then both sides mean another connection. Nobody was asked anything yet, and
+/// the caller's bound ends the trying.
+fn was_mixed_up(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::TransportError(error)
+        if error.code == TransportErrorCode::TRANSPORT_PARAMETER_ERROR)
 }
 
 /// Why the connection ended, if it did.
