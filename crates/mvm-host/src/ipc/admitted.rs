@@ -78,8 +78,10 @@ impl AdmittedHost {
     fn admit_effect(&self, footing: &Footing) -> Result<(), Error> {
         self.admit(self.tenant_of(&footing.concern)?.as_ref())?;
         for claim in &footing.claims {
-            // Root may give a kept volume to another tenant: it is a person's decision.
-            if !(claim.is_volume() && self.scope == Scope::Root) {
+            // Root may give a kept volume to another tenant: it is a person's decision. Whose it was when it
+            // was kept is claimed all the same, for everybody else.
+            let is_given_away = claim.is_volume() && footing.released.contains(&claim.name);
+            if !(is_given_away && self.scope == Scope::Root) {
                 self.ledger.grant(claim)?;
             }
         }
