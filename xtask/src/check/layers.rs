@@ -32,6 +32,7 @@ const LAYERS: &[Layer] = &[
         tests: &["mvm-sim"],
     },
     Layer { name: "mvm-cli", normal: &["mvm"], tests: &["mvm-sim"] },
+    Layer { name: "mvm-pager", normal: &[], tests: &[] },
     Layer { name: "mvm-shim", normal: &["mvm-core", "mvm-proto"], tests: &[] },
 ];
 

@@ -1,0 +1,37 @@
+//! Guest memory as pages: the file in which a sleeping guest's memory lies, and the server that a
+//! woken guest's page faults are answered by (SPEC §8).
+//!
+//! ```text
+//!  sleep:  plain memory on a tmpfs ─ differing() ─► pages ─ write() ─► page file, sealed
+//!  wake:   Firecracker ─ userfaultfd ─► serve: removed? zero : in the delta? its chunk : base? : zero
+//! ```
+//!
+//! A page file holds only some pages of a guest, packed into chunks in the order in which they will
+//! probably be wanted, each chunk compressed and sealed alone, so that any one of them is read without
+//! the others. What is not in it comes from the base (a plain file that shares one page cache), or is
+//! zero. A page that does not verify is an error and ends the server, never a wrong page.
+//!
+//! - [`index`] — which page lies in which chunk; the bytes of that, and what is refused.
+//! - [`seal`] — the cipher of one file.
+//! - [`write()`] and [`read`] — page files in and out; [`base`] — the plain file beneath.
+//! - [`uffd`] — the kernel's interface, the only unsafe code; [`handshake`] — what Firecracker sends.
+//! - [`serve`] — the fault loop, which allocates nothing.
+//!
+//! This crate refuses to know tenants, directories, when a guest sleeps, and Firecracker's API.
+//! Read next: [`serve`].
+
+pub mod base;
+pub mod handshake;
+pub mod index;
+pub mod read;
+pub mod seal;
+pub mod serve;
+pub mod uffd;
+pub mod write;
+
+pub use base::Base;
+pub use index::{CHUNK, CHUNK_PAGES, Codec, PAGE};
+pub use read::{PageFile, Scratch};
+pub use seal::Cipher;
+pub use serve::{End, Server, Stats};
+pub use write::{Written, differing, write};
