@@ -16,6 +16,7 @@
 //! - [`write()`] and [`read`] — page files in and out; [`base`] — the plain file beneath.
 //! - [`uffd`] — the kernel's interface, the only unsafe code; [`handshake`] — what Firecracker sends.
 //! - [`serve`] — the fault loop, which allocates nothing.
+//! - [`spec`] — what the program `mvm-pager` is started with; [`sandbox`] — what it may do.
 //!
 //! This crate refuses to know tenants, directories, when a guest sleeps, and Firecracker's API.
 //! Read next: [`serve`].
@@ -24,8 +25,10 @@ pub mod base;
 pub mod handshake;
 pub mod index;
 pub mod read;
+pub mod sandbox;
 pub mod seal;
 pub mod serve;
+pub mod spec;
 pub mod uffd;
 pub mod write;
 

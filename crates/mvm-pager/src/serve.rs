@@ -162,32 +162,42 @@ impl Server {
         self.stats
     }
 
+    /// How many pages the page file has.
+    #[must_use]
+    pub fn delta_pages(&self) -> u64 {
+        self.sources.delta.as_ref().map_or(0, |delta| delta.index().pages().len() as u64)
+    }
+
     /// The pages that were asked for or put ahead, in that order, at most [`WORKING_SET_MAX`].
     #[must_use]
     pub fn working_set(&self) -> &[u32] {
         &self.working_set
     }
 
-    /// Serves until the VMM is gone or `control` can be read.
+    /// Serves until the VMM is gone or `control` can be read. `vmm` is the VMM's pidfd: a userfaultfd
+    /// does not tell that the memory behind it is gone.
     ///
     /// # Errors
     /// Why the guest cannot go on.
-    pub fn run(&mut self, control: impl AsFd) -> Result<End, ServeError> {
+    pub fn run(&mut self, control: impl AsFd, vmm: impl AsFd) -> Result<End, ServeError> {
         let mut events = Events::default();
         loop {
             let is_idle = self.next_ahead >= self.sources.ahead && self.pending.is_empty();
-            let (uffd, told) = {
-                let mut fds =
-                    [PollFd::new(&self.uffd, PollFlags::IN), PollFd::new(&control, PollFlags::IN)];
+            let (uffd, told, gone) = {
+                let mut fds = [
+                    PollFd::new(&self.uffd, PollFlags::IN),
+                    PollFd::new(&control, PollFlags::IN),
+                    PollFd::new(&vmm, PollFlags::IN),
+                ];
                 let now = Timespec { tv_sec: 0, tv_nsec: 0 };
                 match poll(&mut fds, if is_idle { None } else { Some(&now) }) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(error) => return Err(ServeError::Kernel(error.into())),
                 }
-                let [uffd, told] = &fds;
-                (uffd.revents(), told.revents())
+                let [uffd, told, gone] = &fds;
+                (uffd.revents(), told.revents(), gone.revents())
             };
-            if uffd.intersects(PollFlags::HUP | PollFlags::ERR) {
+            if !gone.is_empty() {
                 return Ok(End::Gone);
             }
             let flow = if uffd.contains(PollFlags::IN) {
@@ -312,7 +322,7 @@ impl Server {
             let bytes = content.get(at * PAGE..(at + count) * PAGE).unwrap_or_default();
             match put_run(&self.uffd, &self.regions, &mut self.served, *first, bytes)? {
                 Flow::Done => {}
-                flow => return Ok(flow),
+                flow @ (Flow::Again | Flow::Gone) => return Ok(flow),
             }
             self.stats.delta_pages += count as u64;
             at += count;

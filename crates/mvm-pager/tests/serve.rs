@@ -3,6 +3,10 @@
 //! Needs root, or `vm.unprivileged_userfaultfd=1`; without, every test here fails and says so.
 #![expect(unsafe_code, reason = "R12: memory of the test's own to fault on")]
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "R4: the tests start the program itself, and one that ends"
+)]
 
 use std::{
     fs::File,
@@ -20,6 +24,7 @@ use mvm_pager::{
     write,
 };
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::process::{PidfdFlags, pidfd_open};
 
 const PAGES: u64 = 1024;
 const SIZE: usize = PAGES as usize * PAGE;
@@ -41,12 +46,11 @@ impl Memory {
     }
     fn page(&self, page: u32) -> Vec<u8> {
         let from = page as usize * PAGE;
-        (from..from + PAGE)
+        let load = |at| {
             // SAFETY: the offset is inside of the mapping, which lives as long as `self`.
-            .map(|at| {
-                unsafe { AtomicU8::from_ptr(self.0.cast::<u8>().add(at)) }.load(Ordering::Relaxed)
-            })
-            .collect()
+            unsafe { AtomicU8::from_ptr(self.0.cast::<u8>().add(at)) }.load(Ordering::Relaxed)
+        };
+        (from..from + PAGE).map(load).collect()
     }
     fn give_back(&self, page: u32, count: usize) {
         // SAFETY: inside of the mapping.
@@ -131,13 +135,17 @@ fn shown(page: u32) -> u32 {
     (page + PAGES as u32 / 2) % PAGES as u32
 }
 
+fn own_pidfd() -> OwnedFd {
+    pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap()
+}
+
 /// Runs a server while `work` uses the memory.
 fn with_server<T: Send>(
     sources: Sources,
     work: impl FnOnce(&Memory) -> T + Send,
 ) -> (T, Stats, Vec<u32>) {
     let memory = Memory::new();
-    let uffd = Uffd::watch(memory.start(), SIZE as u64).expect("userfaultfd: are we root?");
+    let uffd = Uffd::watch(memory.start(), SIZE as u64).unwrap();
     let mut server = Server::new(uffd, regions(&memory), sources).unwrap();
     let (told, tell) = rustix::pipe::pipe().unwrap();
     thread::scope(|scope| {
@@ -146,7 +154,7 @@ fn with_server<T: Send>(
             rustix::io::write(&tell, b".").unwrap();
             done
         });
-        assert_eq!(server.run(&told).unwrap(), End::Told);
+        assert_eq!(server.run(&told, own_pidfd()).unwrap(), End::Told);
         let done = worker.join().unwrap();
         (done, server.stats(), server.working_set().to_vec())
     })
@@ -248,5 +256,154 @@ fn a_server_whose_page_does_not_verify_says_so() {
     let sources = Sources { ahead: 1, ..sources(file, true, 0) };
     let mut server = Server::new(uffd, regions(&memory), sources).unwrap();
     let (told, _tell): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
-    assert!(matches!(server.run(&told), Err(ServeError::Page(_))));
+    assert!(matches!(server.run(&told, own_pidfd()), Err(ServeError::Page(_))));
+}
+
+#[test]
+fn a_server_ends_when_its_vmm_is_gone() {
+    let mut vmm =
+        std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let pid = rustix::process::Pid::from_child(&vmm);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    let memory = Memory::new();
+    let uffd = Uffd::watch(memory.start(), SIZE as u64).unwrap();
+    let sources = sources(page_file(Codec::None, false), false, 0);
+    let mut server = Server::new(uffd, regions(&memory), sources).unwrap();
+    let (told, _tell): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
+    drop(vmm.stdin.take());
+    assert_eq!(server.run(&told, &pidfd).unwrap(), End::Gone);
+    vmm.wait().unwrap();
+}
+
+/// The program itself, in another process: as it is started, sandboxed, asked, and as it ends.
+mod program {
+    use std::{
+        io::{Read, Write},
+        os::{
+            fd::{AsRawFd, RawFd},
+            unix::{
+                net::{UnixListener, UnixStream},
+                process::CommandExt,
+            },
+        },
+        process::{Child, Command, Stdio},
+    };
+
+    use mvm_pager::spec::{self, Answer, Ask, Seal, Spec};
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    struct Pager {
+        child: Child,
+        dir: tempfile::TempDir,
+    }
+
+    impl Pager {
+        fn start(delta: &File) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let listen = |name| UnixListener::bind(dir.path().join(name)).unwrap();
+            let base = filled(base_pages());
+            let (listener, control) = (listen("memory"), listen("control"));
+            let given: [(RawFd, RawFd); 4] = [
+                (listener.as_raw_fd(), spec::LISTENER),
+                (control.as_raw_fd(), spec::CONTROL),
+                (delta.as_raw_fd(), spec::DELTA),
+                (base.as_raw_fd(), spec::BASE),
+            ];
+            let mut command = Command::new(env!("CARGO_BIN_EXE_mvm-pager"));
+            command.stdin(Stdio::piped()).stderr(Stdio::piped());
+            // SAFETY: only dup2 between fork and exec; the sources are moved out of the way first.
+            unsafe {
+                command.pre_exec(move || {
+                    for (from, to) in given {
+                        let high = libc::fcntl(from, libc::F_DUPFD, 100 + to);
+                        assert!(high >= 0);
+                    }
+                    for (_, to) in given {
+                        assert!(libc::dup2(100 + to, to) == to);
+                    }
+                    Ok(())
+                });
+            }
+            let mut child = command.spawn().unwrap();
+            let key = Zeroizing::new([7; 32]);
+            let seal = Some(Seal { key, header: [1; 32], name: *b"mem\0\0\0\0\0" });
+            let spec = Spec { memory_pages: PAGES, delta: true, seal, base: true, ahead: 1 };
+            let text = serde_json::to_vec(&spec).unwrap();
+            child.stdin.take().unwrap().write_all(&text).unwrap();
+            Self { child, dir }
+        }
+
+        /// Does what Firecracker does.
+        fn connect(&self, memory: &Memory) -> Uffd {
+            let uffd = Uffd::watch(memory.start(), SIZE as u64).unwrap();
+            let stream = UnixStream::connect(self.dir.path().join("memory")).unwrap();
+            let text: Vec<String> = regions(memory)
+                .iter()
+                .map(|region| {
+                    format!(
+                        "{{\"base_host_virt_addr\":{},\"size\":{},\"offset\":{},\"page_size\":4096,\"page_size_kib\":4096}}",
+                        region.start, region.size, region.offset
+                    )
+                })
+                .collect();
+            let text = format!("[{}]", text.join(","));
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let fds = [std::os::fd::AsFd::as_fd(&uffd)];
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+            let bytes = [std::io::IoSlice::new(text.as_bytes())];
+            sendmsg(&stream, &bytes, &mut ancillary, SendFlags::empty()).unwrap();
+            uffd
+        }
+
+        fn ask(&self, ask: Ask) -> Vec<u8> {
+            let mut stream = UnixStream::connect(self.dir.path().join("control")).unwrap();
+            stream.write_all(&[ask.byte()]).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            answer
+        }
+
+        fn end(mut self) -> (Option<i32>, String) {
+            let status = self.child.wait().unwrap();
+            let mut said = String::new();
+            self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            (status.code(), said)
+        }
+    }
+
+    #[test]
+    fn it_serves_in_its_sandbox_and_tells_what_it_did() {
+        let mut pager = Pager::start(&page_file(Codec::Zstd, true));
+        let memory = Memory::new();
+        let uffd = pager.connect(&memory);
+        for page in (0..PAGES as u32).rev() {
+            assert_eq!(memory.page(shown(page)), expect(page), "page {page}");
+        }
+        let answer: Answer = serde_json::from_slice(&pager.ask(Ask::Stats)).unwrap();
+        assert_eq!((answer.delta, answer.stats.delta_pages), (343, 343));
+        let pages = pager.ask(Ask::WorkingSet);
+        assert!(pages.len() >= 343 * 4 / 16 && pages.len().is_multiple_of(4));
+        drop(memory);
+        drop(uffd);
+        // Its VMM is this process, which stays.
+        assert!(pager.child.try_wait().unwrap().is_none());
+        pager.child.kill().unwrap();
+        assert_eq!(pager.end(), (None, String::new()));
+    }
+
+    #[test]
+    fn it_ends_with_a_reason_when_a_page_does_not_verify() {
+        let file = page_file(Codec::None, true);
+        file.write_all_at(b"x", 5).unwrap();
+        let pager = Pager::start(&file);
+        let memory = Memory::new();
+        let _uffd = pager.connect(&memory);
+        let (status, said) = pager.end();
+        assert_eq!(status, Some(i32::from(spec::EXIT_FAILED)));
+        assert!(said.contains("chunk 0 of the page file was changed"), "{said}");
+    }
 }
