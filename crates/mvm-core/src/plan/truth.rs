@@ -14,8 +14,8 @@ pub const REBOOTED: &str = "the host rebooted";
 /// The transition that brings the record to the truth, if it says something else.
 ///
 /// A VMM that is gone although the record needs it makes the instance Stopped with the reason. One
-/// that went while being put to sleep is no loss once the snapshot is published; one that went
-/// while waking is none until the snapshot is retired.
+/// that went while being put to sleep sleeps once the snapshot is published; one that went while
+/// waking is no loss until the snapshot is retired.
 #[must_use]
 pub fn notice(record: &Instance, seen: &ObservedInstance) -> Option<Transition> {
     if seen.vmm.is_some() {
@@ -33,7 +33,7 @@ pub fn notice(record: &Instance, seen: &ObservedInstance) -> Option<Transition> 
         (State::Running | State::Warm, Want::Sleeping)
             if epoch_phase == Some(SnapshotPhase::Published) =>
         {
-            None
+            Some(Transition::new(State::Sleeping, EventKind::InstanceSlept))
         }
         (State::Running | State::Warm, _) => Some(failed(record, seen)),
         (State::Sleeping, _) if epoch_phase == Some(SnapshotPhase::Published) => None,

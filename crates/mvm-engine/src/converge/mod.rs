@@ -152,7 +152,9 @@ impl Course<'_> {
             None => self.engine.ports.host.observe_instance(&self.record)?,
         };
         self.boot = Some(seen.boot.clone());
-        if let Some(found) = plan::truth::notice(&self.record, &seen) {
+        // What came to its end asleep is on its way: the plan clears up and says so.
+        let found = plan::truth::notice(&self.record, &seen);
+        if let Some(found) = found.filter(|found| found.state == State::Stopped) {
             let error = death(&self.record, &found);
             self.record = self.engine.commit(&Actor::Engine, &self.record, &found, None)?;
             self.first_error.get_or_insert(error);

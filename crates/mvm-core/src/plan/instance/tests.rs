@@ -133,7 +133,8 @@ fn a_vmm_that_died_after_publishing_is_asleep_and_one_before_is_lost() {
     there.snapshots.insert(record.epoch, SnapshotPhase::Partial);
     assert_eq!(truth::notice(&record, &there).unwrap().event, EventKind::InstanceFailed);
     there.snapshots.insert(record.epoch, SnapshotPhase::Published);
-    assert_eq!(truth::notice(&record, &there), None);
+    let slept = truth::notice(&record, &there).unwrap();
+    assert_eq!((slept.state, slept.event), (State::Sleeping, EventKind::InstanceSlept));
     assert_eq!(names(&plan(&record, &there, FIREWALL)).last().unwrap(), "record Sleeping");
 }
 
