@@ -14,7 +14,7 @@ use std::{
 };
 
 use mvm_pager::{
-    Base, CHUNK, CHUNK_PAGES, Cipher, Codec, PAGE, PageFile, Server, differing,
+    Base, CHUNK, CHUNK_PAGES, Cipher, Codec, Memory, PAGE, PageFile, Server, compose,
     handshake::Region,
     seal::{Binding, Piece, TAG},
     serve::Sources,
@@ -96,11 +96,15 @@ fn sources(delta: Option<PageFile>, base: Option<Base>) -> Sources {
     Sources { memory_pages: PAGES, delta, base, ahead: 0 }
 }
 
+fn guest(plain: &File) -> Memory<'_> {
+    Memory { plain, pages: PAGES, base: None, woke_from: None }
+}
+
 fn page_file(memory: &File, codec: Codec, sealed: bool) -> PageFile {
-    let pages: Vec<u32> = (0..PAGES as u32).collect();
     let target = tempfile::tempfile_in("/dev/shm").unwrap();
     let own = sealed.then(cipher);
-    write(memory, PAGES, &pages, &target, codec, own.as_ref()).unwrap();
+    let guest = guest(memory);
+    write(&guest, &compose(&guest, &[]).unwrap(), &target, codec, own.as_ref()).unwrap();
     PageFile::open(target, PAGES, own).unwrap()
 }
 
@@ -148,14 +152,15 @@ fn main() {
     println!("\n| | MB/s |\n|---|---|");
     println!("| the cipher alone, one thread, sealing | {seal:.0} |");
     println!("| the cipher alone, one thread, opening | {open:.0} |");
-    let pages = differing(&memory, SIZE as u64, None, false).unwrap();
+    let guest = guest(&memory);
+    let composition = compose(&guest, &[]).unwrap();
     for (what, codec) in
         [("as it is", Codec::None), ("LZ4", Codec::Lz4), ("Zstandard", Codec::Zstd)]
     {
         let target = tempfile::tempfile_in("/dev/shm").unwrap();
         let own = cipher();
         let before = Instant::now();
-        let written = write(&memory, PAGES, &pages, &target, codec, Some(&own)).unwrap();
+        let written = write(&guest, &composition, &target, codec, Some(&own)).unwrap();
         let rate = SIZE as f64 / before.elapsed().as_secs_f64() / 1e6;
         let part = written.bytes as f64 / SIZE as f64;
         println!("| a whole page file sealed, {what} ({part:.2} of its size) | {rate:.0} |");

@@ -6,15 +6,14 @@ use std::{fs::File, io, os::unix::fs::FileExt};
 
 use rustix::fs::SeekFrom;
 
-use crate::index::PAGE;
+use crate::{bits::Bits, index::PAGE};
 
 /// A base file, and which of its pages are not holes.
 #[derive(Debug)]
 pub struct Base {
     file: File,
     pages: u64,
-    /// One bit a page.
-    present: Vec<u64>,
+    present: Bits,
 }
 
 impl Base {
@@ -28,8 +27,7 @@ impl Base {
             let message = format!("the base has {size} bytes instead of {memory_pages} pages");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        let words = usize::try_from(memory_pages.div_ceil(64)).unwrap_or(usize::MAX);
-        let mut base = Self { file, pages: memory_pages, present: vec![0; words] };
+        let mut base = Self { file, pages: memory_pages, present: Bits::new(memory_pages) };
         base.look(size)?;
         Ok(base)
     }
@@ -42,12 +40,7 @@ impl Base {
                 found => found?,
             };
             let hole = rustix::fs::seek(&self.file, SeekFrom::Hole(data))?;
-            for page in data / PAGE as u64..hole.div_ceil(PAGE as u64) {
-                let word = usize::try_from(page / 64).unwrap_or(usize::MAX);
-                if let Some(word) = self.present.get_mut(word) {
-                    *word |= 1 << (page % 64);
-                }
-            }
+            self.present.set_bytes(data, hole);
             at = hole;
         }
         Ok(())
@@ -62,8 +55,7 @@ impl Base {
     /// Whether a page may be anything but zero.
     #[must_use]
     pub fn has(&self, page: u32) -> bool {
-        let word = self.present.get((page / 64) as usize).copied().unwrap_or(0);
-        word >> (page % 64) & 1 == 1
+        self.present.get(page)
     }
 
     /// Reads whole pages from `first` on.

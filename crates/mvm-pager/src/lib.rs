@@ -2,7 +2,7 @@
 //! woken guest's page faults are answered by (SPEC §8).
 //!
 //! ```text
-//!  sleep:  plain memory on a tmpfs ─ differing() ─► pages ─ write() ─► page file, sealed
+//!  sleep:  plain memory on a tmpfs ─ compose() ─► pages ─ write() ─► page file, sealed
 //!  wake:   Firecracker ─ userfaultfd ─► serve: removed? zero : in the delta? its chunk : base? : zero
 //! ```
 //!
@@ -13,7 +13,7 @@
 //!
 //! - [`index`] — which page lies in which chunk; the bytes of that, and what is refused.
 //! - [`seal`] — the cipher of one file.
-//! - [`write()`] and [`read`] — page files in and out; [`base`] — the plain file beneath.
+//! - [`mod@write`] and [`read`] — page files in and out; [`base`] — the plain file beneath.
 //! - [`uffd`] — the kernel's interface, the only unsafe code; [`handshake`] — what Firecracker sends.
 //! - [`serve`] — the fault loop, which allocates nothing.
 //! - [`spec`] — what the program `mvm-pager` is started with; [`sandbox`] — what it may do.
@@ -22,6 +22,7 @@
 //! Read next: [`serve`].
 
 pub mod base;
+pub mod bits;
 pub mod handshake;
 pub mod index;
 pub mod read;
@@ -37,4 +38,4 @@ pub use index::{CHUNK, CHUNK_PAGES, Codec, PAGE};
 pub use read::{PageFile, Scratch};
 pub use seal::Cipher;
 pub use serve::{End, Server, Stats};
-pub use write::{Written, differing, write};
+pub use write::{Composition, Memory, Woken, Written, compose, write};

@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::{FromRawFd, OwnedFd},
+        fd::AsFd,
         unix::net::{UnixListener, UnixStream},
     },
     process::ExitCode,
@@ -13,16 +13,17 @@ use std::{
 };
 
 use mvm_pager::{
-    Base, End, PageFile, Server, handshake, sandbox,
+    Base, End, PageFile, Server, handshake,
+    read::ReadError,
+    sandbox,
     serve::Sources,
-    spec::{Answer, Ask, BASE, CONTROL, DELTA, EXIT_FAILED, EXIT_GONE, LISTENER, Spec},
+    spec::{self, Answer, Ask, EXIT_FAILED, EXIT_GONE, Files, Spec, Word},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     net::sockopt::socket_peercred,
     process::{PidfdFlags, pidfd_open},
 };
-use zeroize::Zeroizing;
 
 /// How long a VMM may take to connect: it loads the device state first.
 const CONNECT: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
@@ -33,29 +34,33 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::from(EXIT_GONE),
         Err(error) => {
-            let mut text = format!("mvm-pager: {error}");
-            let mut next = error.source();
-            while let Some(source) = next {
-                text = format!("{text}: {source}");
-                next = source.source();
-            }
             // Where nobody listens the exit status still speaks.
-            let _ = writeln!(io::stderr(), "{text}");
+            let _ = writeln!(io::stderr(), "{}", chain(&*error));
             ExitCode::from(EXIT_FAILED)
         }
     }
 }
 
+fn chain(error: &dyn Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
 fn run() -> Result<(), Box<dyn Error>> {
-    let mut text = Zeroizing::new(Vec::new());
-    io::stdin().lock().read_to_end(&mut text)?;
-    let spec: Spec = serde_json::from_slice(&text)?;
-    drop(text);
-    let listener = UnixListener::from(inherited(LISTENER)?);
-    let control = UnixListener::from(inherited(CONTROL)?);
-    control.set_nonblocking(true)?;
-    let sources = sources(&spec)?;
-    drop(spec);
+    let mut launcher = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let prepared = prepare(&launcher);
+    let word = match &prepared {
+        Ok(_) => Word::Ready,
+        Err(error) if is_damage(&**error) => Word::Damaged(chain(&**error)),
+        Err(error) => Word::Failed(chain(&**error)),
+    };
+    launcher.write_all(&serde_json::to_vec(&word)?)?;
+    // Whoever waits for the word waits for its end.
+    launcher.shutdown(std::net::Shutdown::Both)?;
+    drop(launcher);
+    let (sources, listener, control) = prepared?;
     let stream = accept(&listener)?;
     drop(listener);
     let vmm = pidfd_open(socket_peercred(&stream)?.pid, PidfdFlags::empty())?;
@@ -69,29 +74,30 @@ fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A descriptor that the launcher left open for us.
-#[expect(unsafe_code, reason = "R12: an inherited descriptor has no other form than its number")]
-fn inherited(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: only asks whether the number is open.
-    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it is open, the launcher gave it for this purpose, and each number is taken once.
-    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+/// Whether it is the files' fault, and not the machine's.
+fn is_damage(error: &(dyn Error + 'static)) -> bool {
+    error.downcast_ref::<ReadError>().is_some_and(|error| !matches!(error, ReadError::Io(_)))
 }
 
-fn sources(spec: &Spec) -> Result<Sources, Box<dyn Error>> {
+type Prepared = (Sources, UnixListener, UnixListener);
+
+fn prepare(launcher: &UnixStream) -> Result<Prepared, Box<dyn Error>> {
+    let (spec, files) = spec::take_over(launcher)?;
+    let Files { listener, control, delta, base } = files;
+    let (listener, control) = (UnixListener::from(listener), UnixListener::from(control));
+    control.set_nonblocking(true)?;
+    Ok((sources(&spec, delta.map(File::from), base.map(File::from))?, listener, control))
+}
+
+fn sources(
+    spec: &Spec,
+    delta: Option<File>,
+    base: Option<File>,
+) -> Result<Sources, Box<dyn Error>> {
     let pages = spec.memory_pages;
-    let delta = if spec.delta {
-        let cipher = spec.seal.as_ref().map(mvm_pager::spec::Seal::cipher).transpose()?;
-        Some(PageFile::open(File::from(inherited(DELTA)?), pages, cipher)?)
-    } else {
-        None
-    };
-    let base = match spec.base {
-        true => Some(Base::open(File::from(inherited(BASE)?), pages)?),
-        false => None,
-    };
+    let cipher = spec.seal.as_ref().map(spec::Seal::cipher).transpose()?;
+    let delta = delta.map(|file| PageFile::open(file, pages, cipher)).transpose()?;
+    let base = base.map(|file| Base::open(file, pages)).transpose()?;
     Ok(Sources { memory_pages: pages, delta, base, ahead: spec.ahead })
 }
 

@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::{
     base::Base,
+    bits::Bits,
     handshake::Region,
     index::PAGE,
     read::{PageFile, ReadError, Scratch},
@@ -77,25 +78,6 @@ pub enum ServeError {
     /// An event that was not asked for.
     #[error("an unknown event {0:#x}")]
     Event(u8),
-}
-
-/// One bit a page.
-#[derive(Debug)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn new(pages: u64) -> Self {
-        Self(vec![0; usize::try_from(pages.div_ceil(64)).unwrap_or(0)])
-    }
-    fn get(&self, page: u32) -> bool {
-        self.0.get((page / 64) as usize).is_some_and(|word| word >> (page % 64) & 1 == 1)
-    }
-    fn set(&mut self, page: u32, is: bool) {
-        if let Some(word) = self.0.get_mut((page / 64) as usize) {
-            let bit = 1 << (page % 64);
-            *word = if is { *word | bit } else { *word & !bit };
-        }
-    }
 }
 
 /// Whether work on a fault is done.

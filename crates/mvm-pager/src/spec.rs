@@ -1,10 +1,25 @@
 //! What launcher and pager tell each other; the one place of these types.
 //!
-//! A pager is never root: it starts as the instance's user and opens nothing. The launcher hands it
-//! open files under fixed numbers, and writes one [`Spec`] as JSON to its standard input, which is a
-//! pipe: the file's key is in it and nowhere else. Why a pager ended it says on standard error, and its
-//! exit status tells whether the VMM was gone ([`EXIT_GONE`]) or the guest cannot go on.
+//! A pager is never root: it starts as the instance's user and opens nothing. Its standard input is a
+//! connection to its launcher, over which one [`Spec`] as JSON comes with open files beside it, and one
+//! [`Word`] goes back. The file's key is in the spec and nowhere else. Why a pager ended it says on
+//! standard error, and its exit status tells whether the VMM was gone ([`EXIT_GONE`]) or the guest
+//! cannot go on.
 
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    net::Shutdown,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -13,14 +28,23 @@ use crate::{
     serve::Stats,
 };
 
-/// The number of the socket, listening, that Firecracker connects to.
-pub const LISTENER: i32 = 3;
-/// The number of the socket, listening, on which [`Ask`]s come in.
-pub const CONTROL: i32 = 4;
-/// The number of the page file.
-pub const DELTA: i32 = 5;
-/// The number of the base.
-pub const BASE: i32 = 6;
+/// The longest spec, and the longest word back, in bytes.
+const MESSAGE_MAX: usize = 4096;
+/// The most files that come with a spec.
+const FILES_MAX: usize = 4;
+
+/// The files that come with a spec, in this order.
+#[derive(Debug)]
+pub struct Files<F> {
+    /// The socket, listening, that Firecracker connects to.
+    pub listener: F,
+    /// The socket, listening, on which [`Ask`]s come in.
+    pub control: F,
+    /// The page file, if the guest has one.
+    pub delta: Option<F>,
+    /// The base, if there is one.
+    pub base: Option<F>,
+}
 
 /// The exit status of a pager whose VMM is gone.
 pub const EXIT_GONE: u8 = 0;
@@ -33,11 +57,11 @@ pub const EXIT_FAILED: u8 = 1;
 pub struct Spec {
     /// How many pages the guest has.
     pub memory_pages: u64,
-    /// Whether there is a page file, at [`DELTA`].
+    /// Whether there is a page file.
     pub delta: bool,
     /// What opens it, if it is sealed.
     pub seal: Option<Seal>,
-    /// Whether there is a base, at [`BASE`].
+    /// Whether there is a base.
     pub base: bool,
     /// How many chunks at the front of the page file are put without being asked.
     pub ahead: usize,
@@ -69,6 +93,84 @@ impl Seal {
     pub fn cipher(&self) -> Result<Cipher, Refused> {
         Cipher::new(&self.key, Binding { header: self.header, name: self.name })
     }
+}
+
+/// What a pager answers to its spec.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// It waits for the VMM.
+    Ready,
+    /// What it was given is not what was written.
+    Damaged(String),
+    /// Anything else went wrong.
+    Failed(String),
+}
+
+/// Hands a pager its spec and files, and hears what it says; `stream` has its timeouts.
+///
+/// # Errors
+/// I/O errors; `UnexpectedEof` when it ended without a word.
+pub fn hand_over(
+    stream: &mut UnixStream,
+    spec: &Spec,
+    files: &Files<BorrowedFd<'_>>,
+) -> io::Result<Word> {
+    let text = Zeroizing::new(serde_json::to_vec(spec)?);
+    let mut fds = vec![files.listener, files.control];
+    fds.extend(files.delta);
+    fds.extend(files.base);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent =
+        sendmsg(stream.as_fd(), &[IoSlice::new(&text)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    stream.write_all(text.get(sent..).unwrap_or_default())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut word = Vec::new();
+    stream.take(MESSAGE_MAX as u64).read_to_end(&mut word)?;
+    if word.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&word)?)
+}
+
+/// Takes what a launcher hands over.
+///
+/// # Errors
+/// I/O errors; `InvalidData` when it makes no sense.
+pub fn take_over(stream: &UnixStream) -> io::Result<(Spec, Files<OwnedFd>)> {
+    let mut text = Zeroizing::new(vec![0; MESSAGE_MAX]);
+    let (mut length, mut fds) = (0, Vec::new());
+    loop {
+        let room = text.get_mut(length..).unwrap_or_default();
+        if room.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the spec is too long"));
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let got = recvmsg(stream, &mut [IoSliceMut::new(room)], &mut ancillary, flags)?;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        if got.bytes == 0 {
+            break;
+        }
+        length += got.bytes;
+    }
+    let spec: Spec = serde_json::from_slice(text.get(..length).unwrap_or_default())?;
+    let mut fds = fds.into_iter();
+    let mut next =
+        || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a file is missing"));
+    let (listener, control) = (next()?, next()?);
+    let delta = spec.delta.then(&mut next).transpose()?;
+    let base = spec.base.then(&mut next).transpose()?;
+    Ok((spec, Files { listener, control, delta, base }))
 }
 
 /// A byte on a connection to the control socket.

@@ -1,8 +1,12 @@
 //! Makes a page file: what differs from the base, packed, compressed and sealed by two workers.
 //!
-//! The caller says which pages and in which order: what a guest will want first lies in front, so that
-//! its next wake reads it in one go. Memory is bounded by one chunk a worker. It decides nothing about
-//! when and where, and syncs nothing.
+//! ```text
+//!  memory ─┬─ what the VMM wrote: all of it, or what changed since the guest woke
+//!          └─ what the guest woke from: the rest
+//!  compose() ─► which pages, in which order, from where ─► write() ─► page file
+//! ```
+//! What a guest will want first lies in front, so that its next wake reads it in one go. Memory is
+//! bounded by two chunks a worker. It decides nothing about when and where, and syncs nothing.
 
 use std::{
     fs::File,
@@ -19,7 +23,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     base::Base,
+    bits::Bits,
     index::{CHUNK, CHUNK_PAGES, Chunk, Codec, Index, PAGE, TRAILER},
+    read::{PageFile, Scratch},
     seal::{Cipher, Piece, TAG},
 };
 
@@ -41,40 +47,107 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// The pages of the plain memory file `memory` of `size` bytes that are not what they are in `base`
-/// (zero where there is none), ascending. Holes are taken for unchanged if `holes_are_base`, as in a
-/// diff of Firecracker, else for zero.
+/// A guest's memory when it is put to sleep.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory<'a> {
+    /// What the VMM wrote: a plain file whose page `n` is the guest's page `n`.
+    pub plain: &'a File,
+    /// How many pages the guest has.
+    pub pages: u64,
+    /// What most guests of the pool have in common, and what need not be written.
+    pub base: Option<&'a Base>,
+    /// What the guest woke from, if the VMM wrote only what changed since: then the holes of `plain`
+    /// are what lies there. Without, they are zero.
+    pub woke_from: Option<&'a Woken<'a>>,
+}
+
+/// What a guest woke from.
+#[derive(Debug, Clone, Copy)]
+pub struct Woken<'a> {
+    /// Its page file; none when it was only the base.
+    pub file: Option<&'a PageFile>,
+}
+
+/// Which pages a page file will have, in which order, and from where.
+#[derive(Debug)]
+pub struct Composition {
+    pages: Vec<u32>,
+    /// Those that come from the page file the guest woke from.
+    carried: Bits,
+    ahead: usize,
+}
+
+impl Composition {
+    /// The pages, in their order.
+    #[must_use]
+    pub fn pages(&self) -> &[u32] {
+        &self.pages
+    }
+
+    /// How many chunks at the front hold what is wanted first.
+    #[must_use]
+    pub const fn ahead(&self) -> usize {
+        self.ahead
+    }
+}
+
+/// What of this memory has to be written; `wanted` are the pages that a wake wants first.
 ///
 /// # Errors
 /// When one of the files cannot be read.
-pub fn differing(
-    memory: &File,
-    size: u64,
-    base: Option<&Base>,
-    holes_are_base: bool,
-) -> io::Result<Vec<u32>> {
-    let mut pages = Vec::new();
+pub fn compose(memory: &Memory<'_>, wanted: &[u32]) -> io::Result<Composition> {
+    let (changed, written) = look(memory)?;
+    let older = memory.woke_from.and_then(|woken| woken.file);
+    let older = older.map_or(&[][..], |file| file.index().pages());
+    let mut carried = Bits::new(memory.pages);
+    let kept: Vec<u32> = older.iter().copied().filter(|page| !written.get(*page)).collect();
+    kept.iter().for_each(|page| carried.set(*page, true));
+    let mut left = carried.clone();
+    changed.iter().for_each(|page| left.set(*page, true));
+    let mut pages = Vec::with_capacity(changed.len() + kept.len());
+    let mut take = |those: &[u32]| {
+        for page in those {
+            if left.get(*page) {
+                left.set(*page, false);
+                pages.push(*page);
+            }
+        }
+        pages.len()
+    };
+    let ahead = take(wanted).div_ceil(CHUNK_PAGES);
+    take(&changed);
+    take(&kept);
+    Ok(Composition { pages, carried, ahead })
+}
+
+/// The pages of the plain file that are not what lies beneath them, ascending; and those that are in it
+/// at all.
+fn look(memory: &Memory<'_>) -> io::Result<(Vec<u32>, Bits)> {
+    let Memory { plain, base, .. } = memory;
+    let size = memory.pages * PAGE as u64;
+    let (mut pages, mut written) = (Vec::new(), Bits::new(memory.pages));
     let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
     let mut at = 0;
     while at < size {
-        let data = match rustix::fs::seek(memory, SeekFrom::Data(at)) {
+        let data = match rustix::fs::seek(plain, SeekFrom::Data(at)) {
             Err(rustix::io::Errno::NXIO) => size,
             found => found?.min(size),
         };
-        if !holes_are_base {
-            zeroed(at / PAGE as u64..data.div_ceil(PAGE as u64), base, &mut pages);
+        if memory.woke_from.is_none() {
+            zeroed(at / PAGE as u64..data.div_ceil(PAGE as u64), *base, &mut pages);
         }
         if data >= size {
             break;
         }
-        let hole = rustix::fs::seek(memory, SeekFrom::Hole(data))?.min(size);
+        let hole = rustix::fs::seek(plain, SeekFrom::Hole(data))?.min(size);
+        written.set_bytes(data, hole);
         let mut next = data - data % PAGE as u64;
         while next < hole {
             let length = usize::try_from((size - next).min(CHUNK as u64)).unwrap_or(CHUNK);
             let length =
                 length.min(usize::try_from(hole - next).unwrap_or(CHUNK)).next_multiple_of(PAGE);
             let own = ours.get_mut(..length).ok_or(io::ErrorKind::InvalidInput)?;
-            memory.read_exact_at(own, next)?;
+            plain.read_exact_at(own, next)?;
             let other = theirs.get_mut(..length).ok_or(io::ErrorKind::InvalidInput)?;
             let first =
                 u32::try_from(next / PAGE as u64).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -88,7 +161,7 @@ pub fn differing(
         }
         at = next;
     }
-    Ok(pages)
+    Ok((pages, written))
 }
 
 /// Pages that are zero in memory and are not in the base.
@@ -97,21 +170,22 @@ fn zeroed(range: std::ops::Range<u64>, base: Option<&Base>, pages: &mut Vec<u32>
     pages.extend(range.filter_map(|page| u32::try_from(page).ok()).filter(|page| base.has(*page)));
 }
 
-/// Writes these pages of the plain memory file `memory` into the empty file `target`.
+/// Writes what was composed of this memory into the empty file `target`.
 ///
 /// # Errors
-/// When a file cannot be read or written, or a page is beyond `memory_pages` or twice in the list.
+/// When a file cannot be read or written, or what the guest woke from was changed (`InvalidData`).
 pub fn write(
-    memory: &File,
-    memory_pages: u64,
-    pages: &[u32],
+    memory: &Memory<'_>,
+    composition: &Composition,
     target: &File,
     codec: Codec,
     cipher: Option<&Cipher>,
 ) -> io::Result<Written> {
+    let pages = &composition.pages;
     let total = pages.len().div_ceil(CHUNK_PAGES);
     let work = Work {
         memory,
+        carried: &composition.carried,
         target,
         codec,
         cipher,
@@ -131,7 +205,7 @@ pub fn write(
     let chunks: Option<Vec<Chunk>> = chunks.into_iter().collect();
     let chunks = chunks.ok_or_else(|| io::Error::other("a chunk was left out"))?;
     let tag = cipher.map_or(0, |_| TAG);
-    let index = Index::new(chunks, pages.to_vec(), memory_pages, tag, end)
+    let index = Index::new(chunks, pages.clone(), memory.pages, tag, end)
         .map_err(|damaged| io::Error::new(io::ErrorKind::InvalidInput, damaged))?;
     let bytes = finish(&index, target, end, cipher)?;
     Ok(Written { pages: pages.len() as u64, chunks: total as u64, bytes })
@@ -155,7 +229,8 @@ fn finish(index: &Index, target: &File, end: u64, cipher: Option<&Cipher>) -> io
 
 /// What the workers share.
 struct Work<'a> {
-    memory: &'a File,
+    memory: &'a Memory<'a>,
+    carried: &'a Bits,
     target: &'a File,
     codec: Codec,
     cipher: Option<&'a Cipher>,
@@ -172,10 +247,11 @@ impl Work<'_> {
         let mut packed =
             Zeroizing::new(vec![0; lz4_flex::block::get_maximum_output_size(CHUNK) + TAG]);
         let mut zstd = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+        let mut older = Older::new()?;
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(own) = pages.chunks(CHUNK_PAGES).nth(number) else { return Ok(()) };
-            self.gather(own, &mut plain)?;
+            self.gather(own, &mut plain, &mut older)?;
             let length = own.len() * PAGE;
             let content = plain.get(..length).unwrap_or_default();
             let smaller = match self.codec {
@@ -195,14 +271,22 @@ impl Work<'_> {
         }
     }
 
-    /// Reads pages into the front of `into`, neighbours in one go.
-    fn gather(&self, pages: &[u32], into: &mut [u8]) -> io::Result<()> {
+    /// Reads pages into the front of `into`, neighbours of the plain file in one go.
+    fn gather(&self, pages: &[u32], into: &mut [u8], older: &mut Older) -> io::Result<()> {
         let mut at = 0;
-        for run in pages.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+        let is_run = |a: &u32, b: &u32| {
+            a.checked_add(1) == Some(*b) && !self.carried.get(*a) && !self.carried.get(*b)
+        };
+        for run in pages.chunk_by(is_run) {
             let Some(first) = run.first() else { continue };
             let room =
                 into.get_mut(at..at + run.len() * PAGE).ok_or(io::ErrorKind::InvalidInput)?;
-            self.memory.read_exact_at(room, u64::from(*first) * PAGE as u64)?;
+            if self.carried.get(*first) {
+                let file = self.memory.woke_from.and_then(|woken| woken.file);
+                older.read(file.ok_or(io::ErrorKind::InvalidInput)?, *first, room)?;
+            } else {
+                self.memory.plain.read_exact_at(room, u64::from(*first) * PAGE as u64)?;
+            }
             at += run.len() * PAGE;
         }
         Ok(())
@@ -233,5 +317,37 @@ impl Work<'_> {
             offset
         };
         self.target.write_all_at(buffer.get(..length).unwrap_or_default(), offset)
+    }
+}
+
+/// A worker's view of the page file that the guest woke from: one chunk at a time.
+struct Older {
+    scratch: Scratch,
+    chunk: Option<usize>,
+    content: Zeroizing<Vec<u8>>,
+}
+
+impl Older {
+    fn new() -> io::Result<Self> {
+        let content = Zeroizing::new(Vec::with_capacity(CHUNK));
+        Ok(Self { scratch: Scratch::new()?, chunk: None, content })
+    }
+
+    /// Reads one page.
+    fn read(&mut self, file: &PageFile, page: u32, into: &mut [u8]) -> io::Result<()> {
+        let number = file.index().find(page).ok_or(io::ErrorKind::InvalidInput)?;
+        if self.chunk != Some(number) {
+            let content = file
+                .chunk(number, &mut self.scratch)
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            self.content.clear();
+            self.content.extend_from_slice(content);
+            self.chunk = Some(number);
+        }
+        let place = file.index().pages_of(number).iter().position(|one| *one == page);
+        let at = place.ok_or(io::ErrorKind::InvalidInput)? * PAGE;
+        let content = self.content.get(at..at + PAGE).ok_or(io::ErrorKind::InvalidInput)?;
+        into.copy_from_slice(content);
+        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use mvm_pager::{
-    Base, Cipher, Codec, End, PAGE, PageFile, Server, Stats, differing,
+    Base, Cipher, Codec, End, PAGE, Memory as Guest, PageFile, Server, Stats, Woken, compose,
     handshake::Region,
     seal::Binding,
     serve::{ServeError, Sources},
@@ -102,13 +102,23 @@ fn guest() -> File {
 fn page_file(codec: Codec, sealed: bool) -> File {
     let base = Base::open(filled(base_pages()), PAGES).unwrap();
     let memory = guest();
-    let pages = differing(&memory, SIZE as u64, Some(&base), false).unwrap();
-    assert_eq!(pages.len(), 342 + 1, "each third page and the one that became zero");
+    let guest = Guest { plain: &memory, pages: PAGES, base: Some(&base), woke_from: None };
+    let composition = compose(&guest, &[]).unwrap();
+    assert_eq!(composition.pages().len(), 342 + 1, "each third page and the one that became zero");
     let target = tempfile::tempfile().unwrap();
     let cipher = sealed.then(cipher);
-    let written = write(&memory, PAGES, &pages, &target, codec, cipher.as_ref()).unwrap();
+    let written = write(&guest, &composition, &target, codec, cipher.as_ref()).unwrap();
     assert_eq!(written.bytes, target.metadata().unwrap().len());
     target
+}
+
+/// Changes a byte of chunk 0, wherever it lies.
+fn spoil_first(file: &File) {
+    let opened = PageFile::open(file.try_clone().unwrap(), PAGES, Some(cipher())).unwrap();
+    let offset = opened.index().chunks().first().unwrap().offset;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset + 5).unwrap();
+    file.write_all_at(&byte.map(|byte| !byte), offset + 5).unwrap();
 }
 
 fn sources(file: File, sealed: bool, ahead: usize) -> Sources {
@@ -199,13 +209,17 @@ fn two_readers_see_every_page_as_it_was_written_in_every_form() {
 #[test]
 fn what_was_asked_for_comes_first_and_the_working_set_without_being_asked() {
     let (base, memory) = (Base::open(filled(base_pages()), PAGES).unwrap(), guest());
-    let mut pages = differing(&memory, SIZE as u64, Some(&base), false).unwrap();
-    pages.reverse();
+    let guest = Guest { plain: &memory, pages: PAGES, base: Some(&base), woke_from: None };
+    let wanted: Vec<u32> = (0..PAGES as u32).rev().filter(|page| page % 3 == 0).take(40).collect();
+    let composition = compose(&guest, &wanted).unwrap();
+    assert_eq!(composition.ahead(), 3);
+    let pages = composition.pages();
+    assert!(pages.starts_with(&wanted));
     let target = tempfile::tempfile().unwrap();
-    write(&memory, PAGES, &pages, &target, Codec::None, None).unwrap();
+    write(&guest, &composition, &target, Codec::None, None).unwrap();
     let (seen, stats, working_set) = with_server(sources(target, false, 3), |memory| {
         let waits = |page: u32| memory.page(shown(page)) == expect(page);
-        // A page of the last chunk; meanwhile the first three are put.
+        // A page of a later chunk; meanwhile the first three are put.
         assert!(waits(0));
         pages.iter().take(48).filter(|page| waits(**page)).count()
     });
@@ -213,6 +227,52 @@ fn what_was_asked_for_comes_first_and_the_working_set_without_being_asked() {
     assert_eq!(stats.prefetched, 48);
     assert!(working_set.starts_with(&[0]) || working_set.contains(&0));
     assert!(pages.iter().take(48).all(|page| working_set.contains(page)));
+}
+
+#[test]
+fn what_changed_since_a_guest_woke_goes_over_what_it_woke_from() {
+    for sealed in [false, true] {
+        let older = PageFile::open(page_file(Codec::Lz4, sealed), PAGES, sealed.then(cipher));
+        let (older, base) = (older.unwrap(), Base::open(filled(base_pages()), PAGES).unwrap());
+        // Changed again, changed for the first time, zero now, and as in the base again.
+        let diff = filled([(3, 77), (5, 77)]);
+        for (page, bytes) in [(6, vec![0; PAGE]), (9, content(9, 100))] {
+            diff.write_all_at(&bytes, page * PAGE as u64).unwrap();
+        }
+        let woken = Woken { file: Some(&older) };
+        let memory =
+            Guest { plain: &diff, pages: PAGES, base: Some(&base), woke_from: Some(&woken) };
+        let composition = compose(&memory, &[900, 5]).unwrap();
+        assert_eq!(composition.pages().len(), 343 + 1 - 1, "5 came, 9 went");
+        assert!(composition.pages().starts_with(&[900, 5]));
+        let target = tempfile::tempfile().unwrap();
+        let own = sealed.then(cipher);
+        write(&memory, &composition, &target, Codec::Zstd, own.as_ref()).unwrap();
+        let ((), _, _) = with_server(sources(target, sealed, 0), |memory| {
+            for page in 0..PAGES as u32 {
+                let wanted = match page {
+                    3 | 5 => content(page, 77),
+                    6 => vec![0; PAGE],
+                    9 => content(9, 100),
+                    _ => expect(page),
+                };
+                assert!(memory.page(shown(page)) == wanted, "page {page}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_page_file_that_was_changed_is_not_carried_over() {
+    let file = page_file(Codec::None, true);
+    spoil_first(&file);
+    let older = PageFile::open(file, PAGES, Some(cipher())).unwrap();
+    let woken = Woken { file: Some(&older) };
+    let memory = Guest { plain: &filled([]), pages: PAGES, base: None, woke_from: Some(&woken) };
+    let composition = compose(&memory, &[]).unwrap();
+    let target = tempfile::tempfile().unwrap();
+    let done = write(&memory, &composition, &target, Codec::Lz4, Some(&cipher()));
+    assert_eq!(done.unwrap_err().kind(), std::io::ErrorKind::InvalidData);
 }
 
 #[test]
@@ -250,7 +310,7 @@ fn a_changed_bit_anywhere_ends_the_server_or_the_opening_and_is_never_a_page() {
 #[test]
 fn a_server_whose_page_does_not_verify_says_so() {
     let file = page_file(Codec::None, true);
-    file.write_all_at(b"x", 5).unwrap();
+    spoil_first(&file);
     let memory = Memory::new();
     let uffd = Uffd::watch(memory.start(), SIZE as u64).unwrap();
     let sources = Sources { ahead: 1, ..sources(file, true, 0) };
@@ -280,16 +340,13 @@ mod program {
     use std::{
         io::{Read, Write},
         os::{
-            fd::{AsRawFd, RawFd},
-            unix::{
-                net::{UnixListener, UnixStream},
-                process::CommandExt,
-            },
+            fd::AsFd,
+            unix::net::{UnixListener, UnixStream},
         },
         process::{Child, Command, Stdio},
     };
 
-    use mvm_pager::spec::{self, Answer, Ask, Seal, Spec};
+    use mvm_pager::spec::{self, Answer, Ask, Files, Seal, Spec, Word};
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use zeroize::Zeroizing;
 
@@ -302,38 +359,33 @@ mod program {
 
     impl Pager {
         fn start(delta: &File) -> Self {
+            let (pager, word) = Self::start_with(delta);
+            assert_eq!(word, Word::Ready);
+            pager
+        }
+
+        fn start_with(delta: &File) -> (Self, Word) {
             let dir = tempfile::tempdir().unwrap();
             let listen = |name| UnixListener::bind(dir.path().join(name)).unwrap();
             let base = filled(base_pages());
             let (listener, control) = (listen("memory"), listen("control"));
-            let given: [(RawFd, RawFd); 4] = [
-                (listener.as_raw_fd(), spec::LISTENER),
-                (control.as_raw_fd(), spec::CONTROL),
-                (delta.as_raw_fd(), spec::DELTA),
-                (base.as_raw_fd(), spec::BASE),
-            ];
-            let mut command = Command::new(env!("CARGO_BIN_EXE_mvm-pager"));
-            command.stdin(Stdio::piped()).stderr(Stdio::piped());
-            // SAFETY: only dup2 between fork and exec; the sources are moved out of the way first.
-            unsafe {
-                command.pre_exec(move || {
-                    for (from, to) in given {
-                        let high = libc::fcntl(from, libc::F_DUPFD, 100 + to);
-                        assert!(high >= 0);
-                    }
-                    for (_, to) in given {
-                        assert!(libc::dup2(100 + to, to) == to);
-                    }
-                    Ok(())
-                });
-            }
-            let mut child = command.spawn().unwrap();
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            let child = Command::new(env!("CARGO_BIN_EXE_mvm-pager"))
+                .stdin(OwnedFd::from(theirs))
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
             let key = Zeroizing::new([7; 32]);
             let seal = Some(Seal { key, header: [1; 32], name: *b"mem\0\0\0\0\0" });
             let spec = Spec { memory_pages: PAGES, delta: true, seal, base: true, ahead: 1 };
-            let text = serde_json::to_vec(&spec).unwrap();
-            child.stdin.take().unwrap().write_all(&text).unwrap();
-            Self { child, dir }
+            let files = Files {
+                listener: listener.as_fd(),
+                control: control.as_fd(),
+                delta: Some(delta.as_fd()),
+                base: Some(base.as_fd()),
+            };
+            let word = spec::hand_over(&mut ours, &spec, &files).unwrap();
+            (Self { child, dir }, word)
         }
 
         /// Does what Firecracker does.
@@ -398,12 +450,22 @@ mod program {
     #[test]
     fn it_ends_with_a_reason_when_a_page_does_not_verify() {
         let file = page_file(Codec::None, true);
-        file.write_all_at(b"x", 5).unwrap();
+        spoil_first(&file);
         let pager = Pager::start(&file);
         let memory = Memory::new();
         let _uffd = pager.connect(&memory);
         let (status, said) = pager.end();
         assert_eq!(status, Some(i32::from(spec::EXIT_FAILED)));
         assert!(said.contains("chunk 0 of the page file was changed"), "{said}");
+    }
+
+    #[test]
+    fn it_says_at_once_when_its_file_was_changed() {
+        let delta = page_file(Codec::Lz4, true);
+        let length = delta.metadata().unwrap().len();
+        delta.write_all_at(b"x", length - 20).unwrap();
+        let (pager, word) = Pager::start_with(&delta);
+        assert!(matches!(word, Word::Damaged(reason) if reason.contains("does not verify")));
+        assert_eq!(pager.end().0, Some(1));
     }
 }
