@@ -32,6 +32,7 @@ const PROGRAMS: &[Program] = &[
     Program { package: "mvm-cli", name: "mvm", linking: Linking::Dynamic },
     Program { package: "mvm-cli", name: "mvm-hostd", linking: Linking::Dynamic },
     Program { package: "mvm-shim", name: "mvm-shim", linking: Linking::Static },
+    Program { package: "mvm-pager", name: "mvm-pager", linking: Linking::Static },
     Program { package: "mvm-bench", name: "mvm-conformance", linking: Linking::Dynamic },
     Program { package: "mvm-bench", name: "mvm-bench", linking: Linking::Dynamic },
     Program { package: "mvm-guest", name: "mvm-guest", linking: Linking::Static },

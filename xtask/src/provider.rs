@@ -21,7 +21,7 @@ use crate::{apt, firecracker, tool, workspace};
 const DEADLINE: Duration = Duration::from_secs(900);
 
 /// What the script finds beside `mvm`.
-const PROGRAMS: &[&str] = &["mvm", "mvm-shim", "mvm-guest"];
+const PROGRAMS: &[&str] = &["mvm", "mvm-shim", "mvm-pager", "mvm-guest"];
 
 /// How many machines the script may lose before it counts as failed.
 const MACHINES: usize = 3;

@@ -87,17 +87,30 @@ pub struct ExitRecord {
     pub ending: Ending,
     /// How many processes of its cgroup the kernel's OOM killer ended (`memory.events` oom_kill).
     pub oom_kills: u64,
+    /// Why it had to be ended because its page server could not go on; none if it was for another
+    /// reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpaged: Option<String>,
     /// The last lines of the guest's console.
     pub console_tail: Vec<String>,
 }
 
 impl ExitRecord {
+    /// An end of which nothing more is known.
+    #[must_use]
+    pub const fn of(ending: Ending) -> Self {
+        Self { ending, oom_kills: 0, unpaged: None, console_tail: Vec::new() }
+    }
+
     /// The reason for people: OOM before panic before status.
     #[must_use]
     pub fn reason(&self) -> String {
         if self.oom_kills > 0 {
             return "OOM: the kernel killed the VMM because its cgroup reached memory.max"
                 .to_owned();
+        }
+        if let Some(why) = &self.unpaged {
+            return format!("the VMM was ended: {why}");
         }
         if let Some(line) = self.console_tail.iter().find(|line| line.contains("Kernel panic")) {
             return format!("guest panic: {}", line.trim());

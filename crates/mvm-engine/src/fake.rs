@@ -278,7 +278,7 @@ impl Content {
     fn die(&mut self, id: &InstanceId) {
         assert!(self.vmms.remove(id).is_some(), "{id} has no VMM to kill");
         let ending = Ending::Signaled(9);
-        let record = ExitRecord { ending, oom_kills: 0, console_tail: Vec::new() };
+        let record = ExitRecord::of(ending);
         self.exits.insert(id.clone(), record);
     }
 

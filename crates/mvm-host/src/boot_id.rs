@@ -83,6 +83,7 @@ mod tests {
             cgroup: base.path().join("cgroup"),
             reserve_percent: 10,
             shim: base.path().join("shim"),
+            pager: base.path().join("pager"),
             resolv_conf: "/etc/resolv.conf".into(),
             given: std::sync::Arc::default(),
         };

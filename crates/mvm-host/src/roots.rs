@@ -17,6 +17,8 @@ pub struct Roots {
     pub reserve_percent: u8,
     /// The shim's program.
     pub shim: PathBuf,
+    /// The page server's program.
+    pub pager: PathBuf,
     /// The host's resolvers, `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// Keys of tenants that are not kept below the data directory.

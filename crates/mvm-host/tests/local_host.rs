@@ -45,6 +45,7 @@ impl Ground {
             cgroup: "/sys/fs/cgroup".into(),
             reserve_percent: 0,
             shim: "/usr/local/bin/mvm-shim".into(),
+            pager: "/usr/local/bin/mvm-pager".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             given: Arc::default(),
         };

@@ -165,8 +165,9 @@ pub fn take_over(stream: &UnixStream) -> io::Result<(Spec, Files<OwnedFd>)> {
     }
     let spec: Spec = serde_json::from_slice(text.get(..length).unwrap_or_default())?;
     let mut fds = fds.into_iter();
-    let mut next =
-        || fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a file is missing"));
+    let mut next = || {
+        fds.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a file is missing"))
+    };
     let (listener, control) = (next()?, next()?);
     let delta = spec.delta.then(&mut next).transpose()?;
     let base = spec.base.then(&mut next).transpose()?;

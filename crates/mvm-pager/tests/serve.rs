@@ -16,7 +16,7 @@ use std::{
 };
 
 use mvm_pager::{
-    Base, Cipher, Codec, End, PAGE, Memory as Guest, PageFile, Server, Stats, Woken, compose,
+    Base, Cipher, Codec, End, Memory as Guest, PAGE, PageFile, Server, Stats, Woken, compose,
     handshake::Region,
     seal::Binding,
     serve::{ServeError, Sources},

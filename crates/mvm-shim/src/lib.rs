@@ -6,7 +6,8 @@
 //!                                               │ goes to its own cgroup
 //!            ◄── one line of Report ─────────── │ the API socket accepts
 //!                                               │ drops to the instance's uid, no capabilities
-//!                                               ▼ console, log FIFO, guest's calls, VMM's end
+//!                                               ▼ console, log FIFO, guest's calls, page server,
+//!                                                 VMM's end
 //!                                             exit.json
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod console;
 pub mod identity;
 pub mod journal;
 pub mod listener;
+pub mod pager;
 pub mod record;
 pub mod relay;
 pub mod ring;

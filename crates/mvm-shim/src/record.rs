@@ -27,6 +27,13 @@ pub const WORKER: &str = "worker";
 
 /// In [`OUT`]: the socket of the console. The first byte that a client gets says what comes of it.
 pub const CONSOLE_SOCKET: &str = "console.sock";
+/// In [`OUT`]: the socket on which a page server is asked for.
+pub const PAGER_SOCKET: &str = "pager.sock";
+/// In [`OUT`]: the page server's [`ProcessId`].
+pub const PAGER: &str = "pager.json";
+/// In [`OUT`]: why the page server ended, in its own words.
+pub const PAGER_WORDS: &str = "pager.log";
+
 /// The client is attached: the last lines follow, then what the guest prints.
 pub const CONSOLE_ATTACHED: u8 = 0x06;
 /// Another client is attached.
@@ -59,6 +66,8 @@ pub struct Spec {
     pub instance: String,
     /// The user and group of VMM and shim.
     pub uid: u32,
+    /// The page server's program.
+    pub pager: PathBuf,
     /// The jailer's program.
     pub jailer: PathBuf,
     /// Firecracker's program; the jailer names the jail after it.
@@ -76,6 +85,9 @@ pub struct Spec {
     /// The VMM to watch in place of a shim that died; none to start one.
     #[serde(default)]
     pub watch: Option<ProcessId>,
+    /// The page server of that VMM; none if it never had one.
+    #[serde(default)]
+    pub paged_by: Option<ProcessId>,
     /// The id of the operation that starts the shim, for its log.
     #[serde(default)]
     pub operation: Option<String>,

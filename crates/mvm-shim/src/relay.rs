@@ -43,7 +43,7 @@ impl Relay {
     /// Listens in this directory; where that fails, nobody can attach, and nothing else.
     #[must_use]
     pub fn listen(directory: &OwnedFd) -> Self {
-        Self { listener: listen(directory).ok(), client: None }
+        Self { listener: listen(directory, CONSOLE_SOCKET).ok(), client: None }
     }
 
     /// Adds what has to be waited for.
@@ -148,8 +148,9 @@ fn is_only_waiting(error: io::Error) -> io::Result<()> {
     if is_waiting { Ok(()) } else { Err(error) }
 }
 
-fn listen(directory: &OwnedFd) -> io::Result<UnixListener> {
-    let path = format!("/proc/self/fd/{}/{CONSOLE_SOCKET}", directory.as_raw_fd());
+/// A socket of this name in a directory, in place of an earlier one.
+pub(crate) fn listen(directory: &OwnedFd, name: &str) -> io::Result<UnixListener> {
+    let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Err(_) | Ok(()) => {}

@@ -29,6 +29,7 @@ use crate::{
     identity::{Process, ProcessId},
     journal::Journal,
     listener::{self, CONNECTIONS_MAX, Connection, Served},
+    pager::Pager,
     record::{self, API_SOCKET, EXIT, Report, Spec, WORKER},
     relay::Relay,
     ring::RingLog,
@@ -87,6 +88,9 @@ struct Shim {
     streams: Streams,
     listener: std::os::unix::net::UnixListener,
     connections: Vec<Connection>,
+    pager: Pager,
+    /// Why the VMM had to end, if its page server was the reason.
+    unpaged: Option<String>,
     out: OwnedFd,
     memory_events: File,
     instance: String,
@@ -111,11 +115,37 @@ fn take_over(spec: &Spec, ground: Ground, vmm: ProcessId) -> Result<Shim, StartE
     let fifo = start::open_fifo(&run)?;
     let listener = start::listen(&run)?;
     let relay = Relay::listen(&out);
+    let mut pager = listen_for_pagers(spec, &out)?;
+    let mut unpaged = None;
+    if let Some(id) = spec.paged_by
+        && !pager.adopt(id).map_err(own("hold the page server"))?
+    {
+        unpaged = Some("its page server ended unseen".to_owned());
+        process.kill().map_err(own("end the VMM"))?;
+    }
     let streams = Streams { console: None, console_log, fifo, vmm_log, relay };
     let (instance, connections) = (spec.instance.clone(), Vec::new());
     journal.say(&format!("shim {} watches VMM {}, whose shim died", id.pid, vmm.pid));
     let log = journal;
-    Ok(Shim { id, vmm, process, streams, listener, connections, out, memory_events, instance, log })
+    Ok(Shim {
+        id,
+        vmm,
+        process,
+        streams,
+        listener,
+        connections,
+        pager,
+        unpaged,
+        out,
+        memory_events,
+        instance,
+        log,
+    })
+}
+
+/// As the instance's user, as everything that it starts.
+fn listen_for_pagers(spec: &Spec, out: &OwnedFd) -> Result<Pager, StartError> {
+    Pager::listen(out, spec.pager.clone()).map_err(own("listen for who wants a page server"))
 }
 
 fn own(act: &'static str) -> impl FnOnce(io::Error) -> StartError {
@@ -138,6 +168,7 @@ fn begin(spec: &Spec, ground: Ground) -> Result<Shim, StartError> {
     let process = vmm.open().map_err(own("hold the VMM"))?;
     start::drop_privileges(spec.uid)?;
     let process = process.ok_or_else(|| StartError::Ended(streams.last_words()))?;
+    let pager = listen_for_pagers(spec, &out)?;
     let instance = spec.instance.clone();
     let connections = Vec::new();
     journal.say(&format!("VMM {} is there", vmm.pid));
@@ -149,6 +180,8 @@ fn begin(spec: &Spec, ground: Ground) -> Result<Shim, StartError> {
         streams,
         listener,
         connections,
+        pager,
+        unpaged: None,
         out,
         memory_events,
         instance,
@@ -318,7 +351,11 @@ impl Shim {
             let mut extra = vec![
                 (self.process.fd().as_fd(), PollFlags::IN),
                 (self.listener.as_fd(), PollFlags::IN),
+                (self.pager.listener().as_fd(), PollFlags::IN),
             ];
+            let before = extra.len();
+            extra.extend(self.pager.end().map(|end| (end, PollFlags::IN)));
+            let others = extra.len();
             extra.extend(self.connections.iter().map(|connection| {
                 let sending =
                     if connection.is_sending() { PollFlags::OUT } else { PollFlags::empty() };
@@ -328,7 +365,13 @@ impl Shim {
             if ready.first() == Some(&true) {
                 break;
             }
-            self.serve_guest(ready.get(2..).unwrap_or_default());
+            if others > before && ready.get(before) == Some(&true) && self.is_unpaged() {
+                break;
+            }
+            if ready.get(2) == Some(&true) {
+                self.start_pager();
+            }
+            self.serve_guest(ready.get(others..).unwrap_or_default());
             if ready.get(1) == Some(&true)
                 && let Some(connection) = listener::accept(&self.listener, &self.instance)
                 && self.connections.len() < CONNECTIONS_MAX
@@ -338,6 +381,25 @@ impl Shim {
             }
         }
         self.bury();
+    }
+
+    fn start_pager(&mut self) {
+        match self.pager.start(&self.out) {
+            Ok(Some(id)) => self.log.say(&format!("page server {} is there", id.pid)),
+            Ok(None) => {}
+            // Who asked sees its connection end.
+            Err(error) => self.log.say(&format!("cannot start a page server: {error}")),
+        }
+    }
+
+    /// Whether the page server ended before its VMM, which has to follow it.
+    fn is_unpaged(&mut self) -> bool {
+        self.unpaged = self.pager.bury(&self.process, &self.out);
+        if let Some(why) = &self.unpaged {
+            self.log.say(&format!("VMM {} cannot go on: {why}", self.vmm.pid));
+            let _ = self.process.kill();
+        }
+        self.unpaged.is_some()
     }
 
     fn serve_guest(&mut self, ready: &[bool]) {
@@ -367,6 +429,7 @@ impl Shim {
         let record = ExitRecord {
             ending: status.map_or(Ending::Unseen, |(_, status)| ending(status)),
             oom_kills: self.oom_kills(),
+            unpaged: self.unpaged.take(),
             console_tail: self.streams.console_log.tail(),
         };
         self.log.say(&format!("VMM {} ended: {}", self.vmm.pid, record.reason()));
@@ -399,7 +462,7 @@ fn oom_kills(text: &str) -> u64 {
     values.next().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
 }
 
-fn put(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn put(directory: &OwnedFd, name: &str, bytes: &[u8]) -> io::Result<()> {
     let partial = format!("{name}.partial");
     let flags =
         OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -428,6 +491,7 @@ mod tests {
         let record = ExitRecord {
             ending: Ending::Signaled(9),
             oom_kills: 1,
+            unpaged: None,
             console_tail: vec!["last".to_owned()],
         };
         put(&out, EXIT, &serde_json::to_vec(&record).unwrap()).unwrap();

@@ -220,7 +220,7 @@ impl World {
         }
         if let Some(shim) = self.shims.remove(instance) {
             let ending = if shim == Shim::Parent { ending } else { Ending::Unseen };
-            let exit = ExitRecord { ending, oom_kills: 0, console_tail: Vec::new() };
+            let exit = ExitRecord::of(ending);
             self.runs.entry(instance.clone()).or_default().exit = Some(exit);
         }
     }

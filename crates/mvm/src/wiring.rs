@@ -178,6 +178,7 @@ pub(crate) fn roots(config: &Config) -> Roots {
         cgroup: PathBuf::from("/sys/fs/cgroup"),
         reserve_percent: config.disk_reserve_percent,
         shim: program("mvm-shim"),
+        pager: program("mvm-pager"),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),
         given: Arc::default(),
     }

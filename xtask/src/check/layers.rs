@@ -17,7 +17,11 @@ const LAYERS: &[Layer] = &[
     Layer { name: "mvm-proto", normal: &[], tests: &[] },
     Layer { name: "mvm-archive", normal: &[], tests: &[] },
     Layer { name: "mvm-guest", normal: &["mvm-archive", "mvm-proto"], tests: &[] },
-    Layer { name: "mvm-host", normal: &["mvm-core", "mvm-proto", "mvm-shim"], tests: &["mvm-sim"] },
+    Layer {
+        name: "mvm-host",
+        normal: &["mvm-core", "mvm-pager", "mvm-proto", "mvm-shim"],
+        tests: &["mvm-sim"],
+    },
     Layer { name: "mvm-build", normal: &["mvm-core"], tests: &[] },
     Layer { name: "mvm-engine", normal: &["mvm-core"], tests: &["mvm-sim"] },
     Layer { name: "mvm-fleet", normal: &["mvm-core", "mvm-engine"], tests: &["mvm-sim"] },

@@ -170,6 +170,7 @@ fn main() -> ExitCode {
         cgroup: PathBuf::from("/sys/fs/cgroup"),
         reserve_percent: 10,
         shim: PathBuf::from("/usr/local/bin/mvm-shim"),
+        pager: PathBuf::from("/usr/local/bin/mvm-pager"),
         resolv_conf: "/etc/resolv.conf".into(),
         given: Arc::default(),
     };

@@ -303,9 +303,16 @@ fn lie_down(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
 
 fn write(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
     let (instance, epoch) = (record.instance.clone(), record.epoch);
-    // The one that the guest woke from gives its room to the new one. A wake that was given up
-    // before Running was recorded left the epoch as it was.
-    let mut steps = drop_those(record, seen, |phase| phase != SnapshotPhase::Partial);
+    // What the guest woke from holds the pages that it did not touch. Any other is of no use, also one
+    // of this epoch, which a wake that was given up before Running was recorded left behind.
+    let source = seen.vmm.map(|vmm| vmm.origin);
+    let is_source = |of: Generation| source == Some(Origin::Snapshot(of)) && of != epoch;
+    let mut steps: Vec<Step> = seen
+        .snapshots
+        .iter()
+        .filter(|(of, phase)| **phase != SnapshotPhase::Partial && !is_source(**of))
+        .map(|(of, _)| Step::Do(Effect::RemoveSnapshot { instance: instance.clone(), epoch: *of }))
+        .collect();
     steps.push(Step::Do(Effect::WriteSnapshot {
         instance: instance.clone(),
         epoch,

@@ -62,9 +62,7 @@ fn reason(record: &Instance, seen: &ObservedInstance) -> String {
     match &seen.exit {
         Some(exit) => exit.reason(),
         None if is_of_former_boot(record, seen) => REBOOTED.to_owned(),
-        None => {
-            ExitRecord { ending: Ending::Unseen, oom_kills: 0, console_tail: Vec::new() }.reason()
-        }
+        None => ExitRecord::of(Ending::Unseen).reason(),
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) fn roots(dir: &Path) -> Roots {
         // How full the disk of whoever runs the tests is has no part in them.
         reserve_percent: 0,
         shim: dir.join("mvm-shim"),
+        pager: dir.join("mvm-pager"),
         resolv_conf: "/etc/resolv.conf".into(),
         given: std::sync::Arc::default(),
     }

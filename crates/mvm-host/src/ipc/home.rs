@@ -373,6 +373,7 @@ mod tests {
             cgroup: base.join("cgroup"),
             reserve_percent: 10,
             shim: PathBuf::new(),
+            pager: PathBuf::new(),
             resolv_conf: PathBuf::new(),
             given: Arc::default(),
         }

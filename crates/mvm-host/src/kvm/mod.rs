@@ -291,6 +291,7 @@ mod tests {
             run: path("run"),
             cgroup: path("cgroup"),
             shim: path("shim"),
+            pager: path("pager"),
             resolv_conf: path("resolv.conf"),
             given: std::sync::Arc::default(),
             reserve_percent: 10,

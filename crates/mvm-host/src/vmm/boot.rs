@@ -71,7 +71,8 @@ fn configure(roots: &Roots, jail: &Jail, place: &Place, api: &mut Api) -> Result
             vcpu_count: jail.resources.vcpus.0,
             mem_size_mib: jail.resources.mem_mib.0,
             smt: false,
-            track_dirty_pages: false,
+            // Its first sleep writes what it touched until then, and no more.
+            track_dirty_pages: true,
         },
     )?;
     let source = BootSource {

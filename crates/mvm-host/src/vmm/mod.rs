@@ -11,6 +11,7 @@
 //! - [`cgroup`], [`ram`], [`jail`] — what a VM stands on; [`config`] — what its guest is told.
 //! - [`spawn`] — from nothing to a VMM whose API answers, and back.
 //! - [`http`], [`api`] — Firecracker's API; [`boot`], [`snapshot`] — what is asked of it.
+//! - [`pager`] — who serves a woken guest's memory.
 //! - [`image`] — the files of an image; [`version`] — the Firecracker that is used.
 //! - [`logs`] — what the shim kept of console and VMM.
 //! - [`observe`] — the truth about it; [`facts`] — the truth about the host.
@@ -33,6 +34,7 @@ pub mod logs;
 pub mod meter;
 pub mod mounts;
 pub mod observe;
+pub mod pager;
 pub mod place;
 pub mod ram;
 pub mod records;

@@ -5,6 +5,7 @@ use std::{fs, time::Duration};
 use mvm_core::{
     Error, ErrorKind,
     observed::{Ending, ExitRecord, ObservedVmm, PausedFor, Phase},
+    units::Mib,
 };
 use mvm_shim::ProcessId;
 
@@ -71,7 +72,7 @@ pub fn exit(place: &Place, is_anything_alive: bool) -> Result<Option<ExitRecord>
     if recorded.is_some() || is_anything_alive || !records.is_there()? {
         return Ok(recorded);
     }
-    Ok(Some(ExitRecord { ending: Ending::Unseen, oom_kills: 0, console_tail: Vec::new() }))
+    Ok(Some(ExitRecord::of(Ending::Unseen)))
 }
 
 fn phase(place: &Place, records: Records<'_>) -> Result<Phase, Error> {
@@ -96,6 +97,18 @@ fn phase(place: &Place, records: Records<'_>) -> Result<Phase, Error> {
 pub fn shim(place: &Place, vmm: Option<&ObservedVmm>) -> Result<bool, Error> {
     let records = Records::at(place);
     Ok(records.is_shim_alive()? || vmm.is_none() && cgroup::is_populated(&place.cgroup)?)
+}
+
+/// What the VMM has in memory, guest included: an upper bound of what its guest touched.
+///
+/// # Errors
+/// `Conflict` when there is none.
+pub fn resident(place: &Place) -> Result<Mib, Error> {
+    let id = Records::at(place).vmm()?;
+    let kib = id.map_or(0, resident_kib);
+    let none = || Error::new(ErrorKind::Conflict, format!("{} has no VMM", place.instance));
+    let mib = u32::try_from(kib.div_ceil(1024)).unwrap_or(u32::MAX);
+    if kib == 0 { Err(none()) } else { Ok(Mib(mib)) }
 }
 
 /// 0 when it cannot be read: the process may just have ended.

@@ -8,6 +8,7 @@
 //! | `started` | a guest was or is about to be started | before it is |
 //! | `paused_for` | what the vCPUs are paused for | before the pause; removed before the resume |
 //! | `memory_max` | the limit to go back to | before it is raised for a snapshot |
+//! | `diff_spent` | the VMM may have forgotten which pages were touched | before it writes them |
 //! | `out/exit.json`, `out/worker` | how it ended, what the guest's worker does | by the shim, as the instance's user |
 //!
 //! All is of this boot of the host (see [`crate::boot_id`]): after a reboot nothing is left, which is
@@ -35,6 +36,7 @@ const ORIGIN: &str = "origin";
 const STARTED: &str = "started";
 const PAUSED_FOR: &str = "paused_for";
 const MEMORY_MAX: &str = "memory_max";
+const DIFF_SPENT: &str = "diff_spent";
 
 /// The records of one instance.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +132,22 @@ impl<'a> Records<'a> {
         self.set(MEMORY_MAX, bytes)
     }
 
+    /// Whether the VMM may have forgotten which pages its guest touched: it does when it writes them.
+    ///
+    /// # Errors
+    /// Damaged records.
+    pub fn is_diff_spent(self) -> Result<bool, Error> {
+        Ok(self.read(DIFF_SPENT)?.unwrap_or(false))
+    }
+
+    /// Writes that down, before it does.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn set_diff_spent(self) -> Result<(), Error> {
+        self.write(DIFF_SPENT, &true)
+    }
+
     /// Whether a shim lives: it holds the lock from before it starts until it ends.
     ///
     /// # Errors
@@ -155,7 +173,7 @@ impl<'a> Records<'a> {
     /// # Errors
     /// I/O errors.
     pub fn clear(self) -> Result<(), Error> {
-        for name in [VMM, SHIM, ORIGIN, STARTED, PAUSED_FOR, MEMORY_MAX] {
+        for name in [VMM, SHIM, ORIGIN, STARTED, PAUSED_FOR, MEMORY_MAX, DIFF_SPENT] {
             remove_file(&self.directory.join(name))?;
         }
         super::place::remove_dir(&self.directory.join(OUT))
@@ -204,6 +222,7 @@ mod tests {
             cgroup: base.join("cgroup"),
             reserve_percent: 10,
             shim: base.join("shim"),
+            pager: base.join("pager"),
             resolv_conf: "/etc/resolv.conf".into(),
             given: std::sync::Arc::default(),
         };

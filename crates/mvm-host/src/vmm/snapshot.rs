@@ -1,10 +1,14 @@
-//! A guest to disk and back: Firecracker's own files on the tmpfs, sealed from there by
+//! A guest to disk and back: Firecracker's own files on the tmpfs, stored from there by
 //! [`crate::disk::snapshot`].
 //!
 //! ```text
 //!  write: room? ─► limit raised ─► Firecracker writes ram/ ─► stored, synced ─► ram/ empty ─► limit
-//!  load:  fits this host? ─► opened into the jail ─► loaded paused ─► names gone, mapping stays
+//!  load:  fits this host? ─► device state into the jail ─► page server ─► loaded paused ─► names gone
 //! ```
+//! Firecracker writes only the pages that were touched since the boot or the wake (a diff); what a woken
+//! guest did not touch comes from the snapshot it woke from. Writing a diff empties Firecracker's own
+//! record of what was touched, so that a second try writes everything.
+//!
 //! The memory file's pages are charged to the VMM's own cgroup, which has room for one copy of
 //! its guest only: hence the raised limit, for the time of the write.
 
@@ -17,12 +21,13 @@ use mvm_core::{
     observed::{Origin, PausedFor, SnapshotPhase},
     units::{Generation, Mib, Timestamp},
 };
+use mvm_pager::{Codec, PageFile};
 
 use super::{
     api::{self, Api, CALL, CreateSnapshot, GuestState, MemoryBackend},
     cgroup,
     fault::Act,
-    jail,
+    jail, observe, pager,
     place::{Place, remove_file},
     ram,
     records::Records,
@@ -32,9 +37,9 @@ use super::{
 use crate::{
     disk::{
         self,
-        key::{self, KeyRing},
+        key::{self, KeyRing, TenantKey},
         snapshot,
-        snapshot::{Header, Present},
+        snapshot::{Header, Present, Written},
     },
     roots::Roots,
 };
@@ -72,18 +77,73 @@ pub fn write(
         return Err(Error::new(ErrorKind::Conflict, message));
     }
     sync_volume(roots, instance)?;
-    let key = keyed.then(|| key::load(roots, &instance.tenant)).transpose()?;
+    let ring = keyed.then(|| key::ring(roots, &instance.tenant)).transpose()?;
+    let source = source(roots, instance, records, ring.as_ref())?;
+    let wanted = pager::working_set(&place)?;
     let header =
         Header { taken_on: present()?, image: jail::image_of(&place)?, memory, created_at: now() };
+    let most = match source {
+        Source::All => memory,
+        Source::Touched(_) => memory.min(observe::resident(&place)?),
+    };
     remove_plain(&place)?;
-    ram::admit(roots, memory)?;
-    disk::space::admit(roots, &roots.data, memory.bytes() + STATE_MAX)?;
-    raise_limit(&place, records, memory)?;
-    let written = create(&place, memory)
-        .and_then(|()| snapshot::store(roots, instance, epoch, &place.ram, key.as_ref(), header));
+    ram::admit(roots, most)?;
+    disk::space::admit(roots, &roots.data, most.bytes() + STATE_MAX)?;
+    raise_limit(&place, records, most)?;
+    let stored = || {
+        create(&place, records, memory, &source)?;
+        let woke_from = match &source {
+            Source::All | Source::Touched(None) => None,
+            Source::Touched(Some(pages)) => Some(pages),
+        };
+        let written = Written { ram: &place.ram, woke_from, wanted: &wanted, codec: Codec::Lz4 };
+        let key = ring.as_ref().map(KeyRing::newest);
+        snapshot::store(roots, instance, epoch, &written, key, header)
+    };
+    let stored = stored();
     remove_plain(&place)?;
     lower_limit(&place, records)?;
-    written
+    stored
+}
+
+/// Of what a snapshot is made.
+enum Source {
+    /// All of the guest's memory, as the VMM has it.
+    All,
+    /// What was touched, over what the guest woke from, if it did not boot.
+    Touched(Option<PageFile>),
+}
+
+fn source(
+    roots: &Roots,
+    instance: &InstanceRef,
+    records: Records<'_>,
+    ring: Option<&KeyRing>,
+) -> Result<Source, Error> {
+    if records.is_diff_spent()? {
+        return Ok(Source::All);
+    }
+    let epoch = match records.origin()? {
+        Origin::Boot => return Ok(Source::Touched(None)),
+        Origin::Snapshot(epoch) => epoch,
+    };
+    let pages = with_key(ring, |key| snapshot::retired_pages(roots, instance, epoch, key))?;
+    match pages {
+        Some(pages) => Ok(Source::Touched(Some(pages.read()?))),
+        None => Ok(Source::All),
+    }
+}
+
+/// Opens with the newest key, or with the one before it: while the tenant gets another key, that may be
+/// what sealed a snapshot.
+fn with_key<T>(
+    ring: Option<&KeyRing>,
+    open: impl Fn(Option<&TenantKey>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    match (open(ring.map(KeyRing::newest)), ring.and_then(KeyRing::older)) {
+        (Err(error), Some(older)) if error.kind == ErrorKind::Integrity => open(Some(older)),
+        (opened, _) => opened,
+    }
 }
 
 /// Memory and disk belong together: what the guest wrote is durable before its snapshot is.
@@ -101,13 +161,15 @@ fn sync_volume(roots: &Roots, instance: &InstanceRef) -> Result<(), Error> {
     Ok(())
 }
 
-fn create(place: &Place, memory: Mib) -> Result<(), Error> {
+fn create(place: &Place, records: Records<'_>, memory: Mib, source: &Source) -> Result<(), Error> {
     let mut api = Api::connect(place, Deadline::after(CALL))?;
-    let request = CreateSnapshot {
-        snapshot_type: "Full",
-        snapshot_path: "ram/vmstate",
-        mem_file_path: "ram/mem",
+    let snapshot_type = match source {
+        Source::All => "Full",
+        Source::Touched(_) => "Diff",
     };
+    let request =
+        CreateSnapshot { snapshot_type, snapshot_path: "ram/vmstate", mem_file_path: "ram/mem" };
+    records.set_diff_spent()?;
     api.put_within("snapshot/create", &request, Deadline::after(CALL + PER_MIB * memory.0))
 }
 
@@ -161,36 +223,24 @@ pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<
         true => Some(key::ring(roots, &instance.tenant)?),
         false => None,
     };
-    if ring.is_some() {
-        ram::admit(roots, header.memory)?;
-    }
     let into = place.mount();
-    let open = |key| snapshot::open(roots, instance, epoch, key, &into, &place.root);
-    let opened = match open(ring.as_ref().map(KeyRing::newest)) {
-        // While the tenant gets another key, the one before it may be what sealed this.
-        Err(error) if error.kind == ErrorKind::Integrity => {
-            match ring.as_ref().and_then(KeyRing::older) {
-                Some(older) => open(Some(older))?,
-                None => return Err(error),
-            }
-        }
-        opened => opened?,
-    };
+    let opened = with_key(ring.as_ref(), |key| {
+        snapshot::open(roots, instance, epoch, key, &into, &place.root)
+    })?;
     records.set_paused_for(Some(PausedFor::Warm))?;
     records.set_origin(Origin::Snapshot(epoch))?;
-    let request = api::LoadSnapshot {
-        snapshot_path: &opened.vmstate.to_string_lossy(),
-        mem_backend: MemoryBackend {
-            backend_type: "File",
-            backend_path: &opened.mem.to_string_lossy(),
-        },
-        enable_diff_snapshots: false,
-        resume_vm: false,
-        network_overrides: &[],
-    };
-    let within = Deadline::after(CALL + PER_MIB * header.memory.0);
-    let loaded = api.put_within("snapshot/load", &request, within);
+    let loaded = pager::start(&place, opened.pages).and_then(|()| {
+        let request = api::LoadSnapshot {
+            snapshot_path: &opened.vmstate.to_string_lossy(),
+            mem_backend: MemoryBackend { backend_type: "Uffd", backend_path: pager::MEMORY_SOCKET },
+            enable_diff_snapshots: true,
+            resume_vm: false,
+            network_overrides: &[],
+        };
+        api.put_within("snapshot/load", &request, Deadline::after(CALL))
+    });
     remove_plain(&place)?;
+    pager::hide(&place)?;
     loaded
 }
 

@@ -32,7 +32,7 @@ use super::{
     api::{Api, GuestState},
     cgroup,
     fault::Act,
-    jail,
+    jail, pager,
     place::{Place, ensure_dir, give, remove_dir},
     records::Records,
     socket::Deadline,
@@ -110,7 +110,8 @@ pub fn ensure_shim(
         return Err(Error::new(ErrorKind::Conflict, message));
     };
     let operation = operation.map(ToString::to_string);
-    let spec = Spec { watch: Some(vmm), operation, ..spec(roots, instance, &place, uid) };
+    let paged_by = pager::process(&place)?;
+    let spec = Spec { watch: Some(vmm), paged_by, operation, ..spec(roots, instance, &place, uid) };
     launch(roots, &place, &spec)
 }
 
@@ -130,6 +131,7 @@ fn spec(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Spec 
     Spec {
         instance: instance.instance.to_string(),
         uid: uid.0,
+        pager: roots.pager.clone(),
         jailer: version::jailer(roots, version::CURRENT),
         firecracker: version::firecracker(roots, version::CURRENT),
         chroot_base: roots.data.join(data::JAILS),
@@ -138,6 +140,7 @@ fn spec(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Spec 
         logs: roots.data.join(data::logs(instance)),
         cgroup: roots.cgroup.join(layout::cgroup(&instance.instance)),
         watch: None,
+        paged_by: None,
         operation: None,
     }
 }

@@ -82,6 +82,7 @@ impl World {
             run: path.clone(),
             cgroup: path.clone(),
             shim: path.clone(),
+            pager: path.clone(),
             resolv_conf: path.join("resolv.conf"),
             given: std::sync::Arc::default(),
             reserve_percent: 10,

@@ -26,13 +26,15 @@ use super::{Subject, position};
 /// The network of the suite's tenant.
 const NET: NetId = NetId(4001);
 /// The epoch of the suite's snapshots.
-pub(super) const EPOCH: Generation = Generation(7);
+const EPOCH: Generation = Generation(7);
 /// How long a guest may take to answer.
 const PATIENCE: Seconds = Seconds(180);
 
 /// All that can be seen of the fixtures.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seen {
+    /// Of the snapshot that is talked of.
+    pub(super) epoch: Generation,
     pub(super) instance: ObservedInstance,
     pub(super) tenant: ObservedTenant,
     pub(super) pool: ObservedPool,
@@ -102,6 +104,7 @@ impl<'a> Bench<'a> {
         let host = self.subject.host;
         let failed = |error: Error| format!("cannot observe: {error}");
         Ok(Seen {
+            epoch: self.record.epoch,
             instance: host.observe_instance(&self.record).map_err(failed)?,
             tenant: host.observe_tenant(&self.record.network).map_err(failed)?,
             pool: host.observe_pool(&self.pool()).map_err(failed)?,
@@ -395,26 +398,26 @@ impl<'a> Bench<'a> {
     pub(super) fn write(&self) -> Effect {
         Effect::WriteSnapshot {
             instance: self.record.instance.clone(),
-            epoch: EPOCH,
+            epoch: self.record.epoch,
             memory: self.record.resources.mem_mib,
             keyed: self.record.keyed,
         }
     }
 
     pub(super) fn publish(&self) -> Effect {
-        Effect::PublishSnapshot { instance: self.record.instance.clone(), epoch: EPOCH }
+        Effect::PublishSnapshot { instance: self.record.instance.clone(), epoch: self.record.epoch }
     }
 
     pub(super) fn retire(&self) -> Effect {
-        Effect::RetireSnapshot { instance: self.record.instance.clone(), epoch: EPOCH }
+        Effect::RetireSnapshot { instance: self.record.instance.clone(), epoch: self.record.epoch }
     }
 
     pub(super) fn load(&self) -> Effect {
-        Effect::LoadSnapshot { instance: self.record.instance.clone(), epoch: EPOCH }
+        Effect::LoadSnapshot { instance: self.record.instance.clone(), epoch: self.record.epoch }
     }
 
     pub(super) fn remove_snapshot(&self) -> Effect {
-        Effect::RemoveSnapshot { instance: self.record.instance.clone(), epoch: EPOCH }
+        Effect::RemoveSnapshot { instance: self.record.instance.clone(), epoch: self.record.epoch }
     }
 }
 
@@ -424,7 +427,7 @@ impl Seen {
     }
 
     pub(super) fn snapshot(&self) -> Option<SnapshotPhase> {
-        self.instance.snapshots.get(&EPOCH).copied()
+        self.instance.snapshots.get(&self.epoch).copied()
     }
 }
 

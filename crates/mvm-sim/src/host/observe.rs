@@ -78,13 +78,7 @@ impl World {
     fn exit(&self, id: &InstanceId) -> Option<ExitRecord> {
         let run = self.runs.get(id)?;
         let is_unseen = !self.vmms.contains_key(id) && !self.shims.contains_key(id);
-        run.exit.clone().or_else(|| {
-            is_unseen.then(|| ExitRecord {
-                ending: Ending::Unseen,
-                oom_kills: 0,
-                console_tail: Vec::new(),
-            })
-        })
+        run.exit.clone().or_else(|| is_unseen.then(|| ExitRecord::of(Ending::Unseen)))
     }
 
     /// What there is of one tenant.

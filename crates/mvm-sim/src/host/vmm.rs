@@ -192,7 +192,18 @@ impl World {
     ) -> Result<(), Error> {
         let id = &instance.instance;
         let memory = match self.vmm(id)? {
-            Vmm { phase: Phase::Paused(PausedFor::Sleep), guest: Some(guest), .. } => guest.clone(),
+            Vmm { phase: Phase::Paused(PausedFor::Sleep), guest: Some(guest), origin, .. } => {
+                // The pages that it did not touch since it woke lie there and nowhere else.
+                if let Origin::Snapshot(from) = origin
+                    && !self
+                        .disk
+                        .snapshot(instance, *from)
+                        .is_some_and(|there| there.phase == SnapshotPhase::Retired)
+                {
+                    return Err(conflict(format!("what {id} woke from is gone")));
+                }
+                guest.clone()
+            }
             Vmm { .. } => return Err(conflict(format!("{id} is not paused for sleep"))),
         };
         if self

@@ -61,14 +61,14 @@ fn firecracker(sight: &Sight<'_>) -> Check {
 }
 
 fn programs() -> Check {
-    let missing: Vec<String> = ["mvm-shim", "mvm-guest"]
+    let missing: Vec<String> = ["mvm-shim", "mvm-pager", "mvm-guest"]
         .iter()
         .map(|name| wiring::program(name))
         .filter(|path| !path.is_file())
         .map(|path| path.display().to_string())
         .collect();
     if missing.is_empty() {
-        return Check::ok("programs", "shim and guest agent are there");
+        return Check::ok("programs", "shim, page server and guest agent are there");
     }
     let advice = "install mvm as a whole: its programs belong beside each other";
     Check::failed("programs", format!("missing: {}", missing.join(", ")), advice)

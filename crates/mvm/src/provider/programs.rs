@@ -17,7 +17,7 @@ use crate::wiring;
 /// The programs that work together inside; those of a later build that are not there are left out.
 const NAMES: &[&str] = &["mvm", "mvm-shim", "mvm-guest", "mvm-pager", "mvm-hostd", "mvm-agentd"];
 /// Without these nothing runs.
-const REQUIRED: &[&str] = &["mvm", "mvm-shim", "mvm-guest"];
+const REQUIRED: &[&str] = &["mvm", "mvm-shim", "mvm-pager", "mvm-guest"];
 /// Where they go.
 pub(super) const DIRECTORY: &str = "usr/local/bin";
 

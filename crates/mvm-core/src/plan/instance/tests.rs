@@ -1,5 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::{
     observed::{BootId, Ending, ExitRecord},
@@ -128,8 +130,7 @@ fn a_forced_sleep_does_not_ask_for_a_drain() {
 fn a_vmm_that_died_after_publishing_is_asleep_and_one_before_is_lost() {
     let record = wanting(State::Warm, Want::Sleeping);
     let mut there = seen(None);
-    there.exit =
-        Some(ExitRecord { ending: Ending::Signaled(9), oom_kills: 0, console_tail: vec![] });
+    there.exit = Some(ExitRecord::of(Ending::Signaled(9)));
     there.snapshots.insert(record.epoch, SnapshotPhase::Partial);
     assert_eq!(truth::notice(&record, &there).unwrap().event, EventKind::InstanceFailed);
     there.snapshots.insert(record.epoch, SnapshotPhase::Published);
@@ -172,7 +173,7 @@ fn a_guest_of_a_former_boot_was_lost_to_the_reboot_and_one_of_this_boot_was_not(
     assert_eq!(reason(State::Running, Want::Destroyed, &there), rebooted);
     there.snapshots.insert(Generation(7), SnapshotPhase::Retired);
     assert!(reason(State::Sleeping, Want::Running, &there).ends_with(rebooted));
-    let exit = ExitRecord { ending: Ending::Signaled(9), oom_kills: 0, console_tail: vec![] };
+    let exit = ExitRecord::of(Ending::Signaled(9));
     there.exit = Some(exit);
     assert_eq!(
         reason(State::Running, Want::Running, &there),
@@ -227,12 +228,31 @@ fn a_launch_repairs_firewall_bridge_and_routes_first() {
 }
 
 #[test]
-fn what_a_guest_woke_from_stays_while_it_runs_and_makes_room_for_its_next_snapshot() {
+fn what_a_guest_woke_from_stays_until_its_next_snapshot_is_published() {
     let mut there = seen(vmm(Origin::Snapshot(Generation(6)), Phase::Running));
     there.snapshots.insert(Generation(6), SnapshotPhase::Retired);
     assert_eq!(plan(&instance(1, State::Running), &there, FIREWALL), vec![]);
     let steps = names(&plan(&wanting(State::Running, Want::Sleeping), &there, FIREWALL));
-    before(&steps, "remove_snapshot", "write_snapshot");
+    assert!(!steps.contains(&"remove_snapshot".to_owned()), "{steps:?}");
+    let mut slept = seen(None);
+    slept.snapshots.insert(Generation(6), SnapshotPhase::Retired);
+    slept.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    let steps = names(&plan(&wanting(State::Warm, Want::Sleeping), &slept, FIREWALL));
+    assert!(
+        steps.ends_with(&["remove_snapshot".to_owned(), "record Sleeping".to_owned()]),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn what_a_guest_did_not_wake_from_makes_room_for_its_next_snapshot() {
+    let mut there = seen(vmm(Origin::Snapshot(Generation(6)), Phase::Running));
+    there.snapshots.insert(Generation(5), SnapshotPhase::Retired);
+    let steps = |there: &_| names(&plan(&wanting(State::Running, Want::Sleeping), there, FIREWALL));
+    before(&steps(&there), "remove_snapshot", "write_snapshot");
+    // A wake that was given up left one of the present epoch.
+    there.snapshots = BTreeMap::from([(Generation(7), SnapshotPhase::Retired)]);
+    before(&steps(&there), "remove_snapshot", "write_snapshot");
 }
 
 #[test]

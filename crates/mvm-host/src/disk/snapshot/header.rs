@@ -15,16 +15,13 @@ use thiserror::Error as ThisError;
 use crate::disk::error::{Act, Error};
 
 /// The version of the format that is written and read.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 /// The longest header in bytes; a longer one is not read.
 const MAX_LENGTH: u64 = 16 << 10;
 /// The largest guest: 1 TiB. It bounds what an unverified header can make us allocate.
 const MAX_MEMORY: Mib = Mib(1 << 20);
 /// The largest device state in bytes; real ones are below 1 MiB.
 const MAX_VMSTATE: u64 = 64 << 20;
-/// The bounds of a chunk in bytes (SPEC §8).
-const CHUNKS: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 20;
-
 /// What a snapshot depends on: it may be resumed only where all three are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,11 +89,8 @@ pub(super) enum Form {
         /// SHA-256 of `vmstate` in hexadecimal.
         vmstate_sha256: String,
     },
-    /// Chunked AES-256-GCM.
-    Sealed {
-        /// Bytes of plain text in one chunk.
-        chunk_bytes: u32,
-    },
+    /// AES-256-GCM, each file under a key of its own.
+    Sealed,
 }
 
 /// All of `header.json`.
@@ -108,7 +102,8 @@ pub(super) struct Manifest {
     pub(super) epoch: Generation,
     pub(super) header: Header,
     pub(super) vmstate_bytes: u64,
-    pub(super) mem_bytes: u64,
+    /// How many chunks at the front of the page file a wake wants first.
+    pub(super) chunks_ahead: u64,
     pub(super) form: Form,
 }
 
@@ -145,20 +140,13 @@ impl Manifest {
         }
         let manifest: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         let memory = manifest.header.memory;
-        if memory > MAX_MEMORY || manifest.mem_bytes != memory.bytes() {
-            return Err(format!("{} bytes are not {memory}", manifest.mem_bytes));
+        if memory > MAX_MEMORY {
+            return Err(format!("{memory} are no guest's memory"));
         }
         if manifest.vmstate_bytes > MAX_VMSTATE {
             return Err(format!("{} bytes are no device state", manifest.vmstate_bytes));
         }
-        match manifest.form {
-            Form::Sealed { chunk_bytes }
-                if !CHUNKS.contains(&chunk_bytes) || chunk_bytes % 4096 != 0 =>
-            {
-                Err(format!("chunks of {chunk_bytes} bytes"))
-            }
-            Form::Sealed { .. } | Form::Raw { .. } => Ok(manifest),
-        }
+        Ok(manifest)
     }
 }
 

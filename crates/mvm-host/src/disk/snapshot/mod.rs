@@ -6,18 +6,17 @@
 //!    header.json  keys  vmstate  mem
 //! ```
 //!
-//! A snapshot of a tenant with a key is sealed: its files are chunks of AES-256-GCM under a random
-//! key of their own, which the tenant's key wraps. Without a key (development) the files are plain
-//! and sparse. `docs/formats/snapshot.md` is the law of the bytes.
+//! The memory is a page file (`mvm-pager`): only what is not zero, each chunk alone. A snapshot of a
+//! tenant with a key is sealed: each file under a random key of its own, which the tenant's key wraps.
+//! `docs/formats/snapshot.md` is the law of the bytes.
 //!
 //! - [`mod@header`] — what a snapshot says of itself, and whether it fits this host.
 //! - [`place`] — the directories and their three names.
 //! - [`store()`], [`open()`] — in and out; [`rekey()`] — to another key.
-//! - `seal` — keys, nonces, associated data; `small` — the same for what is no snapshot; `stream` — whole files through it; `sparse` — what of
-//!   a file is worth reading.
+//! - `seal` — keys; `small` — the same for what is no snapshot.
 //!
-//! It never talks to a VMM, never decides when to sleep, and never returns a byte that it did not
-//! verify.
+//! It never talks to a VMM, and never decides when to sleep. The device state is verified as a whole
+//! before any of it is shown; of the memory each chunk is, by whoever opens it.
 
 pub mod header;
 pub mod open;
@@ -25,15 +24,13 @@ pub mod place;
 pub mod rekey;
 mod seal;
 pub(in crate::disk) mod small;
-mod sparse;
 pub mod store;
-mod stream;
 
 pub use header::{Header, Mismatch, Present};
-pub use open::{Opened, header, open};
+pub use open::{Opened, Pages, header, open, retired_pages};
 pub use place::{phases, publish, remove, remove_all, retire};
 pub use rekey::rekey;
-pub use store::store;
+pub use store::{Written, store};
 
 #[cfg(test)]
 mod tests;

@@ -1,23 +1,31 @@
 //! Brings a published snapshot to where a VMM can load it.
 //!
-//! A sealed one is decrypted into a directory on a tmpfs and nowhere else; a plain one is linked
-//! into the jail. Nothing is there unless everything verified. What was opened stays published:
-//! retiring it before the guest runs is the caller's duty.
+//! The device state is verified and put into a directory on a tmpfs and nowhere else. The memory stays
+//! where it is: it is handed on as an open file with what opens it ([`Pages`]). What was opened stays
+//! published: retiring it before the guest runs is the caller's duty.
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, chown},
     path::{Path, PathBuf},
 };
 
-use mvm_core::{id::InstanceRef, units::Generation};
+use mvm_core::{
+    id::InstanceRef,
+    units::{Generation, Mib},
+};
+use mvm_pager::{
+    PageFile,
+    read::ReadError,
+    seal::{Piece, TAG},
+    spec::{Seal, Spec},
+};
+use zeroize::Zeroizing;
 
 use super::{
-    header::{Form, Header, Manifest},
+    header::{Form, Header, Manifest, sha256},
     place::{HEADER, KEYS, Place},
-    seal::{Cipher, Name, Refused, unwrap},
-    store::hash,
-    stream::{Cut, SealedFile},
+    seal::{FileKey, Name, Refused, unwrap},
 };
 use crate::{
     disk::{
@@ -32,15 +40,57 @@ use crate::{
 /// The file system type of tmpfs, `TMPFS_MAGIC` of `linux/magic.h`.
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
-/// Where the VMM finds a snapshot's files, relative to the root of its jail.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An opened snapshot.
+#[derive(Debug)]
 pub struct Opened {
-    /// The guest's memory.
-    pub mem: PathBuf,
-    /// The device state.
+    /// The device state, relative to the root of the jail.
     pub vmstate: PathBuf,
+    /// The guest's memory.
+    pub pages: Pages,
     /// What the snapshot says of itself; verified if it was sealed.
     pub header: Header,
+}
+
+/// A guest's memory on disk, not verified yet: each chunk is when it is read.
+#[derive(Debug)]
+pub struct Pages {
+    file: File,
+    path: PathBuf,
+    seal: Option<Seal>,
+    memory: Mib,
+    ahead: u64,
+}
+
+impl Pages {
+    /// What a pager is told, without a base, and the page file that goes with it.
+    #[must_use]
+    pub fn into_spec(self) -> (Spec, File) {
+        let spec = Spec {
+            memory_pages: self.memory.bytes() / mvm_pager::PAGE as u64,
+            delta: true,
+            seal: self.seal,
+            base: false,
+            ahead: usize::try_from(self.ahead).unwrap_or(usize::MAX),
+        };
+        (spec, self.file)
+    }
+
+    /// Opens it in this process; its index is verified.
+    ///
+    /// # Errors
+    /// `Integrity` when anything of the index is not as it was written.
+    pub fn read(self) -> Result<PageFile, mvm_core::Error> {
+        let path = self.path;
+        let cipher = self.seal.as_ref().map(Seal::cipher).transpose();
+        let cipher =
+            cipher.map_err(|Refused| Error::integrity(&path, "the cipher refused the key"))?;
+        let pages = self.memory.bytes() / mvm_pager::PAGE as u64;
+        match PageFile::open(self.file, pages, cipher) {
+            Err(ReadError::Io(error)) => Ok(Err(error).act("read", &path)?),
+            Err(error) => Err(Error::integrity(&path, error.to_string()).into()),
+            Ok(file) => Ok(file),
+        }
+    }
 }
 
 /// What a published snapshot says of itself. It is verified only by [`open()`].
@@ -56,15 +106,14 @@ pub fn header(
     Ok(read(&place, instance, epoch)?.0.header)
 }
 
-/// Opens a published snapshot for the owner of the directory `into`, read-only for them.
-///
-/// With a key the snapshot must be sealed, and its plain files appear in `into`: a directory on a
-/// tmpfs, below `jail_root`. Without a key it must be plain, and it is linked into `jail_root`, on
-/// the same file system.
+/// Opens a published snapshot for the owner of the directory `into`, on a tmpfs below `jail_root`, where
+/// the device state appears, for its owner to read. With a key the snapshot must be sealed, without one
+/// it must not be.
 ///
 /// # Errors
 /// `NotFound` or `Conflict` when it is not published, `Refused` when the tmpfs is too small,
-/// `Integrity` when anything of it is not as it was written; then no file of it is left in the jail.
+/// `Integrity` when anything but the memory is not as it was written; then no file of it is left in the
+/// jail.
 pub fn open(
     roots: &Roots,
     instance: &InstanceRef,
@@ -75,46 +124,39 @@ pub fn open(
 ) -> Result<Opened, mvm_core::Error> {
     let place = Place::of(roots, instance, epoch);
     let (manifest, digest) = read(&place, instance, epoch)?;
-    let owner = into.metadata().act("look at", into)?;
-    let owner = (owner.uid(), owner.gid());
-    let dir = match (&manifest.form, key) {
-        (Form::Sealed { chunk_bytes }, Some(key)) => {
-            let sealed = Sealed {
-                dir: &place.published,
-                manifest: &manifest,
-                digest,
-                chunk: *chunk_bytes as usize,
-            };
-            unless_left(into, sealed.open(key, into, owner))?;
-            into
-        }
-        (Form::Raw { vmstate_sha256 }, None) => {
-            let linked = link(&place.published, &manifest, vmstate_sha256, jail_root, owner);
-            unless_left(jail_root, linked)?;
-            jail_root
-        }
-        (Form::Sealed { .. }, None) => {
-            return Err(Error::Missing {
-                what: format!("the key that sealed snapshot {epoch} of {instance}"),
-                hint: Some("put the tenant's key back".to_owned()),
-            }
-            .into());
-        }
-        (Form::Raw { .. }, Some(_)) => {
-            let path = place.published.join(HEADER);
-            return Err(
-                Error::integrity(path, "the tenant has a key and this is not sealed").into()
-            );
-        }
-    };
-    let inside = dir.strip_prefix(jail_root).map_err(|_| {
-        Error::Conflict(format!("{} is not in the jail {}", dir.display(), jail_root.display()))
+    let inside = into.strip_prefix(jail_root).map_err(|_| {
+        Error::Conflict(format!("{} is not in the jail {}", into.display(), jail_root.display()))
     })?;
-    Ok(Opened {
-        mem: inside.join(Name::Mem.as_str()),
-        vmstate: inside.join(Name::VmState.as_str()),
-        header: manifest.header,
-    })
+    let keys = keys(&place.published, &manifest, digest, key)?;
+    let [vmstate_key, mem_key] = keys.map_or([None, None], |keys| keys.map(Some));
+    let pages = pages(&place.published, &manifest, digest, mem_key)?;
+    let vmstate = vmstate(&place.published, &manifest, digest, vmstate_key)?;
+    let name = Name::VmState.as_str();
+    let target = into.join(name);
+    if let Err(error) = put(into, &target, &vmstate) {
+        durable::remove_file(&target)?;
+        return Err(error.into());
+    }
+    Ok(Opened { vmstate: inside.join(name), pages, header: manifest.header })
+}
+
+/// The memory of the snapshot from which a guest woke; none when it is gone.
+///
+/// # Errors
+/// `Integrity` when it cannot be understood or the key does not open it.
+pub fn retired_pages(
+    roots: &Roots,
+    instance: &InstanceRef,
+    epoch: Generation,
+    key: Option<&TenantKey>,
+) -> Result<Option<Pages>, mvm_core::Error> {
+    let place = Place::of(roots, instance, epoch);
+    if !durable::exists(&place.retired.join(HEADER))? {
+        return Ok(None);
+    }
+    let (manifest, digest) = understood(&place.retired, instance, epoch)?;
+    let keys = keys(&place.retired, &manifest, digest, key)?;
+    Ok(Some(pages(&place.retired, &manifest, digest, keys.map(|[_, mem]| mem))?))
 }
 
 fn read(
@@ -131,7 +173,15 @@ fn read(
             false => place.missing(),
         });
     }
-    let path = place.published.join(HEADER);
+    understood(&place.published, instance, epoch)
+}
+
+fn understood(
+    dir: &Path,
+    instance: &InstanceRef,
+    epoch: Generation,
+) -> Result<(Manifest, [u8; 32]), Error> {
+    let path = dir.join(HEADER);
     let (manifest, digest) = Manifest::read(&path)?;
     if manifest.instance != *instance || manifest.epoch != epoch {
         let found = format!("it is snapshot {} of {}", manifest.epoch, manifest.instance);
@@ -140,85 +190,88 @@ fn read(
     Ok((manifest, digest))
 }
 
-/// Takes away what a failure left.
-fn unless_left(dir: &Path, result: Result<(), Error>) -> Result<(), Error> {
-    if result.is_err() {
-        for name in Name::ALL {
-            durable::remove_file(&dir.join(name.as_str()))?;
-        }
-    }
-    result
-}
-
-struct Sealed<'a> {
-    dir: &'a Path,
-    manifest: &'a Manifest,
-    digest: [u8; 32],
-    chunk: usize,
-}
-
-impl Sealed<'_> {
-    fn open(&self, tenant: &TenantKey, into: &Path, owner: (u32, u32)) -> Result<(), Error> {
-        let found = rustix::fs::statfs(into).act("look at", into)?;
-        if found.f_type != TMPFS {
-            return Err(Error::Conflict(format!("{} is not on a tmpfs", into.display())));
-        }
-        let path = self.dir.join(KEYS);
-        let content = fs::read(&path).act("read", &path)?;
-        let keys = unwrap(&content, &path, tenant, &self.digest)?;
-        let mut needed = 0;
-        let mut sources = Vec::new();
-        for (name, key) in Name::ALL.into_iter().zip(&keys) {
-            let size = match name {
-                Name::VmState => self.manifest.vmstate_bytes,
-                Name::Mem => self.manifest.mem_bytes,
-            };
-            let cut = Cut { size, chunk: self.chunk };
-            let path = self.dir.join(name.as_str());
-            let cipher = Cipher::new(key, self.digest, name, cut.total())
-                .map_err(|Refused| Error::integrity(&path, "the cipher refused the key"))?;
-            let file = File::open(&path).act("open", &path)?;
-            needed += SealedFile::new(&file, &path, &cipher, cut)?.plain_bytes();
-            sources.push((name, file, path, cipher, cut));
-        }
-        for name in Name::ALL {
-            durable::remove_file(&into.join(name.as_str()))?;
-        }
-        space::admit_ram(into, needed)?;
-        for (name, file, path, cipher, cut) in &sources {
-            let sealed = SealedFile::new(file, path, cipher, *cut)?;
-            let target_path = into.join(name.as_str());
-            let target = durable::create_fresh(&target_path, 0o400)?;
-            sealed.write_to(&target)?;
-            give(&target_path, owner)?;
-        }
-        Ok(())
-    }
-}
-
-fn link(
-    from: &Path,
+/// The keys of both files, if it is sealed.
+fn keys(
+    dir: &Path,
     manifest: &Manifest,
-    vmstate_sha256: &str,
-    jail_root: &Path,
-    owner: (u32, u32),
-) -> Result<(), Error> {
-    for (name, size) in [(Name::VmState, manifest.vmstate_bytes), (Name::Mem, manifest.mem_bytes)] {
-        let path = from.join(name.as_str());
-        let file = File::open(&path).act("open", &path)?;
-        if file.metadata().act("look at", &path)?.len() != size {
-            return Err(Error::integrity(path, format!("it is not {size} bytes long")));
+    digest: [u8; 32],
+    key: Option<&TenantKey>,
+) -> Result<Option<[FileKey; 2]>, Error> {
+    match (&manifest.form, key) {
+        (Form::Sealed, Some(key)) => {
+            let path = dir.join(KEYS);
+            let content = fs::read(&path).act("read", &path)?;
+            Ok(Some(unwrap(&content, &path, key, &digest)?))
         }
-        if name == Name::VmState && hex::encode(hash(&file, &path)?) != vmstate_sha256 {
-            return Err(Error::integrity(path, "it is not the device state that was written"));
+        (Form::Raw { .. }, None) => Ok(None),
+        (Form::Sealed, None) => Err(Error::Missing {
+            what: format!(
+                "the key that sealed snapshot {} of {}",
+                manifest.epoch, manifest.instance
+            ),
+            hint: Some("put the tenant's key back".to_owned()),
+        }),
+        (Form::Raw { .. }, Some(_)) => {
+            Err(Error::integrity(dir.join(HEADER), "the tenant has a key and this is not sealed"))
         }
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).act("protect", &path)?;
-        give(&path, owner)?;
-        let target = jail_root.join(name.as_str());
-        durable::remove_file(&target)?;
-        fs::hard_link(&path, &target).act("link", &target)?;
     }
-    Ok(())
+}
+
+fn pages(
+    dir: &Path,
+    manifest: &Manifest,
+    digest: [u8; 32],
+    key: Option<FileKey>,
+) -> Result<Pages, Error> {
+    let path = dir.join(Name::Mem.as_str());
+    let file = File::open(&path).act("open", &path)?;
+    let seal = key.map(|key| key.seal(digest, Name::Mem));
+    let (memory, ahead) = (manifest.header.memory, manifest.chunks_ahead);
+    Ok(Pages { file, path, seal, memory, ahead })
+}
+
+/// The device state, verified.
+fn vmstate(
+    dir: &Path,
+    manifest: &Manifest,
+    digest: [u8; 32],
+    key: Option<FileKey>,
+) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let path = dir.join(Name::VmState.as_str());
+    let length = path.metadata().act("look at", &path)?.len();
+    let tag = if key.is_some() { TAG as u64 } else { 0 };
+    if length != manifest.vmstate_bytes + tag {
+        return Err(Error::integrity(path, format!("{length} bytes are not its length")));
+    }
+    let mut content = Zeroizing::new(fs::read(&path).act("read", &path)?);
+    match (&manifest.form, key) {
+        (Form::Raw { vmstate_sha256 }, _) => {
+            if hex::encode(sha256(&content)) != *vmstate_sha256 {
+                return Err(Error::integrity(path, "it is not the device state that was written"));
+            }
+        }
+        (Form::Sealed, key) => {
+            let changed = |Refused| Error::integrity(&path, "it was changed");
+            let cipher = key.ok_or(Refused).and_then(|key| key.cipher(digest, Name::VmState));
+            let cipher = cipher.map_err(changed)?;
+            let plain = cipher.open(Piece::Chunk(0), 1, &mut content).map_err(changed)?.len();
+            content.truncate(plain);
+        }
+    }
+    Ok(content)
+}
+
+fn put(into: &Path, target: &Path, content: &[u8]) -> Result<(), Error> {
+    let found = rustix::fs::statfs(into).act("look at", into)?;
+    if found.f_type != TMPFS {
+        return Err(Error::Conflict(format!("{} is not on a tmpfs", into.display())));
+    }
+    durable::remove_file(target)?;
+    space::admit_ram(into, content.len() as u64)?;
+    let file = durable::create_fresh(target, 0o400)?;
+    std::io::Write::write_all(&mut &file, content).act("write", target)?;
+    let owner = into.metadata().act("look at", into)?;
+    give(target, (owner.uid(), owner.gid()))
 }
 
 fn give(path: &Path, (uid, gid): (u32, u32)) -> Result<(), Error> {

@@ -123,7 +123,7 @@ fn sync_complete(place: &Place) -> Result<(), Error> {
     }
     let (manifest, _) = Manifest::read(&dir.join(HEADER))?;
     let keys = match manifest.form {
-        Form::Sealed { .. } => Some(KEYS),
+        Form::Sealed => Some(KEYS),
         Form::Raw { .. } => None,
     };
     let names = Name::ALL.map(Name::as_str).into_iter().chain(keys).chain([HEADER]);

@@ -44,7 +44,7 @@ fn one(dir: &Path, ring: &KeyRing) -> Result<(), Error> {
     let (manifest, digest) = Manifest::read(&dir.join(HEADER))?;
     match manifest.form {
         Form::Raw { .. } => return Ok(()),
-        Form::Sealed { .. } => {}
+        Form::Sealed => {}
     }
     let path = dir.join(KEYS);
     let content = fs::read(&path).act("read", &path)?;

@@ -1,21 +1,22 @@
-//! The cryptography of a sealed snapshot: keys, nonces and associated data.
+//! The keys of a sealed snapshot: a random one for each file, wrapped by the tenant's.
 //!
-//! Every file has a random key of its own, so a nonce may be the chunk's index. The associated data
-//! of a chunk names the header (by digest), the file, the chunk's index and how many there are: a
-//! chunk verifies in its own place of its own snapshot and nowhere else. It reads and writes no
-//! file ([`super::stream`] does).
+//! The cipher of a file is the pager's ([`mvm_pager::Cipher`]): it names the header (by digest) and the
+//! file, so that nothing verifies but in its own place of its own snapshot. It reads and writes no file.
 
 use std::{io, path::Path};
 
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, Tag, UnboundKey};
+pub(in crate::disk) use mvm_pager::seal::Refused;
+use mvm_pager::{
+    Cipher,
+    seal::{Binding, KEY, TAG},
+    spec::Seal,
+};
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use zeroize::Zeroizing;
 
 use crate::disk::{error::Error, key::TenantKey};
 
-/// What AES-GCM adds to a chunk, in bytes.
-pub(super) const TAG: usize = 16;
 pub(super) const NONCE: usize = 12;
-pub(super) const KEY: usize = 32;
 /// The length of the file `keys`.
 const KEYS: usize = MAGIC.len() + 2 * (NONCE + KEY + TAG);
 const MAGIC: &[u8; 8] = b"mvmkeys1";
@@ -60,89 +61,6 @@ impl Random for OsRandom {
     }
 }
 
-/// Why something does not open; it never says more.
-#[derive(Debug)]
-pub(in crate::disk) struct Refused;
-
-/// What a sealed piece is: a chunk of the file, or the index of chunks.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Piece {
-    Chunk(u64),
-    Index,
-}
-
-/// The cipher of one file.
-pub(super) struct Cipher {
-    key: LessSafeKey,
-    header: [u8; 32],
-    name: Name,
-    total: u64,
-}
-
-impl Cipher {
-    /// The cipher for a file of `total` chunks that belongs to the header with this digest.
-    pub(super) fn new(
-        key: &FileKey,
-        header: [u8; 32],
-        name: Name,
-        total: u64,
-    ) -> Result<Self, Refused> {
-        Ok(Self { key: cipher_key(&key.0)?, header, name, total })
-    }
-
-    pub(super) const fn total(&self) -> u64 {
-        self.total
-    }
-
-    /// Encrypts in place.
-    pub(super) fn seal(&self, piece: Piece, plain: &mut [u8]) -> Result<Tag, Refused> {
-        let aad = self.associated(piece);
-        self.key.seal_in_place_separate_tag(nonce(piece), aad, plain).map_err(|_| Refused)
-    }
-
-    /// Decrypts in place what is followed by its tag. On failure the bytes are worthless.
-    pub(super) fn open<'a>(
-        &self,
-        piece: Piece,
-        sealed: &'a mut [u8],
-    ) -> Result<&'a mut [u8], Refused> {
-        let aad = self.associated(piece);
-        self.key.open_in_place(nonce(piece), aad, sealed).map_err(|_| Refused)
-    }
-
-    fn associated(&self, piece: Piece) -> Aad<[u8; 56]> {
-        let index = match piece {
-            Piece::Chunk(index) => index,
-            Piece::Index => self.total,
-        };
-        let mut out = [0; 56];
-        let fields = [
-            self.header.as_slice(),
-            self.name.tag(),
-            &index.to_le_bytes(),
-            &self.total.to_le_bytes(),
-        ];
-        for (to, from) in out.iter_mut().zip(fields.into_iter().flatten()) {
-            *to = *from;
-        }
-        Aad::from(out)
-    }
-}
-
-/// A kind (0 chunk, 1 index) and the index: unique under a file's key.
-fn nonce(piece: Piece) -> Nonce {
-    let (kind, index) = match piece {
-        Piece::Chunk(index) => (0, index),
-        Piece::Index => (1, 0),
-    };
-    let value = u128::from(index) << 32 | kind;
-    let mut out = [0; NONCE];
-    for (to, from) in out.iter_mut().zip(value.to_le_bytes()) {
-        *to = from;
-    }
-    Nonce::assume_unique_for_key(out)
-}
-
 pub(super) fn cipher_key(bytes: &[u8; KEY]) -> Result<LessSafeKey, Refused> {
     UnboundKey::new(&AES_256_GCM, bytes).map(LessSafeKey::new).map_err(|_| Refused)
 }
@@ -155,6 +73,16 @@ impl FileKey {
         let mut key = Zeroizing::new([0; KEY]);
         random.fill(key.as_mut())?;
         Ok(Self(key))
+    }
+
+    /// What opens the file of this name that belongs to the header with this digest.
+    pub(super) fn seal(&self, header: [u8; 32], name: Name) -> Seal {
+        Seal { key: self.0.clone(), header, name: *name.tag() }
+    }
+
+    /// The cipher of that file.
+    pub(super) fn cipher(&self, header: [u8; 32], name: Name) -> Result<Cipher, Refused> {
+        Cipher::new(&self.0, Binding { header, name: *name.tag() })
     }
 }
 

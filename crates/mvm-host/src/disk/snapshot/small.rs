@@ -6,7 +6,9 @@ use std::io;
 use ring::aead::{Aad, Nonce};
 use zeroize::Zeroizing;
 
-use super::seal::{FileKey, KEY, NONCE, OsRandom, Random, Refused, TAG, cipher_key};
+use mvm_pager::seal::{KEY, TAG};
+
+use super::seal::{FileKey, NONCE, OsRandom, Random, Refused, cipher_key};
 use crate::disk::key::TenantKey;
 
 /// Encrypts in place, the tag at the end, under a fresh key; gives that key, wrapped.

@@ -4,18 +4,22 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
+    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
 use mvm_core::{id::InstanceRef, units::Generation};
+use mvm_pager::{
+    Codec, Memory, PAGE, PageFile, Woken, compose,
+    seal::{Piece, TAG},
+    write,
+};
+use zeroize::Zeroizing;
 
 use super::{
     header::{Form, Header, Manifest, SCHEMA, sha256},
     place::{self, HEADER, KEYS, Place},
-    seal::{Cipher, FileKey, Name, OsRandom, Random, Refused, wrap},
-    sparse,
-    stream::{self, Cut},
+    seal::{FileKey, FileKeys, Name, OsRandom, Random, Refused, wrap},
 };
 use crate::{
     disk::{
@@ -27,44 +31,48 @@ use crate::{
     roots::Roots,
 };
 
-/// Bytes of plain text in one chunk. The cost of a chunk (tag, index entry, two system calls) is
-/// lost in 256 KiB, two buffers fit a core's L2 cache, one page read alone costs about 0.1 ms, and
-/// the zeros between a guest's pages are still found.
-const CHUNK: u32 = 256 << 10;
+/// What chunk index and tags add at most, in bytes a page.
+const PER_PAGE: u64 = 64;
 
-/// Writes the VMM's files `vmstate` and `mem` in `ram` as the partial snapshot of this epoch,
-/// sealed if there is a key, and syncs it. A leftover of an earlier try goes first.
+/// What a VMM wrote of its paused guest.
+#[derive(Debug, Clone, Copy)]
+pub struct Written<'a> {
+    /// The directory with its files `vmstate` and `mem`.
+    pub ram: &'a Path,
+    /// What the guest woke from, when `mem` holds only what changed since: none when the guest was
+    /// booted, or when all of its memory is there.
+    pub woke_from: Option<&'a PageFile>,
+    /// The pages that the next wake wants first.
+    pub wanted: &'a [u32],
+    /// How chunks are packed.
+    pub codec: Codec,
+}
+
+/// Writes a snapshot as the partial one of this epoch, sealed if there is a key, and syncs it. A
+/// leftover of an earlier try goes first.
 ///
 /// # Errors
 /// `Refused` when it may not fit beside the reserve (nothing was written) or did not fit (nothing
 /// stays), `Conflict` when this epoch is published or retired, `Integrity` when `mem` is not as
-/// large as the header says.
+/// large as the header says, or what the guest woke from is not what was written.
 pub fn store(
     roots: &Roots,
     instance: &InstanceRef,
     epoch: Generation,
-    ram: &Path,
+    written: &Written<'_>,
     key: Option<&TenantKey>,
     header: Header,
 ) -> Result<(), mvm_core::Error> {
     let mut random = OsRandom;
-    let mut writer = Writer { roots, key, chunk: CHUNK, random: &mut random };
-    Ok(writer.store(&Place::of(roots, instance, epoch), instance, epoch, ram, header)?)
+    let mut writer = Writer { roots, key, random: &mut random };
+    Ok(writer.store(&Place::of(roots, instance, epoch), instance, epoch, written, header)?)
 }
 
 /// How a snapshot is written.
 pub(super) struct Writer<'a> {
     pub(super) roots: &'a Roots,
     pub(super) key: Option<&'a TenantKey>,
-    pub(super) chunk: u32,
     pub(super) random: &'a mut dyn Random,
-}
-
-/// One of the VMM's files, open.
-struct Source {
-    name: Name,
-    file: File,
-    size: u64,
 }
 
 impl Writer<'_> {
@@ -73,7 +81,7 @@ impl Writer<'_> {
         place: &Place,
         instance: &InstanceRef,
         epoch: Generation,
-        ram: &Path,
+        written: &Written<'_>,
         header: Header,
     ) -> Result<(), Error> {
         durable::create_dirs(&place.parent)?;
@@ -85,128 +93,96 @@ impl Writer<'_> {
         if durable::exists(&place.partial)? {
             place::destroy(&place.partial)?;
         }
-        let sources = Source::open_all(ram)?;
-        let [vmstate, mem] = &sources;
-        if mem.size != header.memory.bytes() {
-            let reason = format!("its {} bytes are not {}", mem.size, header.memory);
-            return Err(Error::integrity(ram.join(mem.name.as_str()), reason));
+        let path = written.ram.join(Name::VmState.as_str());
+        let vmstate = Zeroizing::new(fs::read(&path).act("read", &path)?);
+        let path = written.ram.join(Name::Mem.as_str());
+        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let plain = File::options().read(true).custom_flags(nofollow).open(&path);
+        let plain = plain.act("open", &path)?;
+        let size = plain.metadata().act("look at", &path)?.len();
+        if size != header.memory.bytes() {
+            let reason = format!("its {size} bytes are not {}", header.memory);
+            return Err(Error::integrity(path, reason));
         }
-        let worst = sources.iter().map(|source| self.cut(source).worst()).sum();
-        space::admit(self.roots, &place.parent, worst)?;
-        let form = match self.key {
-            Some(_) => Form::Sealed { chunk_bytes: self.chunk },
-            None => Form::Raw { vmstate_sha256: hex::encode(vmstate.sha256(ram)?) },
-        };
+        let woken = written.woke_from.map(|file| Woken { file: Some(file) });
+        let pages = size / PAGE as u64;
+        let memory = Memory { plain: &plain, pages, base: None, woke_from: woken.as_ref() };
+        let composition = compose(&memory, written.wanted).act("read", &path)?;
+        let worst = composition.pages().len() as u64 * (PAGE as u64 + PER_PAGE);
+        space::admit(self.roots, &place.parent, worst + (vmstate.len() + TAG) as u64)?;
         let manifest = Manifest {
             schema: SCHEMA,
             instance: instance.clone(),
             epoch,
             header,
-            vmstate_bytes: vmstate.size,
-            mem_bytes: mem.size,
-            form,
+            vmstate_bytes: vmstate.len() as u64,
+            chunks_ahead: composition.ahead() as u64,
+            form: match self.key {
+                Some(_) => Form::Sealed,
+                None => Form::Raw { vmstate_sha256: hex::encode(sha256(&vmstate)) },
+            },
         };
-        let written = self.write(&place.partial, &sources, &manifest);
-        if written.is_err() {
+        let text = manifest.encode()?;
+        let done = self.fill(&place.partial, &text, vmstate, |target, cipher| {
+            write(&memory, &composition, target, written.codec, cipher).map(drop)
+        });
+        if done.is_err() {
             // The first failure is the one to tell; what stays is a partial that the next try or
             // the next removal takes away.
             drop(place::destroy(&place.partial));
         }
-        written.and_then(|()| durable::sync_dir(&place.parent))
+        done.and_then(|()| durable::sync_dir(&place.parent))
     }
 
-    fn cut(&self, source: &Source) -> Cut {
-        Cut { size: source.size, chunk: self.chunk as usize }
-    }
-
-    fn write(
+    fn fill(
         &mut self,
         dir: &Path,
-        sources: &[Source; 2],
-        manifest: &Manifest,
+        header: &[u8],
+        mut vmstate: Zeroizing<Vec<u8>>,
+        memory: impl FnOnce(&File, Option<&mvm_pager::Cipher>) -> std::io::Result<()>,
     ) -> Result<(), Error> {
         durable::create_dirs(dir)?;
-        let text = manifest.encode()?;
-        match self.key {
-            Some(key) => self.write_sealed(dir, sources, key, sha256(&text))?,
-            None => write_raw(dir, sources)?,
+        let digest = sha256(header);
+        let ciphers = self.keys(dir, digest)?;
+        let cipher = |name: Name, path: &Path| {
+            let key = ciphers.as_ref().map(|[vmstate, mem]| match name {
+                Name::VmState => vmstate,
+                Name::Mem => mem,
+            });
+            key.map(|key| key.cipher(digest, name))
+                .transpose()
+                .map_err(|Refused| Error::integrity(path, "the cipher refused the key"))
+        };
+        let path = dir.join(Name::VmState.as_str());
+        if let Some(cipher) = cipher(Name::VmState, &path)? {
+            let length = vmstate.len();
+            vmstate.resize(length + TAG, 0);
+            cipher
+                .seal(Piece::Chunk(0), 1, &mut vmstate, length)
+                .map_err(|Refused| Error::integrity(&path, "the cipher refused"))?;
         }
-        durable::write(&dir.join(HEADER), &text, 0o600)
+        durable::write(&path, &vmstate, 0o600)?;
+        let path = dir.join(Name::Mem.as_str());
+        let cipher = cipher(Name::Mem, &path)?;
+        let target = durable::create_fresh(&path, 0o600)?;
+        match memory(&target, cipher.as_ref()) {
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                return Err(Error::integrity(path, format!("what the guest woke from: {error}")));
+            }
+            done => done.act("write", &path)?,
+        }
+        target.sync_all().act("sync", &path)?;
+        durable::write(&dir.join(HEADER), header, 0o600)
     }
 
-    fn write_sealed(
-        &mut self,
-        dir: &Path,
-        sources: &[Source; 2],
-        tenant: &TenantKey,
-        header: [u8; 32],
-    ) -> Result<(), Error> {
+    /// Draws the keys of both files and writes them down, wrapped.
+    fn keys(&mut self, dir: &Path, header: [u8; 32]) -> Result<Option<FileKeys>, Error> {
+        let Some(tenant) = self.key else { return Ok(None) };
         let path = dir.join(KEYS);
-        let keys = [
-            FileKey::draw(self.random).act("draw a key for", &path)?,
-            FileKey::draw(self.random).act("draw a key for", &path)?,
-        ];
+        let mut draw = || FileKey::draw(self.random).act("draw a key for", &path);
+        let keys = [draw()?, draw()?];
         let wrapped = wrap(&keys, tenant, &header, self.random).act("seal", &path)?;
         durable::write(&path, &wrapped, 0o600)?;
-        for (source, key) in sources.iter().zip(&keys) {
-            let cut = self.cut(source);
-            let path = dir.join(source.name.as_str());
-            let cipher = Cipher::new(key, header, source.name, cut.total())
-                .map_err(|Refused| Error::integrity(&path, "the cipher refused the key"))?;
-            let target = durable::create_fresh(&path, 0o600)?;
-            stream::seal(&source.file, &target, cut, &cipher, &path)?;
-            target.sync_all().act("sync", &path)?;
-        }
-        Ok(())
+        Ok(Some(keys))
     }
-}
-
-fn write_raw(dir: &Path, sources: &[Source; 2]) -> Result<(), Error> {
-    for source in sources {
-        let path = dir.join(source.name.as_str());
-        let target = durable::create_fresh(&path, 0o600)?;
-        sparse::copy(&source.file, &target, source.size)
-            .and_then(|()| target.sync_all())
-            .act("write", &path)?;
-    }
-    Ok(())
-}
-
-impl Source {
-    fn open_all(ram: &Path) -> Result<[Self; 2], Error> {
-        Ok([Self::open(ram, Name::VmState)?, Self::open(ram, Name::Mem)?])
-    }
-
-    fn open(ram: &Path, name: Name) -> Result<Self, Error> {
-        let path = ram.join(name.as_str());
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags_nofollow()
-            .open(&path)
-            .act("open", &path)?;
-        let size = file.metadata().act("look at", &path)?.len();
-        Ok(Self { name, file, size })
-    }
-
-    fn sha256(&self, ram: &Path) -> Result<[u8; 32], Error> {
-        hash(&self.file, &ram.join(self.name.as_str()))
-    }
-}
-
-trait NoFollow {
-    fn custom_flags_nofollow(&mut self) -> &mut Self;
-}
-
-impl NoFollow for fs::OpenOptions {
-    fn custom_flags_nofollow(&mut self) -> &mut Self {
-        use std::os::unix::fs::OpenOptionsExt;
-        self.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
-    }
-}
-
-/// SHA-256 of a device state, which is small enough to be read whole.
-pub(super) fn hash(mut file: &File, path: &Path) -> Result<[u8; 32], Error> {
-    let mut content = Vec::new();
-    file.read_to_end(&mut content).act("read", path)?;
-    Ok(sha256(&content))
 }

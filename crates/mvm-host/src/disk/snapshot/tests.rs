@@ -7,7 +7,7 @@ mod hostile;
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{FileExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{FileExt, PermissionsExt},
     path::PathBuf,
 };
 
@@ -19,6 +19,8 @@ use mvm_core::{
 };
 use proptest::prelude::*;
 
+use mvm_pager::Codec;
+
 use super::{place::Place, seal::OsRandom, store::Writer, *};
 use crate::{
     disk::{ground, key::TenantKey},
@@ -27,7 +29,6 @@ use crate::{
 
 const PAGE: usize = 4096;
 const EPOCH: Generation = Generation(5);
-const SMALL_CHUNK: u32 = 64 << 10;
 
 /// A host of its own on a tmpfs, with a jail and the VMM's directory in it.
 struct Ground {
@@ -87,9 +88,18 @@ impl Ground {
     fn store(&self, key: Option<&TenantKey>) -> Result<(), Error> {
         let place = Place::of(&self.roots, &self.instance, EPOCH);
         let roots = &self.roots;
-        let mut writer = Writer { roots, key, chunk: SMALL_CHUNK, random: &mut OsRandom };
+        let mut writer = Writer { roots, key, random: &mut OsRandom };
         let header = Self::header(Mib(1));
-        Ok(writer.store(&place, &self.instance, EPOCH, &self.ram, header)?)
+        Ok(writer.store(&place, &self.instance, EPOCH, &self.written(), header)?)
+    }
+
+    fn written(&self) -> Written<'_> {
+        Written { ram: &self.ram, woke_from: None, wanted: &[], codec: Codec::None }
+    }
+
+    /// Opens all of it: what a guest would see in the end.
+    fn whole(&self, key: Option<&TenantKey>) -> Result<Vec<u8>, Error> {
+        memory(self.open(key)?.pages)
     }
 
     fn publish(&self) -> Result<(), Error> {
@@ -127,6 +137,23 @@ impl Ground {
     }
 }
 
+/// All of a guest's memory.
+fn memory(pages: Pages) -> Result<Vec<u8>, Error> {
+    let file = pages.read()?;
+    let mut all = vec![0; 1 << 20];
+    let mut scratch = mvm_pager::Scratch::new().unwrap();
+    for number in 0..file.index().chunks().len() {
+        let content = file
+            .chunk(number, &mut scratch)
+            .map_err(|error| Error::new(ErrorKind::Integrity, error.to_string()))?;
+        for (page, content) in file.index().pages_of(number).iter().zip(content.chunks(PAGE)) {
+            let start = *page as usize * PAGE;
+            all[start..start + PAGE].copy_from_slice(content);
+        }
+    }
+    Ok(all)
+}
+
 fn kind<T>(result: Result<T, Error>) -> Option<ErrorKind> {
     result.err().map(|error| error.kind)
 }
@@ -150,9 +177,9 @@ proptest! {
         ground.store(key.as_ref()).unwrap();
         ground.publish().unwrap();
         let opened = ground.open(key.as_ref()).unwrap();
-        prop_assert!(fs::read(ground.jail.join(&opened.mem)).unwrap() == memory);
         prop_assert!(fs::read(ground.jail.join(&opened.vmstate)).unwrap() == vmstate);
         prop_assert_eq!(opened.header, Ground::header(Mib(1)));
+        prop_assert!(self::memory(opened.pages).unwrap() == memory);
     }
 }
 
@@ -217,11 +244,9 @@ fn removal_overwrites_the_wrapped_keys() {
 fn opened_files_can_only_be_read_and_only_by_their_owner() {
     let ground = Ground::sealed();
     let opened = ground.open(Some(&Ground::key())).unwrap();
-    assert_eq!((opened.mem, opened.vmstate), ("ram/mem".into(), "ram/vmstate".into()));
-    for name in ["mem", "vmstate"] {
-        let mode = ground.into.join(name).metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, 0o400);
-    }
+    assert_eq!(opened.vmstate, std::path::Path::new("ram/vmstate"));
+    let mode = ground.into.join("vmstate").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o400);
     ground.open(Some(&Ground::key())).unwrap();
 }
 
@@ -237,10 +262,7 @@ fn zeros_cost_nothing_on_disk_whether_they_were_written_or_not() {
         ground.store(Some(&Ground::key())).unwrap();
         ground.publish().unwrap();
         let stored = ground.published().join("mem").metadata().unwrap().len();
-        assert_eq!(stored, u64::from(SMALL_CHUNK) + 16 + 16 * 4 + 16);
-        let opened = ground.open(Some(&Ground::key())).unwrap();
-        let blocks = ground.jail.join(opened.mem).metadata().unwrap().blocks();
-        assert!(blocks * 512 <= u64::from(SMALL_CHUNK), "{blocks} blocks");
+        assert_eq!(stored, (PAGE + 16) as u64 + (18 + 16) + 16, "a page, the index, the trailer");
     }
 }
 
@@ -258,16 +280,41 @@ fn nothing_plain_is_on_disk_when_sealed() {
 }
 
 #[test]
-fn a_guest_larger_than_the_disk_is_refused_before_anything_is_written() {
-    let ground = Ground::new();
-    ground.guest(&[], b"state");
-    let huge = Mib(1 << 20);
-    let mem = fs::OpenOptions::new().write(true).open(ground.ram.join("mem")).unwrap();
-    mem.set_len(huge.bytes()).unwrap();
-    let (key, header) = (Ground::key(), Ground::header(huge));
-    let stored = store(&ground.roots, &ground.instance, EPOCH, &ground.ram, Some(&key), header);
-    assert_eq!(kind(stored), Some(ErrorKind::Refused));
+fn a_guest_that_does_not_fit_beside_the_reserve_is_refused_before_anything_is_written() {
+    let mut ground = Ground::new();
+    ground.guest(&[(3, vec![1; PAGE])], b"state");
+    ground.roots.reserve_percent = 100;
+    assert_eq!(kind(ground.store(Some(&Ground::key()))), Some(ErrorKind::Refused));
     assert_eq!(ground.phase(), None);
+}
+
+#[test]
+fn what_changed_since_a_wake_goes_over_the_retired_snapshot() {
+    for key in [None, Some(Ground::key())] {
+        let ground = Ground::new();
+        let mut expected = ground.guest(&[(3, vec![1; PAGE]), (40, vec![2; PAGE])], b"state");
+        ground.store(key.as_ref()).unwrap();
+        ground.publish().unwrap();
+        let instance = &ground.instance;
+        let retired = |ground: &Ground| retired_pages(&ground.roots, instance, EPOCH, key.as_ref());
+        assert!(retired(&ground).unwrap().is_none(), "it is not retired");
+        ground.retire().unwrap();
+        let older = retired(&ground).unwrap().unwrap().read().unwrap();
+        let touched = ground.guest(&[(3, vec![9; PAGE]), (200, vec![8; PAGE])], b"later state");
+        for page in [3, 200] {
+            let start = page * PAGE;
+            expected[start..start + PAGE].copy_from_slice(&touched[start..start + PAGE]);
+        }
+        let written = Written { woke_from: Some(&older), wanted: &[200], ..ground.written() };
+        let (roots, next, header) = (&ground.roots, EPOCH.next(), Ground::header(Mib(1)));
+        store(roots, instance, next, &written, key.as_ref(), header).unwrap();
+        publish(roots, instance, next).unwrap();
+        remove(roots, instance, EPOCH).unwrap();
+        let (into, jail) = (&ground.into, &ground.jail);
+        let opened = open(roots, instance, next, key.as_ref(), into, jail).unwrap();
+        assert_eq!(fs::read(into.join("vmstate")).unwrap(), b"later state");
+        assert!(memory(opened.pages).unwrap() == expected);
+    }
 }
 
 #[test]
@@ -275,7 +322,8 @@ fn memory_that_is_not_as_large_as_said_is_not_stored() {
     let ground = Ground::new();
     ground.guest(&[], b"state");
     let header = Ground::header(Mib(2));
-    let stored = store(&ground.roots, &ground.instance, EPOCH, &ground.ram, None, header);
+    let written = ground.written();
+    let stored = store(&ground.roots, &ground.instance, EPOCH, &written, None, header);
     assert_eq!(kind(stored), Some(ErrorKind::Integrity));
     assert_eq!(ground.phase(), None);
 }

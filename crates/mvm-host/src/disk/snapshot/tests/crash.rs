@@ -32,7 +32,8 @@ fn the_writer_that_gets_killed() {
     let key = Ground::key();
     for epoch in last.map_or(1, |last| last.0 + 1).. {
         let (epoch, header) = (Generation(epoch), Ground::header(Mib(1)));
-        store(&ground.roots, &ground.instance, epoch, &ground.ram, Some(&key), header).unwrap();
+        let written = ground.written();
+        store(&ground.roots, &ground.instance, epoch, &written, Some(&key), header).unwrap();
         publish(&ground.roots, &ground.instance, epoch).unwrap();
         if epoch.0 % 3 == 0 {
             retire(&ground.roots, &ground.instance, epoch).unwrap();
@@ -78,7 +79,7 @@ fn run_for(dir: &Path, microseconds: i64) {
 fn a_killed_writer_leaves_only_whole_snapshots_published() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let ground = ground(dir.path());
-    let memory = ground.guest(&[(3, vec![1; PAGE]), (130, vec![2; PAGE])], b"device state");
+    let expected = ground.guest(&[(3, vec![1; PAGE]), (130, vec![2; PAGE])], b"device state");
     let key = Ground::key();
     let mut seen = 0;
     for round in 0..ROUNDS {
@@ -91,8 +92,9 @@ fn a_killed_writer_leaves_only_whole_snapshots_published() {
         for (epoch, phase) in phases(&ground.roots, &ground.instance).unwrap() {
             if phase == SnapshotPhase::Published {
                 let (into, jail) = (&ground.into, &ground.jail);
-                open(&ground.roots, &ground.instance, epoch, Some(&key), into, jail).unwrap();
-                assert!(fs::read(into.join("mem")).unwrap() == memory, "{epoch}");
+                let (roots, instance) = (&ground.roots, &ground.instance);
+                let opened = open(roots, instance, epoch, Some(&key), into, jail).unwrap();
+                assert!(memory(opened.pages).unwrap() == expected, "{epoch}");
                 seen += 1;
             }
             remove(&ground.roots, &ground.instance, epoch).unwrap();
