@@ -13,7 +13,7 @@ use crate::{
     integration::Integration,
     net::{Mac, NetId, Network, Offset},
     observed::PausedFor,
-    pool::{Resources, Role, RuntimePolicy},
+    pool::{Compression, Resources, Role, RuntimePolicy},
     publish::Publish,
     route::RoutingTable,
     secrets::Scope,
@@ -296,6 +296,9 @@ pub enum Effect {
         memory: Mib,
         /// Whether it is sealed.
         keyed: bool,
+        /// How its chunks are packed.
+        #[serde(default)]
+        compression: Compression,
     },
     /// The partial snapshot renamed, directory synced → Published.
     PublishSnapshot {

@@ -9,7 +9,7 @@ use crate::{
     integration::Integration,
     net::{Mac, Network, Offset},
     observed::BootId,
-    pool::{Resources, Role, RuntimePolicy},
+    pool::{Compression, Resources, Role, RuntimePolicy},
     publish::Publish,
     route::RoutingTable,
     secrets::Grant,
@@ -117,6 +117,9 @@ pub struct Instance {
     /// What of its workload keeps state of its own, copied from its pool with every wish.
     #[serde(default)]
     pub integrations: Vec<Integration>,
+    /// How its snapshots are packed, copied from its pool with every wish.
+    #[serde(default)]
+    pub compression: Compression,
     /// Where it leads to, copied from its pool with every wish; gateways only.
     #[serde(default)]
     pub routing_table: Option<RoutingTable>,

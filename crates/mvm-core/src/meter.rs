@@ -28,6 +28,28 @@ pub struct Meter {
     pub log_bytes: u64,
     /// What the workload last told about itself, if it told anything since the start.
     pub worker: Option<WorkerState>,
+    /// How its memory came to it, if it woke from a snapshot.
+    #[serde(default)]
+    pub paging: Option<Paging>,
+}
+
+/// What the page server of a woken instance did since the wake, in pages of 4 KiB.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paging {
+    /// Faults that the guest waited for.
+    pub faults: u64,
+    /// Pages of its snapshot that are not those of the base.
+    pub snapshot_pages: u64,
+    /// Pages of those that were brought.
+    pub brought_pages: u64,
+    /// Pages of those that were brought before anybody asked, because the last run wanted them.
+    pub prefetched_pages: u64,
+    /// Pages that came from the base.
+    pub base_pages: u64,
+    /// Pages that were zero.
+    pub zero_pages: u64,
+    /// Pages that the guest gave back.
+    pub returned_pages: u64,
 }
 
 /// What a workload says about itself through its hooks.

@@ -149,9 +149,11 @@ impl Host for LocalHost {
             Effect::ResumeVmm(instance) => {
                 self.with_vmm(instance).and_then(|()| boot::resume(roots, instance))
             }
-            Effect::WriteSnapshot { instance, epoch, memory, keyed } => self
-                .with_vmm(&instance.instance)
-                .and_then(|()| snapshot::write(roots, instance, *epoch, *memory, *keyed)),
+            Effect::WriteSnapshot { instance, epoch, memory, keyed, compression } => {
+                self.with_vmm(&instance.instance).and_then(|()| {
+                    snapshot::write(roots, instance, *epoch, *memory, *keyed, *compression)
+                })
+            }
             Effect::PublishSnapshot { instance, epoch } => {
                 disk_snapshot::publish(roots, instance, *epoch)
             }

@@ -72,6 +72,7 @@ impl Ground {
             role: Role::Worker,
             policy: RuntimePolicy::default(),
             integrations: Vec::new(),
+            compression: mvm_core::pool::Compression::default(),
             routing_table: None,
             image: Some(image),
             keyed,

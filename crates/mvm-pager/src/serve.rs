@@ -27,8 +27,9 @@ use crate::{
 
 /// The most pages of a working set that are remembered: 64 MiB.
 pub const WORKING_SET_MAX: usize = 1 << 14;
-/// How far around a zero page its neighbours are made zero too, in pages; a power of two.
-const ZERO_AROUND: u32 = 16;
+/// How far around a zero page its neighbours are made zero too, in pages; a power of two. What one page
+/// of the VMM's page tables describes: they all are the kernel's one zero page until they are written.
+const ZERO_AROUND: u32 = 512;
 /// The most faults that wait for an event to be read: more than a VMM has threads.
 const PENDING_MAX: usize = 256;
 
@@ -150,7 +151,8 @@ impl Server {
         self.sources.delta.as_ref().map_or(0, |delta| delta.index().pages().len() as u64)
     }
 
-    /// The pages that were asked for or put ahead, in that order, at most [`WORKING_SET_MAX`].
+    /// The pages that were put because they or their neighbours were asked for, or ahead, in that order;
+    /// at most [`WORKING_SET_MAX`].
     #[must_use]
     pub fn working_set(&self) -> &[u32] {
         &self.working_set
@@ -248,7 +250,6 @@ impl Server {
             self.uffd.wake(address & !(PAGE as u64 - 1))?;
             Flow::Done
         } else {
-            self.remember(page);
             self.serve(page)?
         };
         match flow {
@@ -257,12 +258,6 @@ impl Server {
             Flow::Again | Flow::Gone => {}
         }
         Ok(flow)
-    }
-
-    fn remember(&mut self, page: u32) {
-        if self.working_set.len() < WORKING_SET_MAX {
-            self.working_set.push(page);
-        }
     }
 
     fn serve(&mut self, page: u32) -> Result<Flow, ServeError> {
@@ -277,6 +272,7 @@ impl Server {
             Some(base) if base.has(page) => {
                 base.read(page, self.scratch.page()).map_err(ServeError::Base)?;
                 self.stats.base_pages += 1;
+                remember(&mut self.working_set, &[page]);
                 let (regions, served) = (&self.regions, &mut self.served);
                 put_run(&self.uffd, regions, served, page, self.scratch.page())
             }
@@ -307,6 +303,7 @@ impl Server {
                 flow @ (Flow::Again | Flow::Gone) => return Ok(flow),
             }
             self.stats.delta_pages += count as u64;
+            remember(&mut self.working_set, pages.get(at..at + count).unwrap_or_default());
             at += count;
         }
         Ok(Flow::Done)
@@ -343,14 +340,15 @@ impl Server {
         if flow == Flow::Done {
             self.next_ahead += 1;
             self.stats.prefetched += self.stats.delta_pages - before.delta_pages;
-            if let Some(delta) = &self.sources.delta {
-                let room = WORKING_SET_MAX - self.working_set.len().min(WORKING_SET_MAX);
-                let pages = delta.index().pages_of(number).iter().copied();
-                self.working_set.extend(pages.take(room));
-            }
         }
         Ok(flow)
     }
+}
+
+/// Adds to a working set what has room.
+fn remember(working_set: &mut Vec<u32>, pages: &[u32]) {
+    let room = WORKING_SET_MAX.saturating_sub(working_set.len());
+    working_set.extend_from_slice(pages.get(..room).unwrap_or(pages));
 }
 
 /// The page at an address of the VMM.

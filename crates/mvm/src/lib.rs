@@ -49,7 +49,7 @@ pub use mvm_core::{
     },
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     integration::Integration,
-    meter::{CopyReport, GuestMetrics, Meter, WorkerState},
+    meter::{CopyReport, GuestMetrics, Meter, Paging, WorkerState},
     moment::Since,
     net::{NetId, Network, Offset, Subnet},
     observed::{BootId, Dns, NodeFacts},

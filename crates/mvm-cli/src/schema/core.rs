@@ -352,6 +352,7 @@ describe!(Instance, "InstanceRecord", "What is recorded of an instance.", {
     role: "What it is for.",
     policy: "Its waiting times.",
     integrations: "What of its workload keeps state of its own.",
+    compression: "How its snapshots are packed.",
     routing_table: "Where it leads to; null without one.",
     image: "The image that it boots; null while Created.",
     keyed: "Whether its snapshots are sealed.",

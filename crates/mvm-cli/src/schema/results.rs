@@ -287,6 +287,7 @@ describe!(Stats, "Stats", "What an instance does and takes.", {
     memory: "Memory.",
     network: "Network, seen from the guest.",
     disk: "Disk that is allocated.",
+    paging: "How its memory comes to it; null of one that booted.",
     idle_seconds: "For how long it has had nothing to do; null while that is not known.",
     worker: "What its workload says.",
     guest: "What its agent measures; null when it does not answer.",
@@ -313,6 +314,16 @@ describe!(DiskFigures, "DiskFigures", "Disk of an instance.", {
     snapshot_bytes: "Its snapshots.",
     snapshots: "How many those are.",
     log_bytes: "Its logs.",
+});
+
+describe!(mvm::Paging, "Paging", "What the page server of a woken instance did, in pages of 4 KiB.", {
+    faults: "Faults that the guest waited for.",
+    snapshot_pages: "Pages of its snapshot that are not those of the base.",
+    brought_pages: "Pages of those that were brought.",
+    prefetched_pages: "Pages of those that were brought before anybody asked.",
+    base_pages: "Pages that came from the base.",
+    zero_pages: "Pages that were zero.",
+    returned_pages: "Pages that the guest gave back.",
 });
 
 describe!(HealthFigures, "HealthFigures", "Who of an instance is there.", {

@@ -20,6 +20,7 @@ pub(crate) struct Stats {
     pub(crate) memory: MemoryFigures,
     pub(crate) network: NetworkFigures,
     pub(crate) disk: DiskFigures,
+    pub(crate) paging: Option<mvm::Paging>,
     pub(crate) idle_seconds: Option<u64>,
     pub(crate) worker: Option<mvm::WorkerState>,
     pub(crate) guest: Option<mvm::GuestMetrics>,
@@ -93,6 +94,7 @@ impl Stats {
                 snapshots: view.observed.snapshots.len(),
                 log_bytes: meter.log_bytes,
             },
+            paging: meter.paging,
             idle_seconds: idle_ms.map(|ms| ms / 1000),
             worker: guest.as_ref().map(|one| one.worker).or(meter.worker),
             guest: guest.clone(),
@@ -146,6 +148,21 @@ pub(crate) fn stats(one: &Stats) -> String {
                 size(one.disk.snapshot_bytes),
                 one.disk.snapshots,
                 size(one.disk.log_bytes)
+            ),
+        ),
+        (
+            "Pages",
+            one.paging.map_or_else(
+                || "all its own".to_owned(),
+                |paging| {
+                    format!(
+                        "{} of {} of its snapshot here, {} of them prefetched, {} faults since it woke",
+                        paging.brought_pages,
+                        paging.snapshot_pages,
+                        paging.prefetched_pages,
+                        paging.faults
+                    )
+                },
             ),
         ),
         ("Idle", one.idle_seconds.map_or_else(unknown, |seconds| format!("{seconds} s"))),

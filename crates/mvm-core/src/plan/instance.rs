@@ -318,6 +318,7 @@ fn write(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
         epoch,
         memory: record.resources.mem_mib,
         keyed: record.keyed,
+        compression: record.compression,
     }));
     steps.push(Step::Do(Effect::PublishSnapshot { instance, epoch }));
     steps

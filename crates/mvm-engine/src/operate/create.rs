@@ -84,6 +84,7 @@ impl Engine {
             role: pool.role.clone(),
             policy: pool.runtime_policy,
             integrations: pool.integrations.clone(),
+            compression: pool.policy.snapshot_compression,
             routing_table: pool.routing_table.clone(),
             image: pool.current().cloned(),
             keyed: tenant.keyed,

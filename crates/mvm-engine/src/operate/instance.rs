@@ -332,6 +332,7 @@ impl Engine {
                 record.secrets.epoch = tenant.secrets_epoch();
             }
             record.integrations = pool.integrations;
+            record.compression = pool.policy.snapshot_compression;
             record.routing_table = pool.routing_table;
         }
         record.want = wish.want;

@@ -9,12 +9,12 @@ use mvm_core::{
     Error,
     instance::Instance,
     layout::{self, data},
-    meter::{Meter, WorkerState},
+    meter::{Meter, Paging, WorkerState},
 };
 use mvm_shim::record::{OUT, WORKER};
 use rustix::fs::{Mode, OFlags, open};
 
-use super::{cgroup, place::Place};
+use super::{cgroup, pager, place::Place};
 use crate::{disk::stock::allocated, roots::Roots};
 
 /// The longest word of a workload.
@@ -46,6 +46,21 @@ pub fn of(roots: &Roots, instance: &Instance) -> Result<Meter, Error> {
         snapshot_bytes: allocated(&roots.data.join(data::snapshots(id)))?,
         log_bytes: allocated(&roots.data.join(data::logs(id)))?,
         worker: worker(&place.records.join(OUT).join(WORKER)),
+        paging: paging(&place),
+    })
+}
+
+/// None also when the page server does not answer: figures are not worth an error.
+fn paging(place: &Place) -> Option<Paging> {
+    let answer = pager::stats(place).ok().flatten()?;
+    Some(Paging {
+        faults: answer.stats.faults,
+        snapshot_pages: answer.delta,
+        brought_pages: answer.stats.delta_pages,
+        prefetched_pages: answer.stats.prefetched,
+        base_pages: answer.stats.base_pages,
+        zero_pages: answer.stats.zero_pages,
+        returned_pages: answer.stats.removed,
     })
 }
 

@@ -19,6 +19,7 @@ use mvm_core::{
     id::InstanceRef,
     layout,
     observed::{Origin, PausedFor, SnapshotPhase},
+    pool::Compression,
     units::{Generation, Mib, Timestamp},
 };
 use mvm_pager::{Codec, PageFile};
@@ -64,6 +65,7 @@ pub fn write(
     epoch: Generation,
     memory: Mib,
     keyed: bool,
+    compression: Compression,
 ) -> Result<(), Error> {
     let place = Place::of(roots, &instance.instance);
     let records = Records::at(&place);
@@ -77,6 +79,11 @@ pub fn write(
         return Err(Error::new(ErrorKind::Conflict, message));
     }
     sync_volume(roots, instance)?;
+    let codec = match compression {
+        Compression::None => Codec::None,
+        Compression::Lz4 => Codec::Lz4,
+        Compression::Zstd => Codec::Zstd,
+    };
     let ring = keyed.then(|| key::ring(roots, &instance.tenant)).transpose()?;
     let source = source(roots, instance, records, ring.as_ref())?;
     let wanted = pager::working_set(&place)?;
@@ -96,7 +103,7 @@ pub fn write(
             Source::All | Source::Touched(None) => None,
             Source::Touched(Some(pages)) => Some(pages),
         };
-        let written = Written { ram: &place.ram, woke_from, wanted: &wanted, codec: Codec::Lz4 };
+        let written = Written { ram: &place.ram, woke_from, wanted: &wanted, codec };
         let key = ring.as_ref().map(KeyRing::newest);
         snapshot::store(roots, instance, epoch, &written, key, header)
     };
@@ -241,7 +248,26 @@ pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<
     });
     remove_plain(&place)?;
     pager::hide(&place)?;
-    loaded
+    // A page that is not what was written ends pager and VMM, which then say less than the file does.
+    loaded.map_err(|error| match verify(roots, instance, epoch, ring.as_ref(), &place) {
+        Err(damage) if damage.kind == ErrorKind::Integrity => damage,
+        Err(_) | Ok(()) => error,
+    })
+}
+
+fn verify(
+    roots: &Roots,
+    instance: &InstanceRef,
+    epoch: Generation,
+    ring: Option<&KeyRing>,
+    place: &Place,
+) -> Result<(), Error> {
+    let into = place.mount();
+    let open =
+        |key: Option<&TenantKey>| snapshot::open(roots, instance, epoch, key, &into, &place.root);
+    let verified = with_key(ring, open).and_then(|opened| opened.pages.verify());
+    remove_plain(place)?;
+    verified
 }
 
 fn check(place: &Place, header: &Header) -> Result<(), Error> {

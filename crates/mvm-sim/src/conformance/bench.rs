@@ -13,7 +13,7 @@ use mvm_core::{
         ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant, PausedFor,
         Phase, SnapshotPhase,
     },
-    pool::{Resources, Role, RuntimePolicy},
+    pool::{Compression, Resources, Role, RuntimePolicy},
     port::{GuestAct, GuestAnswer},
     secrets::Grant,
     state::State,
@@ -63,6 +63,7 @@ fn fixture(image: ImageHash) -> Result<Instance, InvalidId> {
         role: Role::Worker,
         policy: RuntimePolicy::default(),
         integrations: Vec::new(),
+        compression: Compression::default(),
         routing_table: None,
         image: Some(image),
         keyed: false,
@@ -401,6 +402,7 @@ impl<'a> Bench<'a> {
             epoch: self.record.epoch,
             memory: self.record.resources.mem_mib,
             keyed: self.record.keyed,
+            compression: self.record.compression,
         }
     }
 

@@ -15,7 +15,7 @@ use mvm_core::{
     units::{Generation, Mib},
 };
 use mvm_pager::{
-    PageFile,
+    PageFile, Scratch,
     read::ReadError,
     seal::{Piece, TAG},
     spec::{Seal, Spec},
@@ -90,6 +90,23 @@ impl Pages {
             Err(error) => Err(Error::integrity(&path, error.to_string()).into()),
             Ok(file) => Ok(file),
         }
+    }
+}
+
+impl Pages {
+    /// Reads all of it.
+    ///
+    /// # Errors
+    /// `Integrity` when anything of it is not as it was written.
+    pub fn verify(self) -> Result<(), mvm_core::Error> {
+        let path = self.path.clone();
+        let file = self.read()?;
+        let mut scratch = Scratch::new().act("read", &path)?;
+        for number in 0..file.index().chunks().len() {
+            file.chunk(number, &mut scratch)
+                .map_err(|error| Error::integrity(&path, error.to_string()))?;
+        }
+        Ok(())
     }
 }
 
