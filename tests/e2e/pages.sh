@@ -68,7 +68,7 @@ dir=$(dirname "$(dirname "$(snapshot "$id")")")
 guest "$id" sh -c 'head -c 1000000 /dev/urandom >/run/late'
 late=$(guest "$id" sha256sum /run/late)
 chattr +i "$dir"
-refused 8 mvm instance sleep "$id"
+refused 7 mvm instance sleep "$id"
 chattr -i "$dir"
 equal 'it runs on' "$(state "$id")" Running
 round "$id"

@@ -24,8 +24,8 @@ use mvm_shim::record::{CONSOLE_LOG, SHIM_LOG, VMM_LOG};
 use crate::{
     boot_id,
     disk::{
-        files, key, listing, rekey, secrets as sealed, shelf, snapshot as disk_snapshot, space,
-        stock, usage, volume,
+        files, key, listing, rekey, secrets as sealed, shelf, snapshot as stored, space, stock,
+        usage, volume,
     },
     net::{self, Mtu},
     roots::Roots,
@@ -154,15 +154,9 @@ impl Host for LocalHost {
                     snapshot::write(roots, instance, *epoch, *memory, *keyed, *compression)
                 })
             }
-            Effect::PublishSnapshot { instance, epoch } => {
-                disk_snapshot::publish(roots, instance, *epoch)
-            }
-            Effect::RetireSnapshot { instance, epoch } => {
-                disk_snapshot::retire(roots, instance, *epoch)
-            }
-            Effect::RemoveSnapshot { instance, epoch } => {
-                disk_snapshot::remove(roots, instance, *epoch)
-            }
+            Effect::PublishSnapshot { instance, epoch } => stored::publish(roots, instance, *epoch),
+            Effect::RetireSnapshot { instance, epoch } => stored::retire(roots, instance, *epoch),
+            Effect::RemoveSnapshot { instance, epoch } => stored::remove(roots, instance, *epoch),
         };
         tracing::debug!(effect = effect.name(), done = done.is_ok());
         done
@@ -183,7 +177,7 @@ impl Host for LocalHost {
             tap: net::tap_is_there(instance.network.net, instance.offset)?,
             cgroup: cgroup::is_there(&place)?,
             jail: jail::is_there(&place)?,
-            snapshots: disk_snapshot::phases(roots, id)?,
+            snapshots: stored::phases(roots, id)?,
             secrets: secrets::epoch(&place)?,
             volume: volume::size(roots, id, instance.volume.kind)?,
             mapping: volume::is_open(&id.instance)?,

@@ -58,6 +58,8 @@ print("undisturbed:", {v: round(d, 2) for v, d in DURATION.items()}, flush=True)
 
 # Every verb with every victim, in any order, before any pair comes twice.
 PAIRS = [(verb, victim) for verb in VERBS for victim in ("cli", "firecracker", "mvm-shim")]
+# A page server is there from the first wake on.
+PAIRS += [(verb, "mvm-pager") for verb in ("sleep", "wake", "stop")]
 chosen = []
 while len(chosen) < moments: chosen += rng.sample(PAIRS, len(PAIRS))
 

@@ -109,7 +109,6 @@ impl Stats {
 }
 
 pub(crate) fn stats(one: &Stats) -> String {
-    let yes = |is: bool| if is { "yes" } else { "no" };
     let health = &one.health;
     let unknown = || "unknown".to_owned();
     let worker = one.worker.map_or_else(unknown, |state| format!("{state:?}").to_lowercase());
@@ -150,32 +149,10 @@ pub(crate) fn stats(one: &Stats) -> String {
                 size(one.disk.log_bytes)
             ),
         ),
-        (
-            "Pages",
-            one.paging.map_or_else(
-                || "all its own".to_owned(),
-                |paging| {
-                    format!(
-                        "{} of {} of its snapshot here, {} of them prefetched, {} faults since it woke",
-                        paging.brought_pages,
-                        paging.snapshot_pages,
-                        paging.prefetched_pages,
-                        paging.faults
-                    )
-                },
-            ),
-        ),
+        ("Pages", pages(one.paging)),
         ("Idle", one.idle_seconds.map_or_else(unknown, |seconds| format!("{seconds} s"))),
         ("Worker", worker),
-        (
-            "Health",
-            format!(
-                "VMM {}, shim {}, agent {}",
-                yes(health.vmm),
-                yes(health.shim),
-                yes(health.agent)
-            ),
-        ),
+        ("Health", who(health)),
         (
             "Failure",
             health.last_failure.as_ref().map_or_else(
@@ -184,6 +161,20 @@ pub(crate) fn stats(one: &Stats) -> String {
             ),
         ),
     ])
+}
+
+fn who(health: &HealthFigures) -> String {
+    let yes = |is: bool| if is { "yes" } else { "no" };
+    let (vmm, shim, agent) = (yes(health.vmm), yes(health.shim), yes(health.agent));
+    format!("VMM {vmm}, shim {shim}, agent {agent}")
+}
+
+fn pages(paging: Option<mvm::Paging>) -> String {
+    let Some(paging) = paging else { return "all its own".to_owned() };
+    format!(
+        "{} of {} of its snapshot here, {} of them prefetched, {} faults since it woke",
+        paging.brought_pages, paging.snapshot_pages, paging.prefetched_pages, paging.faults
+    )
 }
 
 /// The node's figures, as `node stats` shows them.

@@ -101,7 +101,7 @@ pub fn write(
         create(&place, records, memory, &source)?;
         let woke_from = match &source {
             Source::All | Source::Touched(None) => None,
-            Source::Touched(Some(pages)) => Some(pages),
+            Source::Touched(Some(pages)) => Some(&**pages),
         };
         let written = Written { ram: &place.ram, woke_from, wanted: &wanted, codec };
         let key = ring.as_ref().map(KeyRing::newest);
@@ -118,7 +118,7 @@ enum Source {
     /// All of the guest's memory, as the VMM has it.
     All,
     /// What was touched, over what the guest woke from, if it did not boot.
-    Touched(Option<PageFile>),
+    Touched(Option<Box<PageFile>>),
 }
 
 fn source(
@@ -136,7 +136,7 @@ fn source(
     };
     let pages = with_key(ring, |key| snapshot::retired_pages(roots, instance, epoch, key))?;
     match pages {
-        Some(pages) => Ok(Source::Touched(Some(pages.read()?))),
+        Some(pages) => Ok(Source::Touched(Some(Box::new(pages.read()?)))),
         None => Ok(Source::All),
     }
 }
