@@ -42,6 +42,7 @@ equal 'its memory is what it was' "$(sum "$id")" "$marked"
 round "$id"
 round "$id"
 second=$(paging "$id" faults)
+mvm --json instance stats "$id" | jq -c .paging
 echo "faults until it was awake: $first, then $second with $(paging "$id" prefetched_pages) pages ahead"
 check 'pages came before they were asked for' test "$(paging "$id" prefetched_pages)" -gt 0
 check 'fewer faults than without' test $((second * 4)) -lt "$first"
@@ -62,6 +63,11 @@ equal 'it gets none' "$(fact NoNewPrivs)" 1
 equal 'its system calls are filtered' "$(fact Seccomp)" 2
 check 'it is in the cgroup of its VM' grep -q "/mvm/${id##*/}/" "/proc/$pager/cgroup"
 check 'nobody else can be its VMM' test ! -e "$(echo /var/lib/mvm/jails/firecracker/"${id##*/}"/root/run/pager.sock)"
+
+say 'another key while the guest runs on pages of the old one'
+mvm --quiet tenant key rotate acme
+round "$id"
+equal 'all of it is there under the new one' "$(sum "$id")" "$marked"
 
 say 'a sleep that fails in the middle loses nothing'
 dir=$(dirname "$(dirname "$(snapshot "$id")")")

@@ -99,16 +99,25 @@ pub fn shim(place: &Place, vmm: Option<&ObservedVmm>) -> Result<bool, Error> {
     Ok(records.is_shim_alive()? || vmm.is_none() && cgroup::is_populated(&place.cgroup)?)
 }
 
-/// What the VMM has in memory, guest included: an upper bound of what its guest touched.
+/// What the VMM has in memory and in swap, guest included: an upper bound of what its guest touched.
 ///
 /// # Errors
 /// `Conflict` when there is none.
-pub fn resident(place: &Place) -> Result<Mib, Error> {
+pub fn held(place: &Place) -> Result<Mib, Error> {
     let id = Records::at(place).vmm()?;
-    let kib = id.map_or(0, resident_kib);
-    let none = || Error::new(ErrorKind::Conflict, format!("{} has no VMM", place.instance));
-    let mib = u32::try_from(kib.div_ceil(1024)).unwrap_or(u32::MAX);
-    if kib == 0 { Err(none()) } else { Ok(Mib(mib)) }
+    let status = id.map(|id| fs::read_to_string(format!("/proc/{}/status", id.pid)));
+    held_in(&status.and_then(Result::ok).unwrap_or_default())
+        .ok_or_else(|| Error::new(ErrorKind::Conflict, format!("{} has no VMM", place.instance)))
+}
+
+/// `VmRSS` and `VmSwap` of a process's status; none when it has no memory any more.
+fn held_in(status: &str) -> Option<Mib> {
+    let field = |name: &str| {
+        let mut values = status.lines().filter_map(|line| line.strip_prefix(name));
+        values.next()?.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    let kib = field("VmRSS:")? + field("VmSwap:").unwrap_or(0);
+    Some(Mib(u32::try_from(kib.div_ceil(1024)).unwrap_or(u32::MAX)))
 }
 
 /// 0 when it cannot be read: the process may just have ended.
@@ -117,4 +126,16 @@ fn resident_kib(id: ProcessId) -> u64 {
     let pages: u64 =
         text.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
     pages * (rustix::param::page_size() as u64 / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_was_swapped_out_is_held_too() {
+        let status = "Name:\tfc\nVmPeak:\t  99 kB\nVmRSS:\t    2048 kB\nVmSwap:\t    1025 kB\n";
+        assert_eq!(held_in(status), Some(Mib(4)));
+        assert_eq!(held_in("Name:\tfc\nState:\tZ (zombie)\n"), None);
+    }
 }

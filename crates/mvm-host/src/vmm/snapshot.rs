@@ -40,7 +40,7 @@ use crate::{
         self,
         key::{self, KeyRing, TenantKey},
         snapshot,
-        snapshot::{Header, Present, Written},
+        snapshot::{Header, Pages, Present, Written},
     },
     roots::Roots,
 };
@@ -91,7 +91,7 @@ pub fn write(
         Header { taken_on: present()?, image: jail::image_of(&place)?, memory, created_at: now() };
     let most = match source {
         Source::All => memory,
-        Source::Touched(_) => memory.min(observe::resident(&place)?),
+        Source::Touched(_) => memory.min(observe::held(&place)?),
     };
     remove_plain(&place)?;
     ram::admit(roots, most)?;
@@ -134,10 +134,17 @@ fn source(
         Origin::Boot => return Ok(Source::Touched(None)),
         Origin::Snapshot(epoch) => epoch,
     };
-    let pages = with_key(ring, |key| snapshot::retired_pages(roots, instance, epoch, key))?;
-    match pages {
-        Some(pages) => Ok(Source::Touched(Some(Box::new(pages.read()?)))),
-        None => Ok(Source::All),
+    let woke_from = with_key(ring, |key| snapshot::retired_pages(roots, instance, epoch, key))
+        .and_then(|pages| pages.map(Pages::read).transpose());
+    match woke_from {
+        Ok(Some(pages)) => Ok(Source::Touched(Some(Box::new(pages)))),
+        Ok(None) => Ok(Source::All),
+        // Its page server holds it open and has its key.
+        Err(error) if error.kind == ErrorKind::Integrity => {
+            tracing::warn!(%instance, %error, "what it woke from cannot be read: all of it is written");
+            Ok(Source::All)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// Makes every snapshot of an instance, whatever its phase, open with the newest key alone. One that
-/// was not written to its end, or whose removal was cut off, is left: nothing will open it.
+/// was not written to its end, or whose removal was cut off, is left: nothing will open it, or all of the
+/// guest's memory is written in its stead.
 ///
 /// # Errors
 /// `Integrity` when neither key opens a published one.
@@ -32,7 +33,7 @@ pub fn rekey(roots: &Roots, instance: &InstanceRef, ring: &KeyRing) -> Result<()
         }
         match one(&dir, ring) {
             Err(error) if name.contains('.') => {
-                tracing::warn!(%instance, name, %error, "a snapshot that nobody resumes is left");
+                tracing::warn!(%instance, name, %error, "a snapshot that is not resumed again is left");
             }
             done => done?,
         }
