@@ -321,24 +321,34 @@ impl Server {
         Ok(Flow::Done)
     }
 
-    /// Makes a page zero, and those of its neighbours that are zero anyway.
+    /// Makes a page zero, then those around it that are zero anyway: the fault waits for its own only.
     fn zero(&mut self, page: u32) -> Result<Flow, ServeError> {
         let start = page & !(ZERO_AROUND - 1);
-        let is_zero = |page: u32| {
-            u64::from(page) < self.sources.memory_pages
-                && !self.served.get(page)
-                && (self.removed.get(page)
-                    || self.sources.delta.as_ref().is_none_or(|d| d.index().find(page).is_none())
-                        && self.sources.base.as_ref().is_none_or(|base| !base.has(page)))
-        };
-        let first = (start..page).rev().take_while(|page| is_zero(*page)).last().unwrap_or(page);
-        let last = (page..start + ZERO_AROUND).take_while(|page| is_zero(*page)).last();
-        let count = last.unwrap_or(page) - first + 1;
-        zero_run(&self.uffd, &self.regions, &mut self.served, first, count).inspect(|flow| {
-            if *flow == Flow::Done {
-                self.stats.zero_pages += u64::from(count);
+        let runs = [page..page + 1, start..page, page + 1..start + ZERO_AROUND];
+        for range in runs {
+            let mut next = range.start;
+            while let Some(first) = (next..range.end).find(|page| self.is_zero(*page)) {
+                let end = (first..range.end).find(|page| !self.is_zero(*page));
+                next = end.unwrap_or(range.end);
+                let count = next - first;
+                let (uffd, regions) = (&self.uffd, &self.regions);
+                match zero_run(uffd, regions, &mut self.served, first, count)? {
+                    Flow::Done => self.stats.zero_pages += u64::from(count),
+                    flow @ (Flow::Again | Flow::Gone) => return Ok(flow),
+                }
             }
-        })
+        }
+        Ok(Flow::Done)
+    }
+
+    /// Whether a page is not there yet and will be zero.
+    fn is_zero(&self, page: u32) -> bool {
+        let Sources { memory_pages, delta, base, .. } = &self.sources;
+        u64::from(page) < *memory_pages
+            && !self.served.get(page)
+            && (self.removed.get(page)
+                || delta.as_ref().is_none_or(|delta| delta.index().find(page).is_none())
+                    && base.as_ref().is_none_or(|base| !base.has(page)))
     }
 
     /// Puts the next chunk of the working set.
