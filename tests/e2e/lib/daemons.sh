@@ -70,9 +70,13 @@ within 90 are 'Running Running' || fail "the agent does not go on: $(log)"
 say 'an agent that was taken over'
 facts() { jq -r "[.instance, .uid] | join(\" \")" "/var/lib/mvm/tenants/${1%%/*}/pools/$2/instances/${1##*/}/instance.json"; }
 read -r one uid < <(facts "$one" workers); read -r other other_uid < <(facts "$other" w)
+spare=$(mvm --json instance create beta/w | jq -r .instance)
+mvm --quiet instance start "$spare"
+mvm --quiet instance destroy "$spare" --keep-volumes --force
+kept=$(mvm --json volume list | jq -r '.[].volume')
 other_net=$(jq -r '.network.tenant_net_id' /var/lib/mvm/tenants/beta/tenant.json)
 tables=$(nft list tables | sort | xargs; ip -br link | wc -l)
-as mvm python3 /usr/local/lib/mvm-e2e/hostile.py /run/mvm/hostd.sock "$one" "$other" "$uid" "$other_uid" 3 "$other_net"
+as mvm python3 /usr/local/lib/mvm-e2e/hostile.py /run/mvm/hostd.sock "$one" "$other" "$uid" "$other_uid" 3 "$other_net" "$kept"
 equal 'tables and devices are as before' "$(nft list tables | sort | xargs; ip -br link | wc -l)" "$tables"
 home=/var/lib/mvm/tenants/beta
 denied() { ! as mvm "$@" 2>/dev/null || fail "it may: $*"; echo "ok: denied: $*"; }
@@ -132,6 +136,7 @@ mvm --quiet net verify
 desire 0
 within 60 are 'Stopped Stopped Stopped' || are 'Ready Ready Ready' || fail "not stopped: $(states $pool)"
 systemctl stop mvm-agentd mvm-hostd
+mvm --quiet volume remove "$kept" --wipe --force
 mvm --quiet tenant destroy acme --force; mvm --quiet tenant destroy beta --force
 equal 'nothing is left' "$(leftovers)" ''
 equal 'nothing is claimed' "$(find /var/lib/mvm/ledger -type f ! -name 'lock.*' -printf '%f ')" ''

@@ -1,10 +1,10 @@
 """An agent that was taken over speaks to mvm-hostd: each attack must be refused, whatever it says.
 
-Usage: hostile.py SOCKET INSTANCE OTHER-INSTANCE UID OTHER-UID NET OTHER-NET
+Usage: hostile.py SOCKET INSTANCE OTHER-INSTANCE UID OTHER-UID NET OTHER-NET OTHER-VOLUME
 """
 import json, os, random, socket, struct, sys
 
-path, victim, other, uid, other_uid, net, other_net = sys.argv[1:8]
+path, victim, other, uid, other_uid, net, other_net, volume = sys.argv[1:9]
 uid, other_uid, net, other_net = int(uid), int(other_uid), int(net), int(other_net)
 
 
@@ -55,6 +55,7 @@ network = lambda tenant, net: {"tenant": tenant, "tenant_net_id": net, "ipv4_sub
 refused("a VMM as root", effect("spawn_vmm", {"instance": victim, "uid": 0}))
 refused("a VMM as another instance's user", effect("spawn_vmm", {"instance": victim, "uid": other_uid}))
 refused("a volume for another instance's user", effect("volume", {"ensure": {"instance": victim, "uid": other_uid, "size": 64, "kind": "plain"}}))
+refused("a volume that another tenant kept", effect("volume", {"attach": {"volume": volume, "instance": victim, "kind": "luks", "uid": uid}}))
 refused("an instance moved to another tenant", effect("load_snapshot", {"instance": f"{other.split('/')[0]}/x/{parts[2]}", "epoch": 1}))
 refused("another tenant's network", effect("ensure_bridge", network(parts[0], other_net)))
 refused("a network within another tenant's", effect("ensure_bridge", dict(network("evil", 77), ipv4_subnet=f"10.240.{other_net}.0/25")))
