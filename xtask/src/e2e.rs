@@ -40,14 +40,15 @@ pub(crate) fn verdict(outcomes: &[Outcome]) -> Result<()> {
 pub(crate) fn bench(names: &[String]) -> Result<()> {
     let dir = workspace::root().join("docs/benchmarks");
     fs::create_dir_all(&dir).act(|| format!("create {}", dir.display()))?;
-    if names.is_empty() || names.iter().any(|name| name == native::NAME) {
-        let to = dir.join(format!("{}-{}.md", evidence::today()?, native::NAME));
-        let page = native::agent()?;
-        fs::write(&to, page).act(|| format!("write {}", to.display()))?;
+    let is_asked = |name: &str| names.is_empty() || names.iter().any(|asked| asked == name);
+    for (name, make) in native::PAGES.iter().filter(|(name, _)| is_asked(name)) {
+        let to = dir.join(format!("{}-{name}.md", evidence::today()?));
+        fs::write(&to, make()?).act(|| format!("write {}", to.display()))?;
         println!("{}", to.display());
     }
     let scripts = script::list(&workspace::root().join("tests/bench"))?;
-    let others: Vec<String> = names.iter().filter(|name| *name != native::NAME).cloned().collect();
+    let is_native = |asked: &&String| native::PAGES.iter().any(|(name, _)| name == asked);
+    let others: Vec<String> = names.iter().filter(|name| !is_native(name)).cloned().collect();
     if others.is_empty() && !names.is_empty() {
         return Ok(());
     }

@@ -1,21 +1,37 @@
-//! Measurements on this machine, of what needs no guest: tests that are ignored otherwise, in release.
-//!
-//! Each prints one line that begins with what it does.
+//! Measurements on this machine, of what needs no guest, in release: tests that are ignored otherwise, each
+//! of which prints one line that begins with what it does, and an example that prints tables.
 
 use crate::{
     error::{Error, Result},
     evidence, tool, workspace,
 };
 
-/// What the page about the agent is called.
-pub(crate) const NAME: &str = "agent";
+/// A page by its name.
+type Page = (&'static str, fn() -> Result<String>);
+
+/// The pages that are made here.
+pub(crate) const PAGES: [Page; 2] = [("agent", agent), ("pager", pager)];
+
+/// What a page server answers a fault in, by where the page comes from, and what sealing costs.
+fn pager() -> Result<String> {
+    let arguments = ["run", "--quiet", "--locked", "--release", "--package", "mvm-pager"];
+    let mut build = workspace::cargo();
+    let tables = tool::capture(build.args(arguments).args(["--example", "rates"]))?;
+    Ok(format!(
+        "# The page server\n\n{}, `cargo xtask bench pager`, release, on the machine that runs the tests, with a \
+         userfaultfd of its own. From the touch to the page, 64 KiB a chunk.\n\n{tables}\n\
+         Wanted at the half: 15 µs for a plain page, 70 µs for a sealed chunk, 180 µs for one with Zstandard; whole \
+         files at four fifths of the cipher's own rate.\n",
+        evidence::today()?
+    ))
+}
 
 /// How an agent fares: what a pass over a node at rest costs, and how many requests its API answers.
-pub(crate) fn agent() -> Result<String> {
+fn agent() -> Result<String> {
     let pass = line("mvm-engine", "passing_over_four_thousand", "passing ", false)?;
     let rate = line("mvm-fleet", "asking_from_sixteen_sides", "asking ", true)?;
     Ok(format!(
-        "# The agent\n\n{}, `cargo xtask bench {NAME}`, release, on the machine that runs the tests.\n\n\
+        "# The agent\n\n{}, `cargo xtask bench agent`, release, on the machine that runs the tests.\n\n\
          - {pass}\n  (SQLite as shipped, a simulated machine; wanted: 100 ms and 60 MiB)\n\
          - {rate}\n  (QUIC over loopback, server and callers on one processor; wanted: 2,000 a second)\n",
         evidence::today()?

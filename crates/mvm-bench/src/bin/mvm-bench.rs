@@ -2,7 +2,8 @@
 //! wake, each up to the agent's first reply. Prints a page with every raw sample.
 //!
 //! Both sides: one vCPU, 128 MiB, the same kernel, root, config drive, bridge, limits and jailer;
-//! a tenant without a key, so that both wake from a plain memory file. Both wake a guest that was
+//! a tenant without a key, so that both wake from plain memory: the bare one from a whole memory file that
+//! Firecracker maps, ours from pages that its page server brings. Both wake a guest that was
 //! booted, configured and written to disk in the same round: memory that was woken from before is
 //! faster, most of all on a software CPU, which keeps what it translated. What a key costs is
 //! measured beside it, and so is the command line's own start.
