@@ -78,9 +78,9 @@ leftovers() {
     find /dev/mapper -name 'mvm-*' | sed 's/^/open volume /'
     find /run/mvm/locks /run/mvm/vm /run/mvm/ram -mindepth 1 2>/dev/null | sed 's/^/run /' || true
     find /var/lib/mvm/jails -mindepth 2 2>/dev/null | sed 's/^/jail /' || true
-    # The logs of the built-in tenant and of the node are nobody's leftovers.
+    # The logs of the built-in tenant and of the node, and the directories they lie in, are nobody's leftovers.
     find /var/lib/mvm/tenants /var/lib/mvm/keys /var/lib/mvm/volumes -mindepth 1 -not -path /var/lib/mvm/keys/volumes \
-        -not -regex '/var/lib/mvm/tenants/\(local\|node\)\(/audit\.log.*\)?' 2>/dev/null | sed 's/^/file /' || true
+        -not -regex '/var/lib/mvm/tenants/\(local\|node\)\(/audit\.log.*\|/pools\)?' 2>/dev/null | sed 's/^/file /' || true
 }
 clean() {
     local left; left=$(leftovers)
