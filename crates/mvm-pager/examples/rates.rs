@@ -136,7 +136,7 @@ fn main() {
         let (half, most) = (percentile(&mut times, 50), percentile(&mut times, 99));
         println!("| {what} | {half:.1} | {most:.1} | {} |", times.len());
     };
-    line("nowhere: zero, each alone", touch(sources(None, None), CHUNK_PAGES));
+    line("nowhere: zero, most of them with another", touch(sources(None, None), CHUNK_PAGES));
     let base = Base::open(memory.try_clone().unwrap(), PAGES).unwrap();
     line("the base, one page", touch(sources(None, Some(base)), CHUNK_PAGES));
     for (what, codec, sealed) in [
