@@ -1,5 +1,6 @@
-//! What a fault costs on this machine, by kind of page, and what sealing and opening cost against the
-//! cipher alone. Prints a Markdown table; run it in release, as root, alone on the machine:
+//! What a fault costs on this machine, by kind of page: from the touch to the page, in which two switches
+//! between threads are, and the server alone. And what sealing and opening whole files costs against the
+//! cipher alone and against the copying that is in it. Prints a Markdown table; run it in release, as root, alone on the machine:
 //! `cargo run --release -p mvm-pager --example rates`.
 #![expect(unsafe_code, reason = "R12: memory of its own to fault on")]
 #![expect(clippy::print_stdout, reason = "this is a report")]
@@ -14,20 +15,22 @@ use std::{
 };
 
 use mvm_pager::{
-    Base, CHUNK, CHUNK_PAGES, Cipher, Codec, Memory, PAGE, PageFile, Server, compose,
+    Base, CHUNK, CHUNK_PAGES, Cipher, Codec, Memory, PAGE, PageFile, Scratch, Server, Woken, base,
+    compose,
     handshake::Region,
     seal::{Binding, Piece, TAG},
     serve::Sources,
-    uffd::Uffd,
+    uffd::{Events, Uffd},
     write,
 };
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     mm::{MapFlags, ProtFlags, mmap_anonymous, munmap},
-    process::{PidfdFlags, pidfd_open},
 };
 
 const PAGES: u64 = 16 * 1024;
 const SIZE: usize = PAGES as usize * PAGE;
+const ROUNDS: usize = 7;
 
 fn cipher() -> Cipher {
     Cipher::new(&[7; 32], Binding { header: [1; 32], name: *b"mem\0\0\0\0\0" }).unwrap()
@@ -57,8 +60,15 @@ fn percentile(times: &mut [Duration], hundredth: usize) -> f64 {
     times.get(at).unwrap().as_secs_f64() * 1e6
 }
 
-/// Touches one page of every chunk in a scattered order and returns how long each touch took.
-fn touch(sources: Sources, step: usize) -> Vec<Duration> {
+/// How long a fault took: whoever touched, and the server alone, from before it read the event until
+/// the page is there and its reader is awake.
+struct Times {
+    touch: Vec<Duration>,
+    service: Vec<Duration>,
+}
+
+/// Touches one page of every chunk in a scattered order.
+fn touch(sources: Sources, step: usize) -> Times {
     let (protect, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
     // SAFETY: a fresh anonymous mapping.
     let start = unsafe { mmap_anonymous(std::ptr::null_mut(), SIZE, protect, flags) }.unwrap();
@@ -67,8 +77,9 @@ fn touch(sources: Sources, step: usize) -> Vec<Duration> {
     let regions = vec![Region { start: address as u64, size: SIZE as u64, offset: 0 }];
     let mut server = Server::new(uffd, regions, sources).unwrap();
     let (told, tell): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
-    let own = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
-    let times = thread::scope(|scope| {
+    let mut events = Events::default();
+    let mut service = Vec::new();
+    let touch = thread::scope(|scope| {
         let toucher = scope.spawn(move || {
             let count = PAGES as usize / step;
             let times = (0..count)
@@ -84,12 +95,22 @@ fn touch(sources: Sources, step: usize) -> Vec<Duration> {
             rustix::io::write(&tell, b".").unwrap();
             times
         });
-        server.run(&told, &own).unwrap();
+        loop {
+            let mut fds = [PollFd::new(&server, PollFlags::IN), PollFd::new(&told, PollFlags::IN)];
+            poll(&mut fds, None).unwrap();
+            let [_, told] = &fds;
+            if !told.revents().is_empty() {
+                break;
+            }
+            let before = Instant::now();
+            server.answer_once(&mut events).unwrap();
+            service.push(before.elapsed());
+        }
         toucher.join().unwrap()
     });
     // SAFETY: the mapping is ours and nothing refers to it any more.
     unsafe { munmap(start, SIZE) }.unwrap();
-    times
+    Times { touch, service }
 }
 
 fn sources(delta: Option<PageFile>, base: Option<Base>) -> Sources {
@@ -101,11 +122,29 @@ fn guest(plain: &File) -> Memory<'_> {
 }
 
 fn page_file(memory: &File, codec: Codec, sealed: bool) -> PageFile {
-    let target = tempfile::tempfile_in("/dev/shm").unwrap();
+    let target = target();
     let own = sealed.then(cipher);
     let guest = guest(memory);
     write(&guest, &compose(&guest, &[]).unwrap(), &target, codec, own.as_ref()).unwrap();
     PageFile::open(target, PAGES, own).unwrap()
+}
+
+fn base_of(memory: &File) -> Base {
+    let mem = target();
+    let (sums, digest) = base::write(memory, PAGES, &mem).unwrap();
+    Base::open(mem, &sums, &digest, PAGES).unwrap()
+}
+
+/// The page file of a guest that wants all of its base and changed nothing.
+fn naming(base: &Base) -> PageFile {
+    let (plain, target) = (target(), target());
+    plain.set_len(SIZE as u64).unwrap();
+    let woken = Woken { file: None };
+    let memory = Memory { plain: &plain, pages: PAGES, base: Some(base), woke_from: Some(&woken) };
+    let wanted: Vec<u32> = (0..PAGES as u32).collect();
+    let composition = compose(&memory, &wanted).unwrap();
+    write(&memory, &composition, &target, Codec::None, None).unwrap();
+    PageFile::open(target, PAGES, None).unwrap()
 }
 
 /// Bytes a second of the cipher alone, over chunks as they are stored.
@@ -129,16 +168,76 @@ fn cipher_rate() -> (f64, f64) {
     (rate(seal), rate(before.elapsed()))
 }
 
+/// The best of some rounds: others use the machine too.
+fn best(mut round: impl FnMut() -> Duration) -> f64 {
+    let took = (0..ROUNDS).map(|_| round()).min().unwrap();
+    SIZE as f64 / took.as_secs_f64() / 1e6
+}
+
+fn target() -> File {
+    tempfile::tempfile_in("/dev/shm").unwrap()
+}
+
+/// What the kernel alone takes for reading and writing that much.
+fn copy_rate(memory: &File) -> f64 {
+    best(|| {
+        let (target, before) = (target(), Instant::now());
+        thread::scope(|scope| {
+            for part in 0..2 {
+                let target = &target;
+                scope.spawn(move || {
+                    let mut buffer = vec![0; CHUNK];
+                    for at in (0..SIZE as u64).step_by(CHUNK).skip(part).step_by(2) {
+                        memory.read_exact_at(&mut buffer, at).unwrap();
+                        target.write_all_at(&buffer, at).unwrap();
+                    }
+                });
+            }
+        });
+        before.elapsed()
+    })
+}
+
+/// Bytes of memory a second that are written, and what is left of them.
+fn whole(memory: &File, codec: Codec, own: Option<&Cipher>) -> (f64, f64) {
+    let guest = guest(memory);
+    let composition = compose(&guest, &[]).unwrap();
+    let mut bytes = 0;
+    let rate = best(|| {
+        let (target, before) = (target(), Instant::now());
+        bytes = write(&guest, &composition, &target, codec, own).unwrap().bytes;
+        before.elapsed()
+    });
+    (rate, bytes as f64 / SIZE as f64)
+}
+
+fn read_rate(memory: &File) -> f64 {
+    let file = page_file(memory, Codec::None, true);
+    let mut scratch = Scratch::new().unwrap();
+    best(|| {
+        let before = Instant::now();
+        for number in 0..file.index().chunks().len() {
+            file.chunk(number, &mut scratch).unwrap();
+        }
+        before.elapsed()
+    })
+}
+
 fn main() {
     let memory = memory();
-    println!("| page comes from | P50 µs | P99 µs | n |\n|---|---|---|---|");
-    let line = |what: &str, mut times: Vec<Duration>| {
-        let (half, most) = (percentile(&mut times, 50), percentile(&mut times, 99));
-        println!("| {what} | {half:.1} | {most:.1} | {} |", times.len());
+    println!("| page comes from | P50 µs | P99 µs | server alone P50 | P99 | n |");
+    println!("|---|---|---|---|---|---|");
+    let line = |what: &str, mut times: Times| {
+        let [half, most] = [50, 99].map(|part| percentile(&mut times.touch, part));
+        let [own, own_most] = [50, 99].map(|part| percentile(&mut times.service, part));
+        let count = times.touch.len();
+        println!("| {what} | {half:.1} | {most:.1} | {own:.1} | {own_most:.1} | {count} |");
     };
     line("nowhere: zero, most of them with another", touch(sources(None, None), CHUNK_PAGES));
-    let base = Base::open(memory.try_clone().unwrap(), PAGES).unwrap();
-    line("the base, one page", touch(sources(None, Some(base)), CHUNK_PAGES));
+    line("the base, one page", touch(sources(None, Some(base_of(&memory))), CHUNK_PAGES));
+    let base = base_of(&memory);
+    let named = naming(&base);
+    line("the base, 16 pages", touch(sources(Some(named), Some(base)), CHUNK_PAGES));
     for (what, codec, sealed) in [
         ("a chunk of 64 KiB", Codec::None, false),
         ("a sealed chunk", Codec::None, true),
@@ -152,17 +251,15 @@ fn main() {
     println!("\n| | MB/s |\n|---|---|");
     println!("| the cipher alone, one thread, sealing | {seal:.0} |");
     println!("| the cipher alone, one thread, opening | {open:.0} |");
-    let guest = guest(&memory);
-    let composition = compose(&guest, &[]).unwrap();
-    for (what, codec) in
-        [("as it is", Codec::None), ("LZ4", Codec::Lz4), ("Zstandard", Codec::Zstd)]
-    {
-        let target = tempfile::tempfile_in("/dev/shm").unwrap();
-        let own = cipher();
-        let before = Instant::now();
-        let written = write(&guest, &composition, &target, codec, Some(&own)).unwrap();
-        let rate = SIZE as f64 / before.elapsed().as_secs_f64() / 1e6;
-        let part = written.bytes as f64 / SIZE as f64;
-        println!("| a whole page file sealed, {what} ({part:.2} of its size) | {rate:.0} |");
-    }
+    let whole = |what: &str, codec, own: Option<&Cipher>| {
+        let (rate, part) = whole(&memory, codec, own);
+        println!("| a whole page file {what} ({part:.2} of its size) | {rate:.0} |");
+    };
+    let own = cipher();
+    println!("| a copy of the memory, two threads, 64 KiB at once | {:.0} |", copy_rate(&memory));
+    whole("as it is", Codec::None, None);
+    whole("sealed", Codec::None, Some(&own));
+    whole("sealed, LZ4", Codec::Lz4, Some(&own));
+    whole("sealed, Zstandard", Codec::Zstd, Some(&own));
+    println!("| reading a whole sealed page file, one thread | {:.0} |", read_rate(&memory));
 }

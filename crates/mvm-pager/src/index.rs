@@ -1,7 +1,8 @@
 //! Which page lies in which chunk of a page file: the index, its bytes, and what is refused.
 //!
 //! ```text
-//!  chunk │ chunk │ …            one behind the other, without gaps, each with its tag if sealed
+//!  chunk │ chunk │ …            one behind the other, without gaps, each with its tag if sealed;
+//!                               those whose pages lie in the base take no room
 //!  index                        one entry a chunk, sealed as a whole
 //!  trailer                      chunks u64, bytes of the index u64 (with its tag)
 //! ```
@@ -52,17 +53,93 @@ impl Codec {
     }
 }
 
+/// The number of chunks whose pages lie in the base, where others have their codec.
+const FROM_BASE: u8 = 3;
+
 /// One chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
-    /// How it is stored.
-    pub codec: Codec,
     /// How many pages it has, 1 to [`CHUNK_PAGES`].
     pub count: u8,
-    /// Bytes stored, without a tag.
-    pub stored: u32,
+    /// Where they are.
+    pub content: Content,
+}
+
+/// Where the pages of a chunk are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// In the page file.
+    Stored(Stored),
+    /// In the base: the chunk says only that they are wanted together.
+    Base,
+}
+
+/// The part of a page file that is a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stored {
+    /// How it is stored.
+    pub codec: Codec,
+    /// How many bytes, without a tag.
+    pub bytes: u32,
     /// Where it starts in the file.
     pub offset: u64,
+}
+
+impl Chunk {
+    /// What of the file it is.
+    #[must_use]
+    pub const fn stored(&self) -> Option<Stored> {
+        match self.content {
+            Content::Stored(stored) => Some(stored),
+            Content::Base => None,
+        }
+    }
+
+    /// Whether its pages lie in the base.
+    #[must_use]
+    pub const fn is_base(&self) -> bool {
+        self.stored().is_none()
+    }
+
+    /// Whether it can be.
+    fn fits(&self) -> bool {
+        let count = usize::from(self.count);
+        let plain = count * PAGE;
+        let fits = match self.content {
+            Content::Base => true,
+            Content::Stored(Stored { codec, bytes, .. }) => {
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                match codec {
+                    Codec::None => bytes == plain,
+                    // What does not shrink is stored as it is.
+                    Codec::Lz4 | Codec::Zstd => bytes > 0 && bytes < plain,
+                }
+            }
+        };
+        count > 0 && count <= CHUNK_PAGES && fits
+    }
+
+    fn encode(&self) -> [u8; ENTRY] {
+        let (number, bytes, offset) = match self.content {
+            Content::Stored(Stored { codec, bytes, offset }) => (codec.number(), bytes, offset),
+            Content::Base => (FROM_BASE, 0, 0),
+        };
+        let mut out = [0; ENTRY];
+        let fields = [&[number, self.count][..], &bytes.to_le_bytes(), &offset.to_le_bytes()];
+        for (to, from) in out.iter_mut().zip(fields.into_iter().flatten()) {
+            *to = *from;
+        }
+        out
+    }
+
+    fn decode(&[number, count, a, b, c, d, ref offset @ ..]: &[u8; ENTRY]) -> Option<Self> {
+        let (bytes, offset) = (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes(*offset));
+        let content = match (number, bytes, offset) {
+            (FROM_BASE, 0, 0) => Content::Base,
+            _ => Content::Stored(Stored { codec: Codec::of(number)?, bytes, offset }),
+        };
+        Some(Self { count, content })
+    }
 }
 
 /// Why an index is refused.
@@ -111,14 +188,7 @@ impl Index {
         let mut start = 0usize;
         for (number, chunk) in chunks.iter().enumerate() {
             let count = usize::from(chunk.count);
-            let plain = count * PAGE;
-            let stored = usize::try_from(chunk.stored).unwrap_or(usize::MAX);
-            let fits = match chunk.codec {
-                Codec::None => stored == plain,
-                // What does not shrink is stored as it is.
-                Codec::Lz4 | Codec::Zstd => stored > 0 && stored < plain,
-            };
-            if count == 0 || count > CHUNK_PAGES || !fits {
+            if !chunk.fits() {
                 return Err(Damaged::Chunk(number));
             }
             let own = pages.get(start..start + count).ok_or(Damaged::Chunk(number))?;
@@ -147,10 +217,7 @@ impl Index {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.chunks.len() * ENTRY + self.pages.len() * 4);
         for (number, chunk) in self.chunks.iter().enumerate() {
-            out.push(chunk.codec.number());
-            out.push(chunk.count);
-            out.extend_from_slice(&chunk.stored.to_le_bytes());
-            out.extend_from_slice(&chunk.offset.to_le_bytes());
+            out.extend_from_slice(&chunk.encode());
             for page in self.pages_of(number) {
                 out.extend_from_slice(&page.to_le_bytes());
             }
@@ -175,15 +242,13 @@ impl Index {
         let (mut chunks, mut pages) = (Vec::new(), Vec::new());
         while !rest.is_empty() {
             let number = chunks.len();
-            let (&[codec, count, a, b, c, d, ref offset @ ..], after) =
-                rest.split_first_chunk::<ENTRY>().ok_or(Damaged::Length)?;
-            let codec = Codec::of(codec).ok_or(Damaged::Chunk(number))?;
+            let (entry, after) = rest.split_first_chunk().ok_or(Damaged::Length)?;
+            let chunk = Chunk::decode(entry).ok_or(Damaged::Chunk(number))?;
             let (own, after) =
-                after.split_at_checked(usize::from(count) * 4).ok_or(Damaged::Length)?;
+                after.split_at_checked(usize::from(chunk.count) * 4).ok_or(Damaged::Length)?;
             let (numbers, _) = own.as_chunks::<4>();
             pages.extend(numbers.iter().map(|number| u32::from_le_bytes(*number)));
-            let stored = u32::from_le_bytes([a, b, c, d]);
-            chunks.push(Chunk { codec, count, stored, offset: u64::from_le_bytes(*offset) });
+            chunks.push(chunk);
             rest = after;
         }
         if chunks.len() as u64 != total {
@@ -218,17 +283,30 @@ impl Index {
     pub fn pages(&self) -> &[u32] {
         &self.pages
     }
+
+    /// The pages that lie in the file, chunk by chunk.
+    pub fn stored_pages(&self) -> impl Iterator<Item = u32> + '_ {
+        let stored = |(_, chunk): &(usize, &Chunk)| !chunk.is_base();
+        let chunks = self.chunks.iter().enumerate().filter(stored);
+        chunks.flat_map(|(number, _)| self.pages_of(number)).copied()
+    }
+
+    /// Whether some of the pages lie in the base.
+    #[must_use]
+    pub fn needs_base(&self) -> bool {
+        self.chunks.iter().any(Chunk::is_base)
+    }
 }
 
 fn lie_in_a_row(chunks: &[Chunk], tag: usize, end: u64) -> Result<(), Damaged> {
-    let mut order: Vec<&Chunk> = chunks.iter().collect();
-    order.sort_unstable_by_key(|chunk| chunk.offset);
+    let mut order: Vec<Stored> = chunks.iter().filter_map(Chunk::stored).collect();
+    order.sort_unstable_by_key(|stored| stored.offset);
     let mut next = 0u64;
-    for chunk in order {
-        if chunk.offset != next {
+    for stored in order {
+        if stored.offset != next {
             return Err(Damaged::Layout);
         }
-        next += u64::from(chunk.stored) + tag as u64;
+        next += u64::from(stored.bytes) + tag as u64;
     }
     if next == end { Ok(()) } else { Err(Damaged::Layout) }
 }
@@ -240,22 +318,28 @@ mod tests {
 
     use super::*;
 
+    /// An index of these pages, of which every third chunk lies in the base.
     fn index(pages: &[u32]) -> Index {
         let mut offset = 0;
-        let chunks: Vec<Chunk> = pages
-            .chunks(CHUNK_PAGES)
-            .map(|own| {
-                let stored = (own.len() * PAGE) as u32;
-                let chunk = Chunk { codec: Codec::None, count: own.len() as u8, stored, offset };
-                offset += u64::from(stored);
-                chunk
+        let chunks: Vec<Chunk> = (0..)
+            .zip(pages.chunks(CHUNK_PAGES))
+            .map(|(number, own)| {
+                let bytes = (own.len() * PAGE) as u32;
+                let content = if number % 3 == 1 {
+                    Content::Base
+                } else {
+                    offset += u64::from(bytes);
+                    let offset = offset - u64::from(bytes);
+                    Content::Stored(Stored { codec: Codec::None, bytes, offset })
+                };
+                Chunk { count: own.len() as u8, content }
             })
             .collect();
         Index::new(chunks, pages.to_vec(), 1 << 20, 0, offset).unwrap()
     }
 
     fn end(index: &Index) -> u64 {
-        index.chunks().iter().map(|chunk| u64::from(chunk.stored)).sum()
+        index.stored_pages().count() as u64 * PAGE as u64
     }
 
     proptest! {
@@ -298,6 +382,31 @@ mod tests {
                 pages.dedup();
                 prop_assert_eq!(pages.len(), read.pages().len());
             }
+        }
+    }
+
+    #[test]
+    fn a_chunk_of_the_base_takes_no_room_and_its_pages_are_in_no_other() {
+        let index = index(&(0..40).collect::<Vec<_>>());
+        assert!(index.needs_base());
+        assert_eq!(
+            index.stored_pages().collect::<Vec<_>>(),
+            [0..16, 32..40].map(Vec::from_iter).concat()
+        );
+        let bytes = index.encode();
+        // Behind the first entry: the second's number, bytes and offset, and its first page.
+        let second = ENTRY + CHUNK_PAGES * 4;
+        for (at, wrong) in [
+            (second, Damaged::Chunk(1)),
+            (second + 1, Damaged::Chunk(1)),
+            (second + 2, Damaged::Chunk(1)),
+            (second + 6, Damaged::Chunk(1)),
+            (second + ENTRY, Damaged::Page(2)),
+        ] {
+            let mut changed = bytes.clone();
+            *changed.get_mut(at).unwrap() = if at == second + ENTRY { 2 } else { 17 };
+            let read = Index::decode(&changed, 3, 100, 0, end(&index));
+            assert!(read == Err(wrong) || at == second + 1 && read.is_err(), "{at}: {read:?}");
         }
     }
 

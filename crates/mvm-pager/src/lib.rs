@@ -13,7 +13,8 @@
 //!
 //! - [`index`] — which page lies in which chunk; the bytes of that, and what is refused.
 //! - [`seal`] — the cipher of one file.
-//! - [`mod@write`] and [`read`] — page files in and out; [`base`] — the plain file beneath.
+//! - [`mod@compose`] — which pages a page file has; [`mod@write`] and [`read`] — page files in and out.
+//! - [`base`] — the plain memory beneath, and what proves it.
 //! - [`uffd`] — the kernel's interface, the only unsafe code; [`handshake`] — what Firecracker sends.
 //! - [`serve`] — the fault loop, which allocates nothing.
 //! - [`spec`] — what the program `mvm-pager` is started with; [`sandbox`] — what it may do.
@@ -23,19 +24,23 @@
 
 pub mod base;
 pub mod bits;
+pub mod compose;
 pub mod handshake;
 pub mod index;
+mod place;
 pub mod read;
 pub mod sandbox;
 pub mod seal;
 pub mod serve;
+mod sparse;
 pub mod spec;
 pub mod uffd;
 pub mod write;
 
-pub use base::Base;
+pub use base::{Base, BaseError};
+pub use compose::{Composition, Memory, Woken, compose};
 pub use index::{CHUNK, CHUNK_PAGES, Codec, PAGE};
 pub use read::{PageFile, Scratch};
 pub use seal::Cipher;
 pub use serve::{End, Server, Stats};
-pub use write::{Composition, Memory, Woken, Written, compose, write};
+pub use write::{Written, write};

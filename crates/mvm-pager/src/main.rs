@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
     process::ExitCode,
@@ -13,11 +13,13 @@ use std::{
 };
 
 use mvm_pager::{
-    Base, End, PageFile, Server, handshake,
+    Base, End, PageFile, Server,
+    base::BaseError,
+    handshake,
     read::ReadError,
     sandbox,
     serve::Sources,
-    spec::{self, Answer, Ask, EXIT_FAILED, EXIT_GONE, Files, Spec, Word},
+    spec::{self, Answer, Ask, BaseFiles, EXIT_FAILED, EXIT_GONE, Files, Spec, Word},
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -76,7 +78,8 @@ fn run() -> Result<(), Box<dyn Error>> {
 
 /// Whether it is the files' fault, and not the machine's.
 fn is_damage(error: &(dyn Error + 'static)) -> bool {
-    error.downcast_ref::<ReadError>().is_some_and(|error| !matches!(error, ReadError::Io(_)))
+    error.downcast_ref::<ReadError>().is_some_and(ReadError::is_damage)
+        || error.downcast_ref::<BaseError>().is_some_and(BaseError::is_damage)
 }
 
 type Prepared = (Sources, UnixListener, UnixListener);
@@ -86,18 +89,24 @@ fn prepare(launcher: &UnixStream) -> Result<Prepared, Box<dyn Error>> {
     let Files { listener, control, delta, base } = files;
     let (listener, control) = (UnixListener::from(listener), UnixListener::from(control));
     control.set_nonblocking(true)?;
-    Ok((sources(&spec, delta.map(File::from), base.map(File::from))?, listener, control))
+    Ok((sources(&spec, delta.map(File::from), base)?, listener, control))
 }
 
 fn sources(
     spec: &Spec,
     delta: Option<File>,
-    base: Option<File>,
+    base: Option<BaseFiles<OwnedFd>>,
 ) -> Result<Sources, Box<dyn Error>> {
     let pages = spec.memory_pages;
     let cipher = spec.seal.as_ref().map(spec::Seal::cipher).transpose()?;
     let delta = delta.map(|file| PageFile::open(file, pages, cipher)).transpose()?;
-    let base = base.map(|file| Base::open(file, pages)).transpose()?;
+    let base = spec.base.as_ref().zip(base).map(|(digest, BaseFiles { mem, sums })| {
+        Base::open_files(mem.into(), &sums.into(), digest, pages)
+    });
+    let base = base.transpose()?;
+    if base.is_none() && delta.as_ref().is_some_and(|delta| delta.index().needs_base()) {
+        return Err(ReadError::NoBase.into());
+    }
     Ok(Sources { memory_pages: pages, delta, base, ahead: spec.ahead })
 }
 

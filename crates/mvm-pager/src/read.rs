@@ -6,7 +6,7 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 use crate::{
-    index::{CHUNK, CHUNK_PAGES, Codec, Damaged, Index, PAGE, TRAILER},
+    index::{CHUNK, CHUNK_PAGES, Codec, Damaged, Index, PAGE, Stored, TRAILER},
     seal::{Cipher, Piece, Refused, TAG},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// The file system.
-    #[error("cannot read the page file")]
+    #[error("cannot read a file of pages")]
     Io(#[from] io::Error),
     /// The trailer makes no sense for a file of this length.
     #[error("the page file is cut short, or is none")]
@@ -28,6 +28,28 @@ pub enum ReadError {
     /// A chunk does not verify or does not unpack.
     #[error("chunk {0} of the page file was changed")]
     Chunk(usize),
+    /// A page of the base does not verify.
+    #[error("page {0} of the base was changed")]
+    Base(u32),
+    /// Pages lie in a base that is not there.
+    #[error("the page file needs a base, and there is none")]
+    NoBase,
+}
+
+impl ReadError {
+    /// Whether it is the files' fault, and not the machine's.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            Self::Io(_) => false,
+            Self::Cut
+            | Self::Sealed(_)
+            | Self::Damaged(_)
+            | Self::Chunk(_)
+            | Self::Base(_)
+            | Self::NoBase => true,
+        }
+    }
 }
 
 /// What opening a chunk needs; made once, so that the fault loop allocates nothing.
@@ -50,9 +72,9 @@ impl Scratch {
         })
     }
 
-    /// Room for one page, for whoever reads one from elsewhere.
-    pub fn page(&mut self) -> &mut [u8] {
-        self.plain.get_mut(..PAGE).unwrap_or_default()
+    /// Room for some pages, for whoever reads them from elsewhere; none for more than a chunk has.
+    pub(crate) fn room(&mut self, pages: usize) -> Option<&mut [u8]> {
+        self.plain.get_mut(..pages.checked_mul(PAGE)?)
     }
 }
 
@@ -106,7 +128,7 @@ impl PageFile {
         &self.index
     }
 
-    /// The plain pages of a chunk, in the order of [`Index::pages_of`].
+    /// The plain pages of a chunk, in the order of [`Index::pages_of`]; empty for one of the base.
     ///
     /// # Errors
     /// [`ReadError::Chunk`] when anything of it is not as it was written.
@@ -117,11 +139,12 @@ impl PageFile {
     ) -> Result<&'a [u8], ReadError> {
         let broken = ReadError::Chunk(number);
         let Some(chunk) = self.index.chunks().get(number) else { return Err(broken) };
+        let Some(Stored { codec, bytes, offset }) = chunk.stored() else { return Ok(&[]) };
         let tag = self.cipher.as_ref().map_or(0, |_| TAG);
-        let stored = usize::try_from(chunk.stored).unwrap_or(usize::MAX);
-        let room = scratch.stored.get_mut(..stored.saturating_add(tag));
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let room = scratch.stored.get_mut(..bytes.saturating_add(tag));
         let Some(room) = room else { return Err(broken) };
-        self.file.read_exact_at(room, chunk.offset)?;
+        self.file.read_exact_at(room, offset)?;
         let content: &[u8] = match &self.cipher {
             Some(cipher) => {
                 let total = self.index.chunks().len() as u64;
@@ -135,7 +158,7 @@ impl PageFile {
         };
         let plain = usize::from(chunk.count).min(CHUNK_PAGES) * PAGE;
         let Some(into) = scratch.plain.get_mut(..plain) else { return Err(broken) };
-        let unpacked = match chunk.codec {
+        let unpacked = match codec {
             Codec::None => return content.get(..plain).ok_or(broken),
             Codec::Lz4 => lz4_flex::block::decompress_into(content, into).ok(),
             Codec::Zstd => scratch.zstd.decompress_to_buffer(content, into).ok(),

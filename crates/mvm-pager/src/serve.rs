@@ -3,6 +3,7 @@
 //! ```text
 //!  fault at a page ─► given back before?        zero
 //!                     in the delta?             its whole chunk: what was written together is wanted together
+//!                     named there, in the base? as well: all pages of that chunk
 //!                     in the base?              that page alone: a private copy is the guest's to pay
 //!                     else                      zero, with its neighbours: zero pages cost nothing
 //!  before the first fault, then idle ─► the next chunk of the recorded working set, which lies in front
@@ -14,18 +15,21 @@
 //! Nothing is allocated in here after [`Server::new`]. What cannot be verified ends the server with an
 //! error, and whoever watches it ends the VM: a guest never sees a page that may be wrong.
 
-use std::{io, os::fd::AsFd};
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 
 use crate::{
     base::Base,
-    bits::Bits,
     handshake::Region,
-    index::PAGE,
+    index::{Chunk, PAGE},
+    place::{Flow, Place},
     read::{PageFile, ReadError, Scratch},
-    uffd::{Event, Events, Put, Uffd},
+    uffd::{Event, Events, Uffd},
 };
 
 /// The most pages of a working set that are remembered: 64 MiB.
@@ -72,9 +76,6 @@ pub enum ServeError {
     /// A page could not be read or did not verify.
     #[error("a page of the guest cannot be had")]
     Page(#[from] ReadError),
-    /// A page could not be read from the base.
-    #[error("a page of the base cannot be had")]
-    Base(#[source] io::Error),
     /// The kernel refused.
     #[error("the kernel refuses")]
     Kernel(#[from] io::Error),
@@ -84,15 +85,6 @@ pub enum ServeError {
     /// An event that was not asked for.
     #[error("an unknown event {0:#x}")]
     Event(u8),
-}
-
-/// Whether work on a fault is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flow {
-    Done,
-    /// An event has to be read first.
-    Again,
-    Gone,
 }
 
 /// Where the pages of a guest come from.
@@ -111,16 +103,20 @@ pub struct Sources {
 /// The page server of one VM.
 #[derive(Debug)]
 pub struct Server {
-    uffd: Uffd,
-    regions: Vec<Region>,
+    place: Place,
     sources: Sources,
-    served: Bits,
-    removed: Bits,
     pending: Vec<u64>,
     working_set: Vec<u32>,
     next_ahead: usize,
     scratch: Scratch,
     stats: Stats,
+}
+
+/// Can be read when a fault waits.
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.place.as_fd()
+    }
 }
 
 impl Server {
@@ -129,12 +125,8 @@ impl Server {
     /// # Errors
     /// When there is no memory for its buffers.
     pub fn new(uffd: Uffd, regions: Vec<Region>, sources: Sources) -> io::Result<Self> {
-        let pages = sources.memory_pages;
         Ok(Self {
-            uffd,
-            regions,
-            served: Bits::new(pages),
-            removed: Bits::new(pages),
+            place: Place::new(uffd, regions, sources.memory_pages),
             pending: Vec::with_capacity(PENDING_MAX),
             working_set: Vec::with_capacity(WORKING_SET_MAX),
             next_ahead: 0,
@@ -150,10 +142,10 @@ impl Server {
         self.stats
     }
 
-    /// How many pages the page file has.
+    /// How many pages lie in the page file.
     #[must_use]
     pub fn delta_pages(&self) -> u64 {
-        self.sources.delta.as_ref().map_or(0, |delta| delta.index().pages().len() as u64)
+        self.sources.delta.as_ref().map_or(0, |delta| delta.index().stored_pages().count() as u64)
     }
 
     /// The pages that were put because they or their neighbours were asked for, or ahead, in that order;
@@ -174,7 +166,7 @@ impl Server {
             let is_idle = self.next_ahead >= self.sources.ahead && self.pending.is_empty();
             let (uffd, told, gone) = {
                 let mut fds = [
-                    PollFd::new(&self.uffd, PollFlags::IN),
+                    PollFd::new(&self.place, PollFlags::IN),
                     PollFd::new(&control, PollFlags::IN),
                     PollFd::new(&vmm, PollFlags::IN),
                 ];
@@ -209,13 +201,21 @@ impl Server {
         }
     }
 
+    /// Answers what waits now; [`Server::run`] without its loop, for measurements.
+    ///
+    /// # Errors
+    /// As [`Server::run`].
+    pub fn answer_once(&mut self, events: &mut Events) -> Result<(), ServeError> {
+        self.answer(events).map(drop)
+    }
+
     /// Reads what happened and answers all of it.
     fn answer(&mut self, events: &mut Events) -> Result<Flow, ServeError> {
         // Removals count before the faults that came with them: the kernel lets a page be touched
         // again only once its removal was read.
         let mut faults = [0u64; 64];
         let mut count = 0;
-        for event in self.uffd.read(events)? {
+        for event in self.place.read(events)? {
             match event {
                 Event::Fault(address) => {
                     if let Some(slot) = faults.get_mut(count) {
@@ -224,7 +224,7 @@ impl Server {
                     }
                 }
                 Event::Remove { start, end } => {
-                    remove(&self.regions, &mut self.removed, &mut self.served, start, end);
+                    self.place.remove(start, end);
                     self.stats.removed += end.saturating_sub(start) / PAGE as u64;
                 }
                 Event::Other(kind) => return Err(ServeError::Event(kind)),
@@ -256,10 +256,10 @@ impl Server {
 
     /// Answers one fault, or remembers it.
     fn fault(&mut self, address: u64) -> Result<Flow, ServeError> {
-        let page = page_of(&self.regions, address).ok_or(ServeError::Address(address))?;
-        let flow = if self.served.get(page) {
+        let page = self.place.page_of(address).ok_or(ServeError::Address(address))?;
+        let flow = if self.place.is_there(page) {
             // Two threads waited for one page, or a removal was undone meanwhile.
-            self.uffd.wake(address & !(PAGE as u64 - 1))?;
+            self.place.wake(address)?;
             Flow::Done
         } else {
             self.serve(page)?
@@ -273,7 +273,7 @@ impl Server {
     }
 
     fn serve(&mut self, page: u32) -> Result<Flow, ServeError> {
-        if self.removed.get(page) {
+        if self.place.was_removed(page) {
             return self.zero(page);
         }
         if let Some(chunk) = self.sources.delta.as_ref().and_then(|delta| delta.index().find(page))
@@ -282,43 +282,30 @@ impl Server {
         }
         match &self.sources.base {
             Some(base) if base.has(page) => {
-                base.read(page, self.scratch.page()).map_err(ServeError::Base)?;
-                self.stats.base_pages += 1;
-                remember(&mut self.working_set, &[page]);
-                let (regions, served) = (&self.regions, &mut self.served);
-                put_run(&self.uffd, regions, served, page, self.scratch.page())
+                let content = base.group(&[page], &mut self.scratch)?;
+                let (place, count) = (&mut self.place, &mut self.stats.base_pages);
+                put_wanted(place, &[page], content, &mut self.working_set, count)
             }
             Some(_) | None => self.zero(page),
         }
     }
 
-    /// Opens a chunk of the delta and puts what of it is not there yet.
+    /// Puts what of a chunk of the page file is not there yet, wherever its pages lie.
     fn put_chunk(&mut self, number: usize) -> Result<Flow, ServeError> {
-        let Some(delta) = &self.sources.delta else { return Ok(Flow::Done) };
-        let content = delta.chunk(number, &mut self.scratch)?;
-        self.stats.chunks_opened += 1;
+        let Sources { delta: Some(delta), base, .. } = &self.sources else {
+            return Ok(Flow::Done);
+        };
         let pages = delta.index().pages_of(number);
-        let mut at = 0;
-        while let Some(first) = pages.get(at) {
-            let wanted = |page: u32| !self.served.get(page) && !self.removed.get(page);
-            if !wanted(*first) {
-                at += 1;
-                continue;
-            }
-            let follows = |(step, page): &(u32, &u32)| {
-                first.checked_add(*step) == Some(**page) && wanted(**page)
-            };
-            let count = (0..).zip(pages.get(at..).unwrap_or_default()).take_while(follows).count();
-            let bytes = content.get(at * PAGE..(at + count) * PAGE).unwrap_or_default();
-            match put_run(&self.uffd, &self.regions, &mut self.served, *first, bytes)? {
-                Flow::Done => {}
-                flow @ (Flow::Again | Flow::Gone) => return Ok(flow),
-            }
-            self.stats.delta_pages += count as u64;
-            remember(&mut self.working_set, pages.get(at..at + count).unwrap_or_default());
-            at += count;
-        }
-        Ok(Flow::Done)
+        let is_base = delta.index().chunks().get(number).is_some_and(Chunk::is_base);
+        let (content, count) = if is_base {
+            let base = base.as_ref().ok_or(ReadError::NoBase)?;
+            (base.group(pages, &mut self.scratch)?, &mut self.stats.base_pages)
+        } else {
+            let content = delta.chunk(number, &mut self.scratch)?;
+            self.stats.chunks_opened += 1;
+            (content, &mut self.stats.delta_pages)
+        };
+        put_wanted(&mut self.place, pages, content, &mut self.working_set, count)
     }
 
     /// Makes a page zero, then those around it that are zero anyway: the fault waits for its own only.
@@ -331,8 +318,7 @@ impl Server {
                 let end = (first..range.end).find(|page| !self.is_zero(*page));
                 next = end.unwrap_or(range.end);
                 let count = next - first;
-                let (uffd, regions) = (&self.uffd, &self.regions);
-                match zero_run(uffd, regions, &mut self.served, first, count)? {
+                match self.place.zero(first, count)? {
                     Flow::Done => self.stats.zero_pages += u64::from(count),
                     flow @ (Flow::Again | Flow::Gone) => return Ok(flow),
                 }
@@ -345,8 +331,8 @@ impl Server {
     fn is_zero(&self, page: u32) -> bool {
         let Sources { memory_pages, delta, base, .. } = &self.sources;
         u64::from(page) < *memory_pages
-            && !self.served.get(page)
-            && (self.removed.get(page)
+            && !self.place.is_there(page)
+            && (self.place.was_removed(page)
                 || delta.as_ref().is_none_or(|delta| delta.index().find(page).is_none())
                     && base.as_ref().is_none_or(|base| !base.has(page)))
     }
@@ -356,113 +342,43 @@ impl Server {
         if !self.pending.is_empty() {
             return self.retry();
         }
-        let number = self.next_ahead;
-        let before = self.stats;
-        let flow = self.put_chunk(number)?;
+        let put = |stats: &Stats| stats.delta_pages + stats.base_pages;
+        let before = put(&self.stats);
+        let flow = self.put_chunk(self.next_ahead)?;
+        self.stats.prefetched += put(&self.stats) - before;
         if flow == Flow::Done {
             self.next_ahead += 1;
-            self.stats.prefetched += self.stats.delta_pages - before.delta_pages;
         }
         Ok(flow)
     }
+}
+
+/// Puts those of `pages` that are not there, counts and remembers them.
+fn put_wanted(
+    place: &mut Place,
+    pages: &[u32],
+    content: &[u8],
+    working_set: &mut Vec<u32>,
+    count: &mut u64,
+) -> Result<Flow, ServeError> {
+    let mut at = 0;
+    while let Some(run) = place.next_run(pages, at) {
+        let own = pages.get(run.clone()).unwrap_or_default();
+        let bytes = content.get(run.start * PAGE..run.end * PAGE).unwrap_or_default();
+        let Some(first) = own.first() else { break };
+        match place.put(*first, bytes)? {
+            Flow::Done => {}
+            flow @ (Flow::Again | Flow::Gone) => return Ok(flow),
+        }
+        *count += own.len() as u64;
+        remember(working_set, own);
+        at = run.end;
+    }
+    Ok(Flow::Done)
 }
 
 /// Adds to a working set what has room.
 fn remember(working_set: &mut Vec<u32>, pages: &[u32]) {
     let room = WORKING_SET_MAX.saturating_sub(working_set.len());
     working_set.extend_from_slice(pages.get(..room).unwrap_or(pages));
-}
-
-/// The page at an address of the VMM.
-fn page_of(regions: &[Region], address: u64) -> Option<u32> {
-    regions.iter().find_map(|region| {
-        let inside = address.checked_sub(region.start).filter(|inside| *inside < region.size)?;
-        u32::try_from((region.offset + inside) / PAGE as u64).ok()
-    })
-}
-
-/// Where a page lies in the VMM, and how many pages of its region follow, itself included.
-fn address_of(regions: &[Region], page: u32) -> Option<(u64, u64)> {
-    let at = u64::from(page) * PAGE as u64;
-    regions.iter().find_map(|region| {
-        let inside = at.checked_sub(region.offset).filter(|inside| *inside < region.size)?;
-        Some((region.start + inside, (region.size - inside) / PAGE as u64))
-    })
-}
-
-fn remove(regions: &[Region], removed: &mut Bits, served: &mut Bits, start: u64, end: u64) {
-    let mut address = start;
-    while address < end {
-        if let Some(page) = page_of(regions, address) {
-            removed.set(page, true);
-            served.set(page, false);
-        }
-        address += PAGE as u64;
-    }
-}
-
-/// Puts whole pages from `first` on, across regions and around pages that are there.
-fn put_run(
-    uffd: &Uffd,
-    regions: &[Region],
-    served: &mut Bits,
-    first: u32,
-    bytes: &[u8],
-) -> Result<Flow, ServeError> {
-    let mut page = first;
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let Some((address, room)) = address_of(regions, page) else {
-            return Err(ServeError::Address(u64::from(page) * PAGE as u64));
-        };
-        let room = usize::try_from(room).unwrap_or(usize::MAX).saturating_mul(PAGE);
-        let part = rest.get(..rest.len().min(room)).unwrap_or_default();
-        let (done, flow) = settle(uffd, uffd.copy(address, part)?, address, part.len() as u64)?;
-        let pages = u32::try_from(done / PAGE as u64).unwrap_or(0);
-        (page..page + pages).for_each(|page| served.set(page, true));
-        if flow != Flow::Done {
-            return Ok(flow);
-        }
-        page += pages;
-        rest = rest.get(usize::try_from(done).unwrap_or(usize::MAX)..).unwrap_or_default();
-    }
-    Ok(Flow::Done)
-}
-
-fn zero_run(
-    uffd: &Uffd,
-    regions: &[Region],
-    served: &mut Bits,
-    first: u32,
-    count: u32,
-) -> Result<Flow, ServeError> {
-    let (mut page, end) = (first, first + count);
-    while page < end {
-        let Some((address, room)) = address_of(regions, page) else {
-            return Err(ServeError::Address(u64::from(page) * PAGE as u64));
-        };
-        let part = room.min(u64::from(end - page));
-        let put = uffd.zero(address, part)?;
-        let (done, flow) = settle(uffd, put, address, part * PAGE as u64)?;
-        let pages = u32::try_from(done / PAGE as u64).unwrap_or(0);
-        (page..page + pages).for_each(|page| served.set(page, true));
-        if flow != Flow::Done {
-            return Ok(flow);
-        }
-        page += pages;
-    }
-    Ok(Flow::Done)
-}
-
-/// How many bytes are there now, and whether to go on.
-fn settle(uffd: &Uffd, put: Put, address: u64, asked: u64) -> io::Result<(u64, Flow)> {
-    match put {
-        Put::Done => Ok((asked, Flow::Done)),
-        Put::Exists(before) => {
-            uffd.wake(address + before)?;
-            Ok((before + PAGE as u64, Flow::Done))
-        }
-        Put::Again(before) => Ok((before, Flow::Again)),
-        Put::Gone => Ok((0, Flow::Gone)),
-    }
 }

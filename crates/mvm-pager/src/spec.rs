@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::{
+    base::DIGEST,
     seal::{Binding, Cipher, KEY, Refused},
     serve::Stats,
 };
@@ -31,7 +32,7 @@ use crate::{
 /// The longest spec, and the longest word back, in bytes.
 const MESSAGE_MAX: usize = 4096;
 /// The most files that come with a spec.
-const FILES_MAX: usize = 4;
+const FILES_MAX: usize = 5;
 
 /// The files that come with a spec, in this order.
 #[derive(Debug)]
@@ -43,7 +44,16 @@ pub struct Files<F> {
     /// The page file, if the guest has one.
     pub delta: Option<F>,
     /// The base, if there is one.
-    pub base: Option<F>,
+    pub base: Option<BaseFiles<F>>,
+}
+
+/// The two files of a base.
+#[derive(Debug)]
+pub struct BaseFiles<F> {
+    /// The plain memory.
+    pub mem: F,
+    /// The digests of its pages.
+    pub sums: F,
 }
 
 /// The exit status of a pager whose VMM is gone.
@@ -61,8 +71,8 @@ pub struct Spec {
     pub delta: bool,
     /// What opens it, if it is sealed.
     pub seal: Option<Seal>,
-    /// Whether there is a base.
-    pub base: bool,
+    /// Which base there is, if there is one: SHA-256 of its sums.
+    pub base: Option<[u8; DIGEST]>,
     /// How many chunks at the front of the page file are put without being asked.
     pub ahead: usize,
 }
@@ -119,7 +129,7 @@ pub fn hand_over(
     let text = Zeroizing::new(serde_json::to_vec(spec)?);
     let mut fds = vec![files.listener, files.control];
     fds.extend(files.delta);
-    fds.extend(files.base);
+    fds.extend(files.base.iter().flat_map(|base| [base.mem, base.sums]));
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
@@ -170,7 +180,8 @@ pub fn take_over(stream: &UnixStream) -> io::Result<(Spec, Files<OwnedFd>)> {
     };
     let (listener, control) = (next()?, next()?);
     let delta = spec.delta.then(&mut next).transpose()?;
-    let base = spec.base.then(&mut next).transpose()?;
+    let mut pair = || Ok::<_, io::Error>(BaseFiles { mem: next()?, sums: next()? });
+    let base = spec.base.map(|_| pair()).transpose()?;
     Ok((spec, Files { listener, control, delta, base }))
 }
 

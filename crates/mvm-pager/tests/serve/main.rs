@@ -18,6 +18,7 @@ use std::{
 use mvm_pager::{
     Base, Cipher, Codec, End, Memory as Guest, PAGE, PageFile, Server, Stats, Woken, compose,
     handshake::Region,
+    read::ReadError,
     seal::Binding,
     serve::{ServeError, Sources},
     uffd::Uffd,
@@ -25,6 +26,9 @@ use mvm_pager::{
 };
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::process::{PidfdFlags, pidfd_open};
+
+mod base;
+mod program;
 
 const PAGES: u64 = 1024;
 const SIZE: usize = PAGES as usize * PAGE;
@@ -89,6 +93,19 @@ fn base_pages() -> impl Iterator<Item = (u32, u8)> {
     (0..700).map(|page| (page, 100))
 }
 
+/// The files of the base, and which it is.
+fn base_files() -> (File, File, [u8; 32]) {
+    let (mem, sums) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let (bytes, digest) = mvm_pager::base::write(&filled(base_pages()), PAGES, &mem).unwrap();
+    sums.write_all_at(&bytes, 0).unwrap();
+    (mem, sums, digest)
+}
+
+fn base() -> Base {
+    let (mem, sums, digest) = base_files();
+    Base::open_files(mem, &sums, &digest, PAGES).unwrap()
+}
+
 /// What a guest changed: some pages of its base, some new ones, some back to zero.
 fn guest() -> File {
     let file = filled(base_pages());
@@ -100,7 +117,7 @@ fn guest() -> File {
 }
 
 fn page_file(codec: Codec, sealed: bool) -> File {
-    let base = Base::open(filled(base_pages()), PAGES).unwrap();
+    let base = base();
     let memory = guest();
     let guest = Guest { plain: &memory, pages: PAGES, base: Some(&base), woke_from: None };
     let composition = compose(&guest, &[]).unwrap();
@@ -115,7 +132,7 @@ fn page_file(codec: Codec, sealed: bool) -> File {
 /// Changes a byte of chunk 0, wherever it lies.
 fn spoil_first(file: &File) {
     let opened = PageFile::open(file.try_clone().unwrap(), PAGES, Some(cipher())).unwrap();
-    let offset = opened.index().chunks().first().unwrap().offset;
+    let offset = opened.index().chunks().first().unwrap().stored().unwrap().offset;
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset + 5).unwrap();
     file.write_all_at(&byte.map(|byte| !byte), offset + 5).unwrap();
@@ -125,7 +142,7 @@ fn sources(file: File, sealed: bool, ahead: usize) -> Sources {
     Sources {
         memory_pages: PAGES,
         delta: Some(PageFile::open(file, PAGES, sealed.then(cipher)).unwrap()),
-        base: Some(Base::open(filled(base_pages()), PAGES).unwrap()),
+        base: Some(base()),
         ahead,
     }
 }
@@ -208,7 +225,7 @@ fn two_readers_see_every_page_as_it_was_written_in_every_form() {
 
 #[test]
 fn what_was_asked_for_comes_first_and_the_working_set_without_being_asked() {
-    let (base, memory) = (Base::open(filled(base_pages()), PAGES).unwrap(), guest());
+    let (base, memory) = (base(), guest());
     let guest = Guest { plain: &memory, pages: PAGES, base: Some(&base), woke_from: None };
     let wanted: Vec<u32> = (0..PAGES as u32).rev().filter(|page| page % 3 == 0).take(40).collect();
     let composition = compose(&guest, &wanted).unwrap();
@@ -233,7 +250,7 @@ fn what_was_asked_for_comes_first_and_the_working_set_without_being_asked() {
 fn what_changed_since_a_guest_woke_goes_over_what_it_woke_from() {
     for sealed in [false, true] {
         let older = PageFile::open(page_file(Codec::Lz4, sealed), PAGES, sealed.then(cipher));
-        let (older, base) = (older.unwrap(), Base::open(filled(base_pages()), PAGES).unwrap());
+        let (older, base) = (older.unwrap(), base());
         // Changed again, changed for the first time, zero now, and as in the base again.
         let diff = filled([(3, 77), (5, 77)]);
         for (page, bytes) in [(6, vec![0; PAGE]), (9, content(9, 100))] {
@@ -333,139 +350,4 @@ fn a_server_ends_when_its_vmm_is_gone() {
     drop(vmm.stdin.take());
     assert_eq!(server.run(&told, &pidfd).unwrap(), End::Gone);
     vmm.wait().unwrap();
-}
-
-/// The program itself, in another process: as it is started, sandboxed, asked, and as it ends.
-mod program {
-    use std::{
-        io::{Read, Write},
-        os::{
-            fd::AsFd,
-            unix::net::{UnixListener, UnixStream},
-        },
-        process::{Child, Command, Stdio},
-    };
-
-    use mvm_pager::spec::{self, Answer, Ask, Files, Seal, Spec, Word};
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-    use zeroize::Zeroizing;
-
-    use super::*;
-
-    struct Pager {
-        child: Child,
-        dir: tempfile::TempDir,
-    }
-
-    impl Pager {
-        fn start(delta: &File) -> Self {
-            let (pager, word) = Self::start_with(delta);
-            assert_eq!(word, Word::Ready);
-            pager
-        }
-
-        fn start_with(delta: &File) -> (Self, Word) {
-            let dir = tempfile::tempdir().unwrap();
-            let listen = |name| UnixListener::bind(dir.path().join(name)).unwrap();
-            let base = filled(base_pages());
-            let (listener, control) = (listen("memory"), listen("control"));
-            let (mut ours, theirs) = UnixStream::pair().unwrap();
-            let child = Command::new(env!("CARGO_BIN_EXE_mvm-pager"))
-                .stdin(OwnedFd::from(theirs))
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            let key = Zeroizing::new([7; 32]);
-            let seal = Some(Seal { key, header: [1; 32], name: *b"mem\0\0\0\0\0" });
-            let spec = Spec { memory_pages: PAGES, delta: true, seal, base: true, ahead: 1 };
-            let files = Files {
-                listener: listener.as_fd(),
-                control: control.as_fd(),
-                delta: Some(delta.as_fd()),
-                base: Some(base.as_fd()),
-            };
-            let word = spec::hand_over(&mut ours, &spec, &files).unwrap();
-            (Self { child, dir }, word)
-        }
-
-        /// Does what Firecracker does.
-        fn connect(&self, memory: &Memory) -> Uffd {
-            let uffd = Uffd::watch(memory.start(), SIZE as u64).unwrap();
-            let stream = UnixStream::connect(self.dir.path().join("memory")).unwrap();
-            let text: Vec<String> = regions(memory)
-                .iter()
-                .map(|region| {
-                    format!(
-                        "{{\"base_host_virt_addr\":{},\"size\":{},\"offset\":{},\"page_size\":4096,\"page_size_kib\":4096}}",
-                        region.start, region.size, region.offset
-                    )
-                })
-                .collect();
-            let text = format!("[{}]", text.join(","));
-            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            let fds = [std::os::fd::AsFd::as_fd(&uffd)];
-            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
-            let bytes = [std::io::IoSlice::new(text.as_bytes())];
-            sendmsg(&stream, &bytes, &mut ancillary, SendFlags::empty()).unwrap();
-            uffd
-        }
-
-        fn ask(&self, ask: Ask) -> Vec<u8> {
-            let mut stream = UnixStream::connect(self.dir.path().join("control")).unwrap();
-            stream.write_all(&[ask.byte()]).unwrap();
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).unwrap();
-            answer
-        }
-
-        fn end(mut self) -> (Option<i32>, String) {
-            let status = self.child.wait().unwrap();
-            let mut said = String::new();
-            self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-            (status.code(), said)
-        }
-    }
-
-    #[test]
-    fn it_serves_in_its_sandbox_and_tells_what_it_did() {
-        let mut pager = Pager::start(&page_file(Codec::Zstd, true));
-        let memory = Memory::new();
-        let uffd = pager.connect(&memory);
-        for page in (0..PAGES as u32).rev() {
-            assert_eq!(memory.page(shown(page)), expect(page), "page {page}");
-        }
-        let answer: Answer = serde_json::from_slice(&pager.ask(Ask::Stats)).unwrap();
-        assert_eq!((answer.delta, answer.stats.delta_pages), (343, 343));
-        let pages = pager.ask(Ask::WorkingSet);
-        assert!(pages.len() >= 343 * 4 / 16 && pages.len().is_multiple_of(4));
-        drop(memory);
-        drop(uffd);
-        // Its VMM is this process, which stays.
-        assert!(pager.child.try_wait().unwrap().is_none());
-        pager.child.kill().unwrap();
-        assert_eq!(pager.end(), (None, String::new()));
-    }
-
-    #[test]
-    fn it_ends_with_a_reason_when_a_page_does_not_verify() {
-        let file = page_file(Codec::None, true);
-        spoil_first(&file);
-        let pager = Pager::start(&file);
-        let memory = Memory::new();
-        let _uffd = pager.connect(&memory);
-        let (status, said) = pager.end();
-        assert_eq!(status, Some(i32::from(spec::EXIT_FAILED)));
-        assert!(said.contains("chunk 0 of the page file was changed"), "{said}");
-    }
-
-    #[test]
-    fn it_says_at_once_when_its_file_was_changed() {
-        let delta = page_file(Codec::Lz4, true);
-        let length = delta.metadata().unwrap().len();
-        delta.write_all_at(b"x", length - 20).unwrap();
-        let (pager, word) = Pager::start_with(&delta);
-        assert!(matches!(word, Word::Damaged(reason) if reason.contains("does not verify")));
-        assert_eq!(pager.end().0, Some(1));
-    }
 }
