@@ -139,6 +139,32 @@ impl Limits {
     }
 }
 
+/// An act on a base (SPEC §8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaseAct {
+    /// What a paused guest that is still held at its start gate has in memory, kept as the base of its
+    /// pool's image and of this size → `base`, origin Base. One that is there and fits stays, and so
+    /// does the guest then. Nothing happens while another guest's is being kept. Inverse:
+    /// [`BaseAct::Remove`].
+    Take,
+    /// A clone of the base loaded, vCPUs paused, held at its start gate → phase Paused(Warm), origin
+    /// Base.
+    Load,
+    /// No base of this image and size → `base`. What runs or sleeps on it keeps its pages.
+    Remove,
+}
+
+impl BaseAct {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Take => "take_base",
+            Self::Load => "load_base",
+            Self::Remove => "remove_base",
+        }
+    }
+}
+
 /// One act on the machine. The doc of each names the field of the observation that shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -255,8 +281,16 @@ pub enum Effect {
     },
     /// VMM and shim killed and gone, runtime records too → `vmm`, `shim`, `exit`.
     RemoveVmm(InstanceId),
-    /// The guest configured and started → phase Running, origin Boot.
+    /// The guest started, held at its start gate: it knows nothing of itself and runs no workload
+    /// before [`crate::port::GuestAct::Configure`] → phase Running, origin Boot.
     BootVmm(Box<Jail>),
+    /// An act on the base of an image and a size.
+    Base {
+        /// Which.
+        act: BaseAct,
+        /// Whose, and of which image and size.
+        jail: Box<Jail>,
+    },
     /// The snapshot loaded, vCPUs paused → phase Paused(Warm), origin Snapshot.
     LoadSnapshot {
         /// Whose it is.
@@ -357,6 +391,7 @@ impl Effect {
             Self::EnsureShim { .. } => "ensure_shim",
             Self::RemoveVmm(_) => "remove_vmm",
             Self::BootVmm(_) => "boot_vmm",
+            Self::Base { act, .. } => act.name(),
             Self::LoadSnapshot { .. } => "load_snapshot",
             Self::SwapSecrets { .. } => "swap_secrets",
             Self::PauseVmm { .. } => "pause_vmm",

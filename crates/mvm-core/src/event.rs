@@ -44,7 +44,7 @@ pub enum EventKind {
     PoolBuildFailed,
     /// An instance has an image to boot.
     InstanceReady,
-    /// An instance cold-booted and its agent answers.
+    /// An instance runs; the detail says whether by a boot or as a clone of its pool's base.
     InstanceStarted,
     /// An instance's vCPUs are paused.
     InstanceWarmed,
@@ -68,6 +68,8 @@ pub enum EventKind {
     SnapshotRetired,
     /// A snapshot was discarded unresumed.
     SnapshotDiscarded,
+    /// A base was not used, or none was taken; the reason says why. The instance booted instead.
+    BaseRefused,
     /// A guest did not answer the drain in time and was put to sleep all the same.
     DrainForced,
     /// An integration was saved before a sleep.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::{
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VolumeId},
     net::{NetId, Offset},
+    pool::Resources,
     units::Generation,
 };
 
@@ -63,7 +64,8 @@ pub fn parse_mapping(name: &str) -> Option<InstanceId> {
 /// Paths below the data directory.
 pub mod data {
     use super::{
-        Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, TenantId, VolumeId,
+        Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, Resources, TenantId,
+        VolumeId,
     };
 
     /// The store; a link to the file of this name below [`KEPT`] where an agent without root keeps it.
@@ -161,6 +163,17 @@ pub mod data {
     #[must_use]
     pub fn revision(id: &PoolRef, image: &ImageHash) -> PathBuf {
         artifacts(id).join("revisions").join(image.as_str())
+    }
+
+    /// The base of one build for instances of one size: everything that a VMM keeps of its devices is in
+    /// the name.
+    #[must_use]
+    pub fn base(id: &PoolRef, image: &ImageHash, size: &Resources) -> PathBuf {
+        let disk = if size.data_disk_mib.0 > 0 { "disk" } else { "diskless" };
+        let limits = [size.disk_iops, size.disk_mbps, size.net_mbps];
+        let limits = limits.map(|limit| limit.map_or_else(|| "free".to_owned(), |n| n.to_string()));
+        let name = format!("base-{}-{}-{disk}-{}", size.vcpus.0, size.mem_mib.0, limits.join("-"));
+        revision(id, image).join(name)
     }
 
     /// An image's directory.

@@ -29,6 +29,8 @@ impl fmt::Display for BootId {
 pub enum Origin {
     /// Cold boot, or not yet decided.
     Boot,
+    /// A clone of its pool's base, or the guest of which that was made.
+    Base,
     /// Loaded from the snapshot of this epoch.
     Snapshot(Generation),
 }
@@ -138,6 +140,19 @@ pub enum SnapshotPhase {
     Retired,
 }
 
+/// Whether there is a base from which an instance can be cloned (SPEC §8).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ObservedBase {
+    /// There is none of its image and size.
+    #[default]
+    Absent,
+    /// There is one.
+    Fits,
+    /// There is one, which cannot be used on this host as it is now; why, for people.
+    Unfit(String),
+}
+
 /// Everything about one instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObservedInstance {
@@ -158,6 +173,9 @@ pub struct ObservedInstance {
     pub cgroup: bool,
     /// Whether its jail (with the tmpfs in it) or a part of it is there.
     pub jail: bool,
+    /// The base of its image and size.
+    #[serde(default)]
+    pub base: ObservedBase,
     /// Snapshots by epoch.
     pub snapshots: BTreeMap<Generation, SnapshotPhase>,
     /// Of which epoch the drive with its secrets is; none without such a drive.

@@ -7,6 +7,7 @@ mod vault;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
+    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -16,11 +17,12 @@ use std::{
 
 use mvm_core::{
     disk::{DiskUse, Room},
-    effect::{Effect, Firewall},
+    effect::{BaseAct, Effect, Firewall, Jail},
     error::{Error, ErrorKind},
     event::{Actor, EventKind, LoggedEvent},
     id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VolumeId},
     instance::{Drain, Instance},
+    layout::data,
     meter::{CopyReport, GuestMetrics, Meter, Pressure},
     net::{NetId, Network, Offset},
     observed::*,
@@ -52,6 +54,7 @@ pub(crate) struct Content {
     /// VMMs whose shim died.
     pub(crate) orphans: BTreeSet<InstanceId>,
     pub(crate) snapshots: BTreeMap<InstanceId, BTreeMap<Generation, SnapshotPhase>>,
+    pub(crate) bases: BTreeSet<PathBuf>,
     pub(crate) volumes: BTreeMap<InstanceId, Mib>,
     pub(crate) mappings: BTreeSet<InstanceId>,
     pub(crate) kept: BTreeMap<VolumeId, Mib>,
@@ -174,6 +177,18 @@ impl Host for World {
             tap: content.taps.contains(&(record.network.net, record.offset)),
             cgroup: content.cgroups.contains(id),
             jail: content.jails.contains(id),
+            base: match &record.image {
+                Some(image)
+                    if content.bases.contains(&data::base(
+                        &record.instance.pool_ref(),
+                        image,
+                        &record.resources,
+                    )) =>
+                {
+                    ObservedBase::Fits
+                }
+                Some(_) | None => ObservedBase::Absent,
+            },
             files: !snapshots.is_empty() || content.volumes.contains_key(id),
             snapshots,
             volume: content.volumes.get(id).copied(),
@@ -265,6 +280,10 @@ impl Host for World {
     }
 }
 
+fn base_of(jail: &Jail) -> PathBuf {
+    data::base(&jail.instance.pool_ref(), &jail.image, &jail.resources)
+}
+
 fn refuse(what: &str) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Failed, what.to_owned()))
 }
@@ -334,6 +353,7 @@ impl Content {
             Effect::SpawnVmm { .. }
             | Effect::RemoveVmm(_)
             | Effect::BootVmm(_)
+            | Effect::Base { .. }
             | Effect::LoadSnapshot { .. }
             | Effect::PauseVmm { .. }
             | Effect::ResumeVmm(_) => return self.vmm(effect),
@@ -402,6 +422,25 @@ impl Content {
                 return Ok(());
             }
             Effect::BootVmm(jail) => (&jail.instance.instance, Some(Origin::Boot), Phase::Running),
+            Effect::Base { act: BaseAct::Remove, jail } => {
+                self.bases.remove(&base_of(jail));
+                return Ok(());
+            }
+            Effect::Base { act: BaseAct::Take, jail } => {
+                let id = &jail.instance.instance;
+                if !self.vmms.get(id).is_some_and(|vmm| matches!(vmm.phase, Phase::Paused(_))) {
+                    return refuse("took a base of a guest that is not paused");
+                }
+                let origin = self.bases.insert(base_of(jail)).then_some(Origin::Base);
+                (id, origin, Phase::Paused(PausedFor::Warm))
+            }
+            Effect::Base { act: BaseAct::Load, jail } => {
+                if !self.bases.contains(&base_of(jail)) {
+                    return refuse("loaded a base that is not there");
+                }
+                let phase = Phase::Paused(PausedFor::Warm);
+                (&jail.instance.instance, Some(Origin::Base), phase)
+            }
             Effect::LoadSnapshot { instance, epoch } => {
                 let all = self.snapshots.get(&instance.instance);
                 if all.and_then(|s| s.get(epoch)) != Some(&SnapshotPhase::Published) {
@@ -476,6 +515,7 @@ impl World {
         content.asked.push(act.clone());
         let name = match act {
             GuestAct::Await { .. } => "await",
+            GuestAct::Configure { .. } => "configure",
             GuestAct::Drain { .. } => "drain",
             GuestAct::Checkpoint { .. } => "checkpoint",
             GuestAct::Restore { .. } => "restore",

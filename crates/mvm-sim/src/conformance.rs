@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 
 use mvm_core::{
     Error,
-    effect::Effect,
+    effect::{BaseAct, Effect},
     id::{ImageHash, InstanceId, InstanceRef},
     port::{Guest, Host},
     units::Generation,
@@ -79,7 +79,7 @@ pub struct Subject<'a> {
 type Case = fn(&mut Bench<'_>) -> Result<(), String>;
 
 /// All cases, in the order in which they run.
-const CASES: [(&str, Case); 24] = [
+const CASES: [(&str, Case); 25] = [
     ("a_bridge_is_made_once_seen_and_removed", parts::bridge),
     ("routes_are_made_once_seen_and_removed", parts::routes),
     ("the_firewall_is_replaced_whole_and_never_by_an_older_intent", parts::firewall),
@@ -99,6 +99,7 @@ const CASES: [(&str, Case); 24] = [
     ("secrets_are_published_once_and_never_older_ones", parts::secrets),
     ("a_guest_has_the_secrets_of_its_drive_and_new_ones_when_told", life::secrets),
     ("a_guest_boots_pauses_and_resumes", life::boot),
+    ("a_clone_starts_where_its_base_was_taken_and_sleeps_without_it", life::clone),
     ("a_guest_sleeps_and_wakes_with_its_memory", life::sleep_and_wake),
     ("a_snapshot_is_resumable_only_while_published", life::phases),
     ("a_sealed_snapshot_needs_the_tenants_key", life::sealed),
@@ -132,7 +133,7 @@ pub fn run(under_test: &Subject<'_>, report: &mut dyn FnMut(&str, Result<(), Str
 }
 
 /// How many variants [`Effect`] has.
-const EFFECTS: usize = 44;
+const EFFECTS: usize = 47;
 
 /// The place of a variant in [`Effect`]; a new one does not compile until it has its own, and
 /// [`EFFECTS`] must follow.
@@ -184,5 +185,10 @@ const fn position(effect: &Effect) -> usize {
         Effect::RemoveDownloads => 41,
         Effect::PublishSecrets { .. } => 42,
         Effect::SwapSecrets { .. } => 43,
+        Effect::Base { act, .. } => match act {
+            BaseAct::Take => 44,
+            BaseAct::Load => 45,
+            BaseAct::Remove => 46,
+        },
     }
 }

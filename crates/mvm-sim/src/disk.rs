@@ -43,6 +43,8 @@ pub enum Path {
     Volume(InstanceRef),
     /// One snapshot.
     Snapshot(InstanceRef, Generation),
+    /// The base of a revision for one size, by its name.
+    Base(PoolRef, ImageHash, std::path::PathBuf),
     /// An instance's jail.
     Jail(InstanceId),
     /// The archived audit log of a destroyed tenant.
@@ -57,9 +59,10 @@ impl Path {
             Self::Tenant(tenant) | Self::Secrets(tenant) | Self::StagedSecrets(tenant, _) => {
                 (tenant, None, None)
             }
-            Self::Pool(pool) | Self::Revision(pool, _) | Self::Current(pool) => {
-                (&pool.tenant, Some(pool.clone()), None)
-            }
+            Self::Pool(pool)
+            | Self::Revision(pool, _)
+            | Self::Current(pool)
+            | Self::Base(pool, ..) => (&pool.tenant, Some(pool.clone()), None),
             Self::Instance(one) | Self::Volume(one) | Self::Snapshot(one, _) => {
                 (&one.tenant, Some(one.pool_ref()), Some(one))
             }
@@ -74,13 +77,18 @@ impl Path {
             Self::Tenant(of) => of == tenant,
             Self::Pool(of) => Some(of) == pool.as_ref(),
             Self::Instance(of) => Some(of) == instance,
+            Self::Revision(pool, image) => {
+                let is_base =
+                    |of: &Self| matches!(of, Self::Base(a, b, _) if (a, b) == (pool, image));
+                self == above || is_base(self)
+            }
             Self::Key(_)
             | Self::NextKey(_)
             | Self::Kept(_)
             | Self::VolumeKey(_)
             | Self::Secrets(_)
             | Self::StagedSecrets(..)
-            | Self::Revision(..)
+            | Self::Base(..)
             | Self::Current(_)
             | Self::Volume(_)
             | Self::Snapshot(..)
@@ -144,6 +152,8 @@ pub enum Content {
     },
     /// A snapshot.
     Snapshot(Box<Snapshot>),
+    /// A base: the guest in it, and the model of the machine on which it was taken.
+    Base(Box<Memory>, u64),
 }
 
 /// The disk.

@@ -55,6 +55,7 @@ impl World {
                 guest.is_saved = guest.is_saved.map(|_| true);
             }
             GuestAct::Await { .. }
+            | GuestAct::Configure { .. }
             | GuestAct::Drain { .. }
             | GuestAct::Checkpoint { .. }
             | GuestAct::Restore { .. }
@@ -118,6 +119,10 @@ impl Guest for SimGuest {
         let Some(guest) = world.awake(instance)? else { return Ok(GuestAnswer::Silent) };
         match act {
             GuestAct::Await { .. } => {}
+            GuestAct::Configure { generation, .. } => {
+                guest.is_held = false;
+                guest.learn(*generation, fresh);
+            }
             GuestAct::Drain { .. } => {
                 if let Some(why) = &guest.refuses_drain {
                     return Ok(GuestAnswer::Refused(why.clone()));
@@ -149,11 +154,7 @@ impl Guest for SimGuest {
             }
             GuestAct::Wake { generation, secrets, .. } => {
                 let is_old = guest.secrets.epoch < *secrets;
-                if guest.is_unaware || guest.generation != *generation {
-                    guest.random ^= fresh;
-                }
-                guest.is_unaware = false;
-                guest.generation = *generation;
+                guest.learn(*generation, fresh);
                 guest.is_frozen = false;
                 guest.is_saved = guest.is_saved.map(|_| false);
                 if is_old {

@@ -100,6 +100,7 @@ impl Host for SimHost {
             Effect::EnsureShim { instance, .. } => world.watch(instance),
             Effect::RemoveVmm(instance) => world.remove_vmm(instance),
             Effect::BootVmm(jail) => world.boot(jail),
+            Effect::Base { act, jail } => world.base_act(*act, jail),
             Effect::LoadSnapshot { instance, epoch } => world.load(instance, *epoch),
             Effect::SwapSecrets { instance, secrets, .. } => world.swap_secrets(instance, secrets),
             Effect::PauseVmm { instance, purpose } => world.pause(instance, *purpose),

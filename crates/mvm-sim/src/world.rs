@@ -32,6 +32,8 @@ pub struct Memory {
     pub counter: u64,
     /// The state of the guest's random number generator.
     pub random: u64,
+    /// Whether it is held at its start gate: it does not know who it is, and no workload was started.
+    pub is_held: bool,
     /// Whether the workload is frozen.
     pub is_frozen: bool,
     /// Whether it was restored and nobody told it so.
@@ -131,6 +133,8 @@ pub struct World {
     pub mounts: BTreeMap<InstanceId, JailMount>,
     /// The disk.
     pub disk: Disk,
+    /// What kind of machine this is: bases of another kind cannot be loaded.
+    pub model: u64,
     /// Images that the builder made.
     pub images: BTreeSet<ImageHash>,
     /// Instances with an older file of a log.
@@ -201,6 +205,7 @@ impl World {
         Memory {
             counter: 0,
             random: self.entropy(),
+            is_held: true,
             is_frozen: false,
             is_unaware: false,
             secrets: Secrets::default(),
@@ -278,7 +283,8 @@ impl World {
 
     fn work(&mut self, id: &InstanceId) {
         let Some(vmm) = self.vmms.get_mut(id) else { return };
-        let Some(guest) = vmm.guest.as_mut().filter(|guest| !guest.is_frozen) else { return };
+        let works = |guest: &&mut Memory| !guest.is_frozen && !guest.is_held;
+        let Some(guest) = vmm.guest.as_mut().filter(works) else { return };
         if guest.is_unaware && !guest.is_forced {
             self.violations.push(format!(
                 "the workload of {id} ran after a restore that its guest was not told of"
@@ -343,6 +349,15 @@ impl World {
 }
 
 impl Memory {
+    /// It is told that it is another one than it was, and gets fresh randomness.
+    pub const fn learn(&mut self, generation: u64, fresh: u64) {
+        if self.is_unaware || self.generation != generation {
+            self.random ^= fresh;
+        }
+        self.is_unaware = false;
+        self.generation = generation;
+    }
+
     /// The next random number of the guest's generator.
     pub const fn draw(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -55,7 +55,9 @@ pub fn leftovers(record: &Instance, seen: &ObservedInstance) -> Vec<Effect> {
     let steps = plan::instance::plan(record, seen, generation);
     let snapshots = steps.into_iter().filter_map(|step| match step {
         Step::Do(effect @ Effect::RemoveSnapshot { .. }) => Some(effect),
-        Step::Do(_) | Step::Ask(_) | Step::Record(_) | Step::Tell(_) | Step::SyncFirewall => None,
+        Step::Do(_) | Step::Ask(_) | Step::Record(_) | Step::Tell { .. } | Step::SyncFirewall => {
+            None
+        }
     });
     snapshots.collect()
 }

@@ -7,6 +7,8 @@
 //!        a published snapshot is complete; until then the guest can be resumed
 //! wake:  load paused → retire → resume → tell the guest, which thaws → restore integrations → record
 //!        a snapshot is never resumable once a guest may have written to its disk
+//! start: boot held at the gate, or load the pool's base → resume → tell the guest who it is → record
+//!        a guest that boots without a base leaves one; no workload runs with what it has in common
 //! live:  swap the secrets drive → tell the guest → record
 //!        a guest is never said to have secrets that its drive does not hold
 //! stop:  shut down → process gone → snapshot gone → record
@@ -15,13 +17,15 @@
 //! A plan ends where the next decision needs a fresh look; the engine observes and plans again
 //! until the plan is empty.
 
-use super::{Step, Transition};
+use super::{Started, Step, Transition};
 use crate::{
-    effect::{DriveSecrets, Effect, Identity, Jail, Limits},
+    effect::{BaseAct, DriveSecrets, Effect, Identity, Jail, Limits},
     event::EventKind,
     id::ImageHash,
     instance::{Drain, Instance, Want},
-    observed::{ObservedInstance, ObservedVmm, Origin, PausedFor, Phase, SnapshotPhase},
+    observed::{
+        ObservedBase, ObservedInstance, ObservedVmm, Origin, PausedFor, Phase, SnapshotPhase,
+    },
     port::GuestAct,
     state::State,
     units::{Generation, Seconds},
@@ -55,7 +59,7 @@ pub fn plan(record: &Instance, seen: &ObservedInstance, firewall: Generation) ->
     if is_unwatched(record, seen) && !matches!(steps.first(), Some(Step::Do(Effect::RemoveVmm(_))))
     {
         let shim = Effect::EnsureShim { instance: record.instance.clone(), uid: record.uid };
-        steps.splice(0..0, [Step::Tell(EventKind::ShimLost), Step::Do(shim)]);
+        steps.splice(0..0, [tell(EventKind::ShimLost, ""), Step::Do(shim)]);
     }
     steps
 }
@@ -103,10 +107,40 @@ fn launch(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> V
         steps.push(Step::Do(Effect::LoadSnapshot { instance: id, epoch: record.epoch }));
         steps.extend(resume(record, true, Vec::new()));
     } else {
-        steps.push(Step::Do(Effect::BootVmm(jail)));
-        steps.extend(arrive(record, Vec::new()));
+        steps.extend(begin(record, &seen.base, jail));
     }
     steps
+}
+
+/// In an empty VMM to a guest that works: as a clone of the base, or by a cold boot that leaves one.
+fn begin(record: &Instance, base: &ObservedBase, jail: Box<Jail>) -> Vec<Step> {
+    let resume = Step::Do(Effect::ResumeVmm(record.instance.instance.clone()));
+    let mut steps = Vec::new();
+    match base {
+        ObservedBase::Fits => steps.push(base_act(BaseAct::Load, &jail)),
+        ObservedBase::Absent | ObservedBase::Unfit(_) => {
+            if let ObservedBase::Unfit(why) = base {
+                steps.push(tell(EventKind::BaseRefused, why));
+            }
+            let instance = record.instance.instance.clone();
+            steps.push(Step::Do(Effect::BootVmm(jail.clone())));
+            steps.push(Step::Ask(GuestAct::Await { timeout: BOOT_TIMEOUT }));
+            steps.push(Step::Do(Effect::PauseVmm { instance, purpose: PausedFor::Warm }));
+            steps.push(base_act(BaseAct::Take, &jail));
+        }
+    }
+    steps.push(resume);
+    let started = if *base == ObservedBase::Fits { Started::Clone } else { Started::Boot };
+    steps.extend(arrive(record, jail, Some(started), Vec::new()));
+    steps
+}
+
+fn base_act(act: BaseAct, jail: &Jail) -> Step {
+    Step::Do(Effect::Base { act, jail: Box::new(jail.clone()) })
+}
+
+fn tell(event: EventKind, reason: impl Into<String>) -> Step {
+    Step::Tell { event, reason: reason.into() }
 }
 
 fn resumable(record: &Instance, seen: &ObservedInstance) -> bool {
@@ -114,12 +148,18 @@ fn resumable(record: &Instance, seen: &ObservedInstance) -> bool {
         && seen.snapshots.get(&record.epoch) == Some(&SnapshotPhase::Published)
 }
 
-/// The last steps of a cold boot: the agent answers, the record says so.
-fn arrive(record: &Instance, swap: Vec<Step>) -> Vec<Step> {
-    let mut steps = vec![Step::Ask(GuestAct::Await { timeout: BOOT_TIMEOUT })];
-    steps.extend(swap);
-    steps.push(wake_word(record));
-    steps.push(Step::Record(Transition::new(State::Running, EventKind::InstanceStarted)));
+/// The last steps of a start: the guest is told who it is, the record says so.
+fn arrive(
+    record: &Instance,
+    jail: Box<Jail>,
+    started: Option<Started>,
+    swap: Vec<Step>,
+) -> Vec<Step> {
+    let mut steps = swap;
+    let (generation, timeout) = (record.generation.0, BOOT_TIMEOUT);
+    steps.push(Step::Ask(GuestAct::Configure { jail, generation, timeout }));
+    let running = Transition::new(State::Running, EventKind::InstanceStarted);
+    steps.push(Step::Record(Transition { started, ..running }));
     steps.extend(volume::grow(record));
     steps
 }
@@ -193,6 +233,11 @@ fn run(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Step
     let published = seen.snapshots.get(&record.epoch) == Some(&SnapshotPhase::Published);
     match vmm.phase {
         Phase::Empty => vec![Step::Do(Effect::RemoveVmm(record.instance.instance.clone()))],
+        Phase::Paused(_) if is_starting(record, vmm.origin) => {
+            let mut steps = vec![Step::Do(Effect::ResumeVmm(record.instance.instance.clone()))];
+            steps.extend(go_on(record, seen));
+            steps
+        }
         Phase::Paused(_) => resume(record, published, swap_old(record, seen)),
         Phase::Running if record.state == State::Running => {
             let mut steps = drop_unfinished(record, seen);
@@ -200,16 +245,26 @@ fn run(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Step
             steps.extend(volume::grow(record));
             steps
         }
-        Phase::Running => match (record.state, vmm.origin) {
-            (State::Warm | State::Sleeping, _) | (_, Origin::Snapshot(_)) => {
-                reach(record, swap_old(record, seen))
-            }
-            (
-                State::Created | State::Ready | State::Running | State::Stopped | State::Destroyed,
-                Origin::Boot,
-            ) => arrive(record, swap_old(record, seen)),
-        },
+        Phase::Running if is_starting(record, vmm.origin) => go_on(record, seen),
+        Phase::Running => reach(record, swap_old(record, seen)),
     }
+}
+
+/// Whether a guest is one that was not told yet who it is.
+const fn is_starting(record: &Instance, origin: Origin) -> bool {
+    match (record.state, origin) {
+        (State::Running | State::Warm | State::Sleeping, _) | (_, Origin::Snapshot(_)) => false,
+        (
+            State::Created | State::Ready | State::Stopped | State::Destroyed,
+            Origin::Boot | Origin::Base,
+        ) => true,
+    }
+}
+
+/// The rest of a start that was cut off.
+fn go_on(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
+    let Some(image) = record.image.clone() else { return Vec::new() };
+    arrive(record, Box::new(jail_of(record, image)), None, swap_old(record, seen))
 }
 
 /// With a process, to a paused guest.

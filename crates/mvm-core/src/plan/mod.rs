@@ -24,6 +24,8 @@ pub mod pool;
 pub mod rebuild;
 pub mod truth;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{effect::Effect, event::EventKind, port::GuestAct, state::State};
@@ -42,7 +44,12 @@ pub enum Step {
     Record(Transition),
     /// Add to the audit log what was found and will be put right. It comes before the repair, so
     /// that a crash between them tells it twice rather than never.
-    Tell(EventKind),
+    Tell {
+        /// What.
+        event: EventKind,
+        /// Why, when the event does not say it all.
+        reason: String,
+    },
 }
 
 /// A change of an instance's state, as it goes into record and audit log.
@@ -54,12 +61,39 @@ pub struct Transition {
     pub event: EventKind,
     /// Why, when the event does not say it all.
     pub reason: String,
+    /// How it came to run, if that is what happened.
+    pub started: Option<Started>,
+}
+
+/// How a guest came to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Started {
+    /// By a cold boot.
+    Boot,
+    /// As a clone of its pool's base.
+    Clone,
+}
+
+impl fmt::Display for Started {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Boot => "boot",
+            Self::Clone => "clone",
+        })
+    }
 }
 
 impl Transition {
     /// A transition that needs no reason.
     #[must_use]
     pub const fn new(state: State, event: EventKind) -> Self {
-        Self { state, event, reason: String::new() }
+        Self { state, event, reason: String::new(), started: None }
+    }
+
+    /// The same with its reason.
+    #[must_use]
+    pub fn because(self, reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), ..self }
     }
 }

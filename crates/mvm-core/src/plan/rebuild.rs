@@ -32,7 +32,7 @@ pub fn settle(record: &Instance, seen: &ObservedInstance) -> (Instance, Option<S
             }
             let loaded = match vmm.origin {
                 Origin::Snapshot(epoch) if !is_waking => Some(epoch),
-                Origin::Snapshot(_) | Origin::Boot => None,
+                Origin::Snapshot(_) | Origin::Boot | Origin::Base => None,
             };
             let used = seen.snapshots.iter().filter(|(_, phase)| **phase == SnapshotPhase::Retired);
             let used = used.map(|(epoch, _)| *epoch).chain(loaded).max();

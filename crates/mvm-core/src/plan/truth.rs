@@ -72,5 +72,5 @@ fn is_of_former_boot(record: &Instance, seen: &ObservedInstance) -> bool {
 
 fn failed(record: &Instance, seen: &ObservedInstance) -> Transition {
     let reason = reason(record, seen);
-    Transition { state: State::Stopped, event: EventKind::InstanceFailed, reason }
+    Transition::new(State::Stopped, EventKind::InstanceFailed).because(reason)
 }

@@ -7,9 +7,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::Error, id::InstanceRef, id::OperationId, integration::Integration, meter::CopyReport,
-    meter::GuestMetrics, net::Network, net::Offset, publish::Protocol, route::Routes,
-    units::Generation, units::Seconds,
+    effect::Jail, error::Error, id::InstanceRef, id::OperationId, integration::Integration,
+    meter::CopyReport, meter::GuestMetrics, net::Network, net::Offset, publish::Protocol,
+    route::Routes, units::Generation, units::Seconds,
 };
 
 /// What the engine says to a guest's agent in the course of a plan. All are idempotent.
@@ -19,6 +19,16 @@ pub enum GuestAct {
     /// Waits until the agent answers.
     Await {
         /// How long at most.
+        timeout: Seconds,
+    },
+    /// Tells a guest at its start gate the time, fresh entropy and who it is, and then lets its workload
+    /// start. A guest that was told already goes on.
+    Configure {
+        /// Who it is, and what it has.
+        jail: Box<Jail>,
+        /// As that of [`GuestAct::Wake`].
+        generation: u64,
+        /// How long its agent may take to answer.
         timeout: Seconds,
     },
     /// Asks the guest to finish what it does.

@@ -21,7 +21,12 @@ impl Course<'_> {
         let id = &self.record.instance;
         tracing::debug!(instance = %id, act = word(act), "asks the guest");
         let stopping = self.record.want == Want::Stopped;
-        let answer = match self.engine.ports.guest.ask(id, act) {
+        let answer = self.engine.ports.guest.ask(id, act);
+        if self.is_deaf_clone(act, &answer)? {
+            return Ok(());
+        }
+        let id = &self.record.instance;
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) if stopping => {
                 tracing::warn!(instance = %id, %error, "the guest cannot be asked; it is stopped");
@@ -170,6 +175,7 @@ impl Course<'_> {
 pub(super) const fn word(act: &GuestAct) -> &'static str {
     match act {
         GuestAct::Await { .. } => "await_agent",
+        GuestAct::Configure { .. } => "configure",
         GuestAct::Drain { .. } => "drain",
         GuestAct::Checkpoint { .. } => "checkpoint",
         GuestAct::Restore { .. } => "restore",

@@ -5,6 +5,7 @@
 //! returned:
 //!
 //! ```text
+//! a base or its clone fails        → it is removed, and the start goes on by a cold boot
 //! start fails                      → Ready or Stopped, with last_failure
 //! wake fails, snapshot published   → Sleeping
 //! wake fails, snapshot retired     → Stopped, with last_failure: its memory is lost
@@ -13,6 +14,7 @@
 //! stop and destroy                 → stay wanted; the next command goes on
 //! ```
 
+mod base;
 mod guest;
 mod record;
 mod retreat;
@@ -20,7 +22,7 @@ mod retreat;
 use std::time::Duration;
 
 use mvm_core::{
-    effect::Effect,
+    effect::{BaseAct, Effect},
     error::{Error, ErrorKind},
     event::{Actor, EventKind},
     instance::{Instance, Want},
@@ -74,6 +76,8 @@ impl Engine {
             firewall,
             is_gone: false,
             is_drain_silent: false,
+            is_clone: false,
+            begins_anew: false,
             began: self.ports.clock.elapsed(),
             first_error: None,
             events: Vec::new(),
@@ -104,6 +108,10 @@ struct Course<'a> {
     firewall: FirewallAfter,
     is_gone: bool,
     is_drain_silent: bool,
+    /// Whether a clone of a base was loaded that did not answer yet.
+    is_clone: bool,
+    /// Whether what was planned is of no use any more.
+    begins_anew: bool,
     /// By the clock of this process.
     began: Duration,
     first_error: Option<Error>,
@@ -178,6 +186,9 @@ impl Course<'_> {
             self.cx.cancel.check()?;
             self.cx.tell(&self.record.instance, name(step), (place, steps.len()));
             self.step(step)?;
+            if std::mem::take(&mut self.begins_anew) {
+                return Ok(Round::Again);
+            }
         }
         Ok(match steps.last() {
             _ if self.is_gone => Round::Gone,
@@ -207,13 +218,19 @@ impl Course<'_> {
                 self.is_gone = to.state == State::Destroyed;
                 Ok(())
             }
-            Step::Tell(event) => Ok(self.tell(*event, String::new())?),
+            Step::Tell { event, reason } => Ok(self.tell(*event, reason.clone())?),
         }
     }
 
-    fn act(&self, effect: &Effect) -> Result<(), Fault> {
+    fn act(&mut self, effect: &Effect) -> Result<(), Fault> {
         tracing::debug!(instance = %self.record.instance, effect = effect.name(), "effect");
-        let Err(error) = self.engine.ports.host.execute(effect) else { return Ok(()) };
+        let Err(error) = self.engine.ports.host.execute(effect) else {
+            self.is_clone |= matches!(effect, Effect::Base { act: BaseAct::Load, .. });
+            return Ok(());
+        };
+        if let Effect::Base { act, jail } = effect {
+            return self.settle_base(*act, jail, error);
+        }
         // A guest that cannot be resumed is not asked to shut down; it is stopped all the same.
         if matches!(effect, Effect::ResumeVmm(_)) && self.record.want == Want::Stopped {
             tracing::warn!(instance = %self.record.instance, %error, "cannot resume to shut down");
@@ -230,6 +247,6 @@ const fn name(step: &Step) -> &'static str {
         Step::Ask(act) => guest::word(act),
         Step::SyncFirewall => "sync_firewall",
         Step::Record(_) => "record",
-        Step::Tell(_) => "tell",
+        Step::Tell { .. } => "tell",
     }
 }

@@ -129,6 +129,9 @@ impl Engine {
         if let Some(took) = took.filter(|_| to.state != record.state) {
             told = told.with("duration_ms", took.as_millis());
         }
+        if let Some(started) = to.started {
+            told = told.with("by", started);
+        }
         events.push(match &record.boot {
             Some(boot) if to.event == EventKind::InstanceFailed => told.with("boot", boot),
             Some(_) | None if to.event == EventKind::SecretsDelivered => {

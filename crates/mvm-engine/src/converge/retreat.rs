@@ -54,11 +54,8 @@ impl Course<'_> {
         if seen.snapshots.get(&self.record.epoch) == Some(&SnapshotPhase::Published) {
             return self.retreat(error, Want::Sleeping, false);
         }
-        let lost = Transition {
-            state: State::Stopped,
-            event: EventKind::InstanceFailed,
-            reason: format!("lost while waking: {error}"),
-        };
+        let lost = Transition::new(State::Stopped, EventKind::InstanceFailed)
+            .because(format!("lost while waking: {error}"));
         match self.engine.commit(&Actor::Engine, &self.record, &lost, None) {
             Ok(record) => self.record = record,
             Err(_) => return Err(error),

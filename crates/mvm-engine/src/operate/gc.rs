@@ -360,6 +360,7 @@ fn subject(effect: &Effect) -> String {
         | Effect::SpawnVmm { .. }
         | Effect::EnsureShim { .. }
         | Effect::BootVmm(_)
+        | Effect::Base { .. }
         | Effect::LoadSnapshot { .. }
         | Effect::SwapSecrets { .. }
         | Effect::PauseVmm { .. }

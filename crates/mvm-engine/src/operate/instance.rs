@@ -184,7 +184,7 @@ impl Engine {
         }
         let (record, seen, mut events) = match self.finish(cx, record, seen, wish)? {
             Underway::Done(record, events) => return Ok(change(record.state, events)),
-            Underway::Resting(record, seen, events) => (*record, seen, events),
+            Underway::Resting(record, seen, events) => (*record, seen.map(|seen| *seen), events),
         };
         let origin = record.clone();
         let record = self.record_wish(cx, record, wish, seen.as_ref())?;
@@ -256,11 +256,11 @@ impl Engine {
     ) -> Result<Underway, Error> {
         let is_leaving = record.want == Want::Destroyed;
         if wish.want == Want::Destroyed || (wish.want == Want::Stopped && !is_leaving) {
-            return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
+            return Ok(Underway::Resting(Box::new(record), Some(Box::new(seen)), Vec::new()));
         }
         let is_clean = plan::instance::plan(&record, &seen, Generation(0)).is_empty();
         if is_clean && !record.in_flight() {
-            return Ok(Underway::Resting(Box::new(record), Some(seen), Vec::new()));
+            return Ok(Underway::Resting(Box::new(record), Some(Box::new(seen)), Vec::new()));
         }
         let record = if takes_newest(record.state, record.want) {
             self.within(|tx| grant(tx, &record))?
@@ -404,7 +404,7 @@ impl Engine {
 }
 
 enum Underway {
-    Resting(Box<Instance>, Option<ObservedInstance>, Vec<EventKind>),
+    Resting(Box<Instance>, Option<Box<ObservedInstance>>, Vec<EventKind>),
     Done(Box<Instance>, Vec<EventKind>),
 }
 

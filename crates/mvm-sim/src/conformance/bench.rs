@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mvm_core::{
     Error, ErrorKind,
     alloc::FIRST_UID,
-    effect::{DriveSecrets, Effect, Firewall, Identity, Jail, Limits, Port},
+    effect::{BaseAct, DriveSecrets, Effect, Firewall, Identity, Jail, Limits, Port},
     id::{ImageHash, InstanceId, InstanceRef, InvalidId, PoolRef, VolumeId},
     instance::{Drain, Instance, Want},
     net::{NetId, Network, Offset, Subnet},
@@ -208,12 +208,17 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// A running guest that answers.
+    /// A running guest that knows who it is.
     pub(super) fn boot(&self) -> Result<(), String> {
         self.lay_out()?;
         self.do_once(&self.spawn())?;
         self.do_once(&Effect::BootVmm(self.jail_plan()))?;
-        self.wait_for_guest()
+        self.ask(&self.configure(1))
+    }
+
+    /// Tells a guest who it is.
+    pub(super) fn configure(&self, generation: u64) -> GuestAct {
+        GuestAct::Configure { jail: self.jail_plan(), generation, timeout: PATIENCE }
     }
 
     /// Process, tap, jail and cgroup away; disk and network stay.
@@ -382,6 +387,10 @@ impl<'a> Bench<'a> {
 
     pub(super) fn jail(&self) -> Effect {
         Effect::EnsureJail(self.jail_plan())
+    }
+
+    pub(super) fn base(&self, act: BaseAct) -> Effect {
+        Effect::Base { act, jail: self.jail_plan() }
     }
 
     pub(super) fn spawn(&self) -> Effect {

@@ -1,8 +1,8 @@
 //! Whole lives: boot, pause, write, publish, remove, load, retire, resume; and deaths.
 
 use mvm_core::{
-    effect::Effect,
-    observed::{Ending, Origin, PausedFor, Phase, SnapshotPhase},
+    effect::{BaseAct, Effect},
+    observed::{Ending, ObservedBase, Origin, PausedFor, Phase, SnapshotPhase},
     port::{GuestAct, GuestAnswer},
     units::{Generation, Seconds},
 };
@@ -17,7 +17,7 @@ pub(super) fn boot(bench: &mut Bench<'_>) -> Result<(), String> {
             && seen.instance.vmm.is_some_and(|vmm| vmm.origin == Origin::Boot)
     })?;
     bench.wait_for_guest()?;
-    bench.ask(&bench.wake_word(1))?;
+    bench.ask(&bench.configure(1))?;
     let first = bench.count()?;
     bench.refuses(&bench.write(), "the guest runs")?;
     bench.refuses(&bench.load(), "the VMM has a guest")?;
@@ -82,6 +82,68 @@ fn put_to_sleep(bench: &mut Bench<'_>, once: bool) -> Result<(), String> {
 fn fresh_vmm(bench: &Bench<'_>) -> Result<(), String> {
     bench.lay_out()?;
     bench.do_once(&bench.spawn())
+}
+
+/// One guest leaves a base, a clone starts where that was taken; both sleep and wake, with the base and
+/// after it is gone.
+pub(super) fn clone(bench: &mut Bench<'_>) -> Result<(), String> {
+    let (take, load) = (bench.base(BaseAct::Take), bench.base(BaseAct::Load));
+    bench.do_once(&Effect::EnsureRevision {
+        pool: bench.pool(),
+        image: bench.subject.rig.image(),
+    })?;
+    fresh_vmm(bench)?;
+    bench.refuses(&load, "there is no base")?;
+    bench.do_once(&Effect::BootVmm(bench.jail_plan()))?;
+    bench.wait_for_guest()?;
+    bench.refuses(&take, "the guest runs")?;
+    bench.do_once(&bench.pause(PausedFor::Warm))?;
+    bench.tries(&take, |seen| {
+        seen.instance.base == ObservedBase::Fits
+            && seen.instance.vmm.is_some_and(|vmm| vmm.origin == Origin::Base)
+    })?;
+    bench.do_once(&Effect::ResumeVmm(bench.id()))?;
+    bench.ask(&bench.configure(1))?;
+    sleeps_over_it(bench)?;
+    fresh_vmm(bench)?;
+    bench.tries(&load, |seen| {
+        seen.phase() == Some(Phase::Paused(PausedFor::Warm))
+            && seen.instance.vmm.is_some_and(|vmm| vmm.origin == Origin::Base)
+    })?;
+    bench.do_once(&Effect::ResumeVmm(bench.id()))?;
+    bench.ask(&bench.configure(2))?;
+    let remove = bench.base(BaseAct::Remove);
+    bench.tries(&remove, |seen| seen.instance.base == ObservedBase::Absent)?;
+    sleeps_over_it(bench)
+}
+
+/// A guest that did nothing yet counts from one, sleeps and wakes twice, and counts on; then it goes.
+fn sleeps_over_it(bench: &mut Bench<'_>) -> Result<(), String> {
+    let mut former: Option<Effect> = None;
+    for round in 1..=2 {
+        let count = bench.count()?;
+        // The simulated guest counts by itself, too.
+        if round == 1 && count > 3 {
+            return Err(format!("a guest that was just started counts {count}"));
+        }
+        put_to_sleep(bench, true)?;
+        if let Some(older) = former.take() {
+            bench.do_once(&older)?;
+        }
+        fresh_vmm(bench)?;
+        bench.do_once(&bench.load())?;
+        bench.do_once(&bench.retire())?;
+        bench.do_once(&Effect::ResumeVmm(bench.id()))?;
+        bench.ask(&bench.wake_word(10 + round))?;
+        let next = bench.count()?;
+        if next <= count {
+            return Err(format!("the counter went from {count} to {next} over a sleep"));
+        }
+        former = Some(bench.remove_snapshot());
+        bench.record.epoch = bench.record.epoch.next();
+    }
+    bench.clear()?;
+    former.map_or(Ok(()), |last| bench.do_once(&last))
 }
 
 pub(super) fn sleep_and_wake(bench: &mut Bench<'_>) -> Result<(), String> {
@@ -239,8 +301,7 @@ pub(super) fn secrets(bench: &mut Bench<'_>) -> Result<(), String> {
     let new = bench.give_secrets(second)?;
     bench.refuses(&bench.swap_secrets(second), "the VMM has no guest")?;
     bench.do_once(&Effect::BootVmm(bench.jail_plan()))?;
-    bench.wait_for_guest()?;
-    bench.ask(&bench.wake_word(1))?;
+    bench.ask(&bench.configure(1))?;
     has_secrets(bench, old, "it booted with")?;
     bench.tries(&bench.swap_secrets(second), |seen| seen.instance.secrets == Some(second))?;
     has_secrets(bench, old, "it has while nobody told it")?;

@@ -1,7 +1,7 @@
 //! Effects one by one: made, seen, made again, removed.
 
 use mvm_core::{
-    effect::{Effect, Firewall},
+    effect::{BaseAct, Effect, Firewall},
     id::ImageHash,
     observed::{PausedFor, Phase},
     units::Generation,
@@ -200,6 +200,8 @@ pub(super) fn no_vmm(bench: &mut Bench<'_>) -> Result<(), String> {
     let why = "there is no VMM";
     for effect in [
         Effect::BootVmm(bench.jail_plan()),
+        bench.base(BaseAct::Take),
+        bench.base(BaseAct::Load),
         bench.load(),
         bench.pause(PausedFor::Warm),
         bench.pause(PausedFor::Sleep),

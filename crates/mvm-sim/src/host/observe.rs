@@ -8,8 +8,8 @@ use mvm_core::{
     instance::Instance,
     net::Network,
     observed::{
-        Dns, Ending, ExitRecord, NodeFacts, ObservedInstance, ObservedNode, ObservedPool,
-        ObservedStock, ObservedTenant, ObservedVmm,
+        Dns, Ending, ExitRecord, NodeFacts, ObservedBase, ObservedInstance, ObservedNode,
+        ObservedPool, ObservedStock, ObservedTenant, ObservedVmm,
     },
     port::Finding,
     units::Generation,
@@ -17,6 +17,7 @@ use mvm_core::{
 
 use crate::{
     disk::{Content, Path},
+    host::vmm::base_path,
     world::World,
 };
 
@@ -41,7 +42,8 @@ impl World {
                 | Content::Key(_)
                 | Content::Secrets(_)
                 | Content::Current(_)
-                | Content::Snapshot(_),
+                | Content::Snapshot(_)
+                | Content::Base(..),
             )
             | None => None,
         };
@@ -59,6 +61,7 @@ impl World {
             tap: self.taps.contains_key(&(net, instance.offset)),
             cgroup: self.cgroups.contains_key(id),
             jail: self.has_jail(id),
+            base: self.base(instance),
             snapshots: self
                 .disk
                 .snapshots(&instance.instance)
@@ -70,6 +73,16 @@ impl World {
             files: self.disk.has_any(&path),
             firewall: self.firewall_generation(),
             boot: self.present_boot(),
+        }
+    }
+
+    fn base(&self, instance: &Instance) -> ObservedBase {
+        let Some(image) = &instance.image else { return ObservedBase::Absent };
+        let path = base_path(&instance.instance.pool_ref(), image, &instance.resources);
+        match self.disk.get(&path) {
+            Some(Content::Base(_, model)) if *model == self.model => ObservedBase::Fits,
+            Some(_) => ObservedBase::Unfit("it was taken on another machine".to_owned()),
+            None => ObservedBase::Absent,
         }
     }
 
@@ -152,6 +165,7 @@ impl World {
                 | Path::Secrets(_)
                 | Path::StagedSecrets(..)
                 | Path::Revision(..)
+                | Path::Base(..)
                 | Path::Current(_)
                 | Path::Instance(_)
                 | Path::Volume(_)

@@ -2,10 +2,12 @@
 
 use mvm_core::{
     Error, ErrorKind,
-    effect::Jail,
-    id::{InstanceId, InstanceRef},
+    effect::{BaseAct, Jail},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef},
+    layout::data,
     net::{NetId, Offset},
     observed::{Origin, PausedFor, Phase, SnapshotPhase},
+    pool::Resources,
     route::Routes,
     units::{Generation, Uid},
 };
@@ -13,8 +15,13 @@ use mvm_core::{
 use super::{conflict, missing};
 use crate::{
     disk::{Content, Path, Snapshot},
-    world::{Run, Shim, Vmm, World},
+    world::{Memory, Run, Shim, Vmm, World},
 };
+
+/// The base of a pool's image for one size.
+pub(super) fn base_path(pool: &PoolRef, image: &ImageHash, size: &Resources) -> Path {
+    Path::Base(pool.clone(), image.clone(), data::base(pool, image, size))
+}
 
 impl World {
     pub(super) fn spawn(&mut self, instance: &InstanceRef, uid: Uid) -> Result<(), Error> {
@@ -102,15 +109,88 @@ impl World {
             return Err(conflict(format!("the jail of {id} holds another image")));
         }
         let mut guest = self.booted();
-        guest.is_saved = (!jail.identity.integrations.is_empty()).then_some(false);
-        guest.routes = jail.identity.routing_table.as_ref().map(Routes::alone);
-        guest.secrets = self.mounts.get(id).map(|mount| mount.secrets).unwrap_or_default();
+        self.furnish(&mut guest, jail);
         if let Some(vmm) = self.vmms.get_mut(id) {
             vmm.phase = Phase::Running;
             vmm.guest = Some(guest);
             vmm.tap = Some(tap);
         }
         Ok(())
+    }
+
+    pub(super) fn base_act(&mut self, act: BaseAct, jail: &Jail) -> Result<(), Error> {
+        match act {
+            BaseAct::Take => self.take_base(jail),
+            BaseAct::Load => self.load_base(jail),
+            BaseAct::Remove => {
+                let pool = jail.instance.pool_ref();
+                self.remove_files(&base_path(&pool, &jail.image, &jail.resources))
+            }
+        }
+    }
+
+    fn take_base(&mut self, jail: &Jail) -> Result<(), Error> {
+        let id = &jail.instance.instance;
+        let vmm = self.vmm(id)?;
+        let guest = match (vmm.phase, &vmm.guest) {
+            (Phase::Paused(_), Some(guest)) => guest.clone(),
+            (Phase::Empty | Phase::Running | Phase::Paused(_), _) => {
+                return Err(conflict(format!("{id} is not paused")));
+            }
+        };
+        let path = base_path(&jail.instance.pool_ref(), &jail.image, &jail.resources);
+        let fits = |there: &Content| matches!(there, Content::Base(_, of) if *of == self.model);
+        if vmm.origin == Origin::Base || self.disk.get(&path).is_some_and(fits) {
+            return Ok(());
+        }
+        if !guest.is_held {
+            self.violations.push(format!("a base was made of {id}, which knows who it is"));
+        }
+        self.admit_write("a base")?;
+        // A workload that could refuse to sleep is not in it.
+        let guest = Memory { refuses_drain: None, ..guest };
+        self.disk.put(path.clone(), Content::Base(Box::new(guest), self.model));
+        self.disk.sync(&path);
+        if let Some(vmm) = self.vmms.get_mut(id) {
+            vmm.origin = Origin::Base;
+        }
+        Ok(())
+    }
+
+    fn load_base(&mut self, jail: &Jail) -> Result<(), Error> {
+        let id = &jail.instance.instance;
+        let vmm = self.vmm(id)?;
+        match vmm.phase {
+            Phase::Paused(_) if vmm.origin == Origin::Base => return Ok(()),
+            Phase::Running | Phase::Paused(_) => {
+                return Err(conflict(format!("the VMM of {id} already has a guest")));
+            }
+            Phase::Empty => {}
+        }
+        let tap = self.check_tap(vmm)?;
+        let path = base_path(&jail.instance.pool_ref(), &jail.image, &jail.resources);
+        let mut guest = match self.disk.get(&path) {
+            Some(Content::Base(guest, model)) if *model == self.model => (**guest).clone(),
+            Some(_) => return Err(conflict(format!("the base of {id} is another machine's"))),
+            None => return Err(missing(format!("there is no base for {id}"))),
+        };
+        guest.is_unaware = true;
+        self.furnish(&mut guest, jail);
+        if let Some(vmm) = self.vmms.get_mut(id) {
+            vmm.phase = Phase::Paused(PausedFor::Warm);
+            vmm.origin = Origin::Base;
+            vmm.guest = Some(guest);
+            vmm.tap = Some(tap);
+        }
+        Ok(())
+    }
+
+    /// What a guest finds on its drives.
+    fn furnish(&self, guest: &mut Memory, jail: &Jail) {
+        let id = &jail.instance.instance;
+        guest.is_saved = (!jail.identity.integrations.is_empty()).then_some(false);
+        guest.routes = jail.identity.routing_table.as_ref().map(Routes::alone);
+        guest.secrets = self.mounts.get(id).map(|mount| mount.secrets).unwrap_or_default();
     }
 
     pub(super) fn load(&mut self, instance: &InstanceRef, epoch: Generation) -> Result<(), Error> {

@@ -219,7 +219,8 @@ impl World {
                 | Content::Bare
                 | Content::Key(_)
                 | Content::Secrets(_)
-                | Content::Current(_) => continue,
+                | Content::Current(_)
+                | Content::Base(..) => continue,
             }
             self.disk.put(path.clone(), content);
             self.disk.sync(&path);

@@ -40,7 +40,7 @@ impl Monitor {
         let id = &record.instance.instance;
         let guest = world.vmms.get(id).and_then(|vmm| vmm.guest.as_ref());
         if record.state == State::Running
-            && guest.is_none_or(|guest| guest.is_frozen || guest.is_unaware)
+            && guest.is_none_or(|guest| guest.is_held || guest.is_frozen || guest.is_unaware)
         {
             self.violations.push(format!("{id} is Running and its workload is not: {guest:?}"));
         }
@@ -102,9 +102,10 @@ impl Monitor {
             }
             // The next operation that makes something in the tenant clears them away.
             Path::StagedSecrets(..) => false,
-            Path::Pool(pool) | Path::Revision(pool, _) | Path::Current(pool) => {
-                self.pools.iter().any(|one| one.pool == *pool)
-            }
+            Path::Pool(pool)
+            | Path::Revision(pool, _)
+            | Path::Current(pool)
+            | Path::Base(pool, ..) => self.pools.iter().any(|one| one.pool == *pool),
             Path::Instance(one) | Path::Volume(one) | Path::Snapshot(one, _) => {
                 self.has_record(&one.instance)
             }

@@ -57,7 +57,9 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
         | Effect::PublishSnapshot { instance, .. }
         | Effect::RetireSnapshot { instance, .. }
         | Effect::RemoveSnapshot { instance, .. } => Some(&instance.instance),
-        Effect::EnsureJail(jail) | Effect::BootVmm(jail) => Some(&jail.instance.instance),
+        Effect::EnsureJail(jail) | Effect::BootVmm(jail) | Effect::Base { jail, .. } => {
+            Some(&jail.instance.instance)
+        }
         Effect::EnsureBridge(_)
         | Effect::RemoveBridge(_)
         | Effect::EnsureRoutes(_)
@@ -177,6 +179,7 @@ impl Guest for Process {
     fn ask(&self, instance: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
         let word = match act {
             GuestAct::Await { .. } => "await",
+            GuestAct::Configure { .. } => "configure",
             GuestAct::Drain { .. } => "drain",
             GuestAct::Checkpoint { .. } => "checkpoint",
             GuestAct::Restore { .. } => "restore",

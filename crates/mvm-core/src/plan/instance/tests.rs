@@ -29,7 +29,7 @@ fn names(steps: &[Step]) -> Vec<String> {
                 .unwrap(),
             Step::SyncFirewall => "sync_firewall".to_owned(),
             Step::Record(transition) => format!("record {}", transition.state),
-            Step::Tell(event) => format!("tell {event}"),
+            Step::Tell { event, .. } => format!("tell {event}"),
         })
         .collect()
 }
@@ -104,6 +104,81 @@ fn integrations_are_restored_once_the_guest_knows_that_it_woke_from_disk_and_onl
     let there = seen(vmm(Origin::Boot, Phase::Paused(PausedFor::Warm)));
     let steps = names(&plan(&record, &there, FIREWALL));
     assert!(!steps.contains(&"restore".to_owned()), "{steps:?}");
+}
+
+#[test]
+fn a_start_without_a_base_leaves_one_before_the_guest_knows_who_it_is() {
+    let steps = names(&plan(&wanting(State::Ready, Want::Running), &seen(None), FIREWALL));
+    for (first, second) in [
+        ("boot_vmm", "await"),
+        ("await", "pause_vmm"),
+        ("pause_vmm", "take_base"),
+        ("take_base", "resume_vmm"),
+        ("resume_vmm", "configure"),
+        ("configure", "record Running"),
+    ] {
+        before(&steps, first, second);
+    }
+}
+
+#[test]
+fn a_start_with_a_base_that_fits_boots_nothing() {
+    let mut there = seen(None);
+    there.base = ObservedBase::Fits;
+    let steps = plan(&wanting(State::Stopped, Want::Running), &there, FIREWALL);
+    let told = names(&steps);
+    before(&told, "load_base", "resume_vmm");
+    before(&told, "resume_vmm", "configure");
+    assert!(!told.contains(&"boot_vmm".to_owned()), "{told:?}");
+    assert!(
+        matches!(steps.last(), Some(Step::Record(done)) if done.started == Some(Started::Clone)),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_base_that_does_not_fit_is_told_and_another_one_taken() {
+    let mut there = seen(None);
+    there.base = ObservedBase::Unfit("another CPU".to_owned());
+    let steps = plan(&wanting(State::Ready, Want::Running), &there, FIREWALL);
+    let told = Step::Tell { event: EventKind::BaseRefused, reason: "another CPU".to_owned() };
+    assert!(steps.contains(&told), "{steps:?}");
+    before(&names(&steps), "tell BaseRefused", "boot_vmm");
+    before(&names(&steps), "boot_vmm", "take_base");
+}
+
+#[test]
+fn a_wake_takes_its_own_snapshot_and_never_the_base() {
+    let mut there = seen(None);
+    there.base = ObservedBase::Fits;
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    let steps = names(&plan(&wanting(State::Sleeping, Want::Running), &there, FIREWALL));
+    assert!(!steps.contains(&"load_base".to_owned()), "{steps:?}");
+    before(&steps, "load_snapshot", "wake");
+}
+
+#[test]
+fn a_start_that_was_cut_off_goes_on_where_the_guest_is_told_who_it_is() {
+    for (origin, phase) in [
+        (Origin::Boot, Phase::Running),
+        (Origin::Base, Phase::Running),
+        (Origin::Boot, Phase::Paused(PausedFor::Warm)),
+        (Origin::Base, Phase::Paused(PausedFor::Warm)),
+    ] {
+        let there = seen(vmm(origin, phase));
+        let steps = names(&plan(&wanting(State::Ready, Want::Running), &there, FIREWALL));
+        assert!(steps.ends_with(&["configure".to_owned(), "record Running".to_owned()]));
+        let resumed = steps.contains(&"resume_vmm".to_owned());
+        assert_eq!(resumed, phase != Phase::Running, "{origin:?} {phase:?}: {steps:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_sleeps_for_the_first_time_needs_no_snapshot_to_stay() {
+    let there = seen(vmm(Origin::Base, Phase::Running));
+    let steps = names(&plan(&wanting(State::Running, Want::Sleeping), &there, FIREWALL));
+    assert!(!steps.contains(&"remove_snapshot".to_owned()), "{steps:?}");
+    before(&steps, "write_snapshot", "publish_snapshot");
 }
 
 fn integrations() -> Vec<crate::integration::Integration> {
@@ -360,8 +435,11 @@ fn told(steps: &[Step]) -> Vec<&'static str> {
         Step::Do(effect) => Some(effect.name()),
         Step::Ask(GuestAct::RefreshSecrets { .. }) => Some("refresh"),
         Step::Ask(GuestAct::Wake { secrets, .. }) if secrets.0 > 0 => Some("wake with secrets"),
+        Step::Ask(GuestAct::Configure { jail, .. }) if jail.secrets.epoch.0 > 0 => {
+            Some("configure with secrets")
+        }
         Step::Record(_) => Some("record"),
-        Step::Ask(_) | Step::SyncFirewall | Step::Tell(_) => None,
+        Step::Ask(_) | Step::SyncFirewall | Step::Tell { .. } => None,
     };
     steps.iter().filter_map(name).collect()
 }
@@ -390,5 +468,5 @@ fn a_guest_that_was_left_running_with_an_old_drive_is_not_told_of_new_secrets_be
     let view = seen(vmm(Origin::Boot, Phase::Running));
     let record = Instance { want: Want::Running, ..granted(State::Ready, 2, 0) };
     let steps = plan(&record, &view, Generation(5));
-    assert_eq!(told(&steps), ["swap_secrets", "wake with secrets", "record"]);
+    assert_eq!(told(&steps), ["swap_secrets", "configure with secrets", "record"]);
 }
