@@ -62,7 +62,6 @@ pub(crate) enum Service {
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) places: Places,
-    pub(crate) boot_id: String,
     pub(crate) is_init: bool,
     pub(crate) hooks: Hooks,
     /// Held by whoever changes identity, drives or the frozen state: one at a time.
@@ -82,11 +81,9 @@ pub(crate) struct Agent {
 impl Agent {
     /// An agent that knows nothing yet.
     pub(crate) fn new(places: Places, is_init: bool) -> Self {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         Self {
             hooks: Hooks::new(places.run.clone()),
             places,
-            boot_id: boot_id.trim().to_owned(),
             is_init,
             changing: Mutex::new(()),
             config: Mutex::new(None),
@@ -127,6 +124,15 @@ impl Agent {
         net::apply(network)?;
         *known = Some(network.clone());
         Ok(())
+    }
+
+    /// Which boot this is, once the guest knows who it is: the kernel draws it when it is first read, and
+    /// what is drawn before is drawn alike by all clones.
+    pub(crate) fn boot_id(&self) -> String {
+        let known = lock(&self.config).is_some();
+        let read = || fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        let id = known.then(read).flatten().unwrap_or_default();
+        id.trim().to_owned()
     }
 
     /// The instance's id, once known.

@@ -17,8 +17,13 @@ use crate::failure::{Context, Outcome, failure};
 use crate::{drives, integrations, net, workload};
 
 /// At boot: reads the config drive, mounts the others, starts the workload. Without a config
-/// drive the guest waits for [`configure`].
+/// drive, or when the host says so on the kernel's command line, the guest waits for [`configure`].
 pub(crate) fn boot(agent: &Arc<Agent>) {
+    // Another init starts what it likes: there nothing can be held.
+    if agent.is_init && is_held(&fs::read_to_string("/proc/cmdline").unwrap_or_default()) {
+        say("held; waiting to be configured");
+        return;
+    }
     let change = agent.change();
     let config = match drives::read_config(agent) {
         Ok(config) => config,
@@ -68,6 +73,10 @@ pub(crate) fn configure(agent: &Arc<Agent>, configure: &Configure) -> Outcome<()
     Ok(())
 }
 
+fn is_held(cmdline: &str) -> bool {
+    cmdline.split_ascii_whitespace().any(|word| word == mvm_proto::HOLD)
+}
+
 fn become_instance(agent: &Agent, config: GuestConfig) -> Outcome<()> {
     let hostname = config.effective_hostname().to_owned();
     let network = config.network();
@@ -87,4 +96,15 @@ fn set_machine_id(id: &str) -> Outcome<()> {
         return failure(FailureKind::Invalid, "a machine id is 32 hex digits");
     }
     fs::write("/etc/machine-id", format!("{id}\n")).because("cannot write the machine id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_word_holds_a_guest() {
+        assert!(is_held("console=ttyS0 mvm.hold\n"));
+        assert!(!is_held("console=ttyS0 mvm.holder=1 x=mvm.hold"));
+    }
 }

@@ -47,7 +47,7 @@ pub(crate) fn hello(agent: &Agent) -> Hello {
     Hello {
         generations: Generations::SUPPORTED,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        boot_id: agent.boot_id.clone(),
+        boot_id: agent.boot_id(),
         instance_id: agent.instance_id(),
         operation: None,
     }

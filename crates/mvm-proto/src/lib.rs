@@ -41,6 +41,10 @@ pub use session::{Event, ProtocolError, SendError, Session, StreamId};
 /// The vsock port that the agent in the guest listens on (SPEC §6).
 pub const GUEST_PORT: u32 = 5252;
 
+/// The word on the kernel's command line by which a host asks a guest to wait at its start gate for
+/// [`message::Configure`], whatever its drives say.
+pub const HOLD: &str = "mvm.hold";
+
 /// The vsock port on the host that the agent may call about its own instance (SPEC §6).
 pub const HOST_PORT: u32 = 5253;
 
