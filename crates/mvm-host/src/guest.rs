@@ -16,21 +16,27 @@ use std::{
     io::{Read, Write},
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use mvm_core::{
     Error, ErrorKind,
+    effect::Jail,
     id::{InstanceRef, OperationId},
     meter::{CopyReport, GuestMetrics},
-    net::{Network, Offset},
+    pool::Role,
     port::{
         ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer, IntegrationFailure,
         ProbeOutcome, ProbeTarget,
     },
+    route::Routes,
     units::{Generation, Seconds},
 };
-use mvm_proto::{Entropy, Event, Failure, FailureKind, Reply, Request, StreamId, message::Wake};
+use mvm_proto::{
+    Entropy, Event, Failure, FailureKind, NetworkIdentity, Reply, Request, StreamId,
+    config::{DATA_LABEL, SECRETS_LABEL},
+    message::{AttachDrive, Configure, Wake},
+};
 use mvm_shim::identity::Process;
 
 use self::link::{Link, Lost, Mine};
@@ -48,6 +54,10 @@ const PROMPT: Duration = Duration::from_secs(15);
 /// How long a gateway may take to hear of a change, and a guest to say what it does: whoever waits
 /// for it works on something else.
 const ASIDE: Duration = Duration::from_secs(2);
+/// From when on a time of day is old: it shall be right within a second (SPEC §8).
+const OLD: Duration = Duration::from_millis(500);
+/// How often a guest is told it at most.
+const TELLINGS: u32 = 3;
 /// What the guest's own bound is exceeded by before it counts as silent.
 const MARGIN: Duration = Duration::from_secs(3);
 
@@ -166,6 +176,11 @@ impl Guest for VsockGuest {
                 let link = self.link(instance, Deadline::after(timeout.duration()));
                 settle(instance, link.map(|_| GuestAnswer::Done))
             }
+            GuestAct::Configure { jail, generation, timeout } => {
+                let word = || wake(None, *generation, Generation(0));
+                let configure = Request::Configure(Box::new(configure(jail)?));
+                self.wake(instance, word, configure, timeout.duration() + PROMPT)
+            }
             GuestAct::Drain { timeout } => {
                 let request = Request::SleepPrep { drain_timeout_secs: timeout.0 };
                 self.request(instance, [request], timeout.duration() + MARGIN)
@@ -190,8 +205,9 @@ impl Guest for VsockGuest {
                 self.request(instance, [request], FREEZE + MARGIN)
             }
             GuestAct::Wake { network, offset, generation, secrets } => {
-                let word = Request::Wake(wake(network, *offset, *generation, *secrets)?);
-                self.request(instance, [word, Request::Thaw {}], PROMPT)
+                let network = config::network(network, *offset)?;
+                let word = || wake(Some(network.clone()), *generation, *secrets);
+                self.wake(instance, word, Request::Thaw {}, PROMPT)
             }
             GuestAct::RefreshSecrets { epoch } => {
                 self.request(instance, [Request::SecretsRefresh { epoch: epoch.0 }], PROMPT)
@@ -242,6 +258,33 @@ impl Guest for VsockGuest {
 }
 
 impl VsockGuest {
+    /// Tells a guest the present, and then lets its workload run. A guest that was loaded just now may take
+    /// long to hear, for each page that it needs for that comes from a file: what it was told is old then, and
+    /// it is told again, which touches nothing new.
+    fn wake(
+        &self,
+        instance: &InstanceRef,
+        word: impl Fn() -> Result<Wake, Error>,
+        then: Request,
+        bound: Duration,
+    ) -> Result<GuestAnswer, Error> {
+        let answer = self.link(instance, Deadline::after(bound)).and_then(|mut link| {
+            for _ in 0..TELLINGS {
+                let word = Request::Wake(word().map_err(Lost::Host)?);
+                let told = Instant::now();
+                match ask(&mut link, word)? {
+                    GuestAnswer::Done if told.elapsed() < OLD => break,
+                    GuestAnswer::Done => {}
+                    other @ (GuestAnswer::Refused(_)
+                    | GuestAnswer::Silent
+                    | GuestAnswer::Partly(_)) => return Ok(other),
+                }
+            }
+            ask(&mut link, then)
+        });
+        settle(instance, answer)
+    }
+
     /// A session for an act of a person, who is told when there is none.
     fn prompt(&self, instance: &InstanceRef) -> Result<Link, Error> {
         self.link(instance, Deadline::after(PROMPT))
@@ -332,9 +375,34 @@ fn settle(instance: &InstanceRef, answer: Result<GuestAnswer, Lost>) -> Result<G
     }
 }
 
+/// Who a guest is, and the drives that it has.
+fn configure(jail: &Jail) -> Result<Configure, Error> {
+    let drive = |label: &str| AttachDrive { label: label.to_owned(), path: None, read_only: false };
+    let data = (jail.resources.data_disk_mib.0 > 0).then(|| drive(DATA_LABEL));
+    let table = jail.identity.routing_table.as_ref().map_or_else(Routes::default, Routes::alone);
+    let routes = match jail.identity.role {
+        Role::Gateway => Some(serde_json::to_string(&config::routes(&table)).map_err(|error| {
+            Error::new(ErrorKind::Failed, "cannot encode a gateway's routes").because(&error)
+        })?),
+        Role::Builder | Role::Worker | Role::Capability(_) => None,
+    };
+    Ok(Configure {
+        config: config::of(jail, jail.secrets.epoch)?,
+        machine_id: Some(machine_id(&jail.instance)),
+        routes,
+        drives: std::iter::once(drive(SECRETS_LABEL)).chain(data).collect(),
+    })
+}
+
+/// The same for an instance's whole life, and nobody else's: 128 bits of a hash of its address.
+fn machine_id(instance: &InstanceRef) -> String {
+    let text = format!("mvm machine id of {instance}");
+    let hash = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    hex::encode(hash.as_ref().get(..16).unwrap_or_default())
+}
+
 fn wake(
-    network: &Network,
-    offset: Offset,
+    network: Option<NetworkIdentity>,
     generation: u64,
     secrets: Generation,
 ) -> Result<Wake, Error> {
@@ -342,7 +410,6 @@ fn wake(
     getrandom::fill(&mut entropy.0)
         .map_err(|error| std::io::Error::other(error.to_string()))
         .act("draw entropy for a guest")?;
-    let network = config::network(network, offset)?;
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let clock = since.map_err(|error| {
         Error::new(ErrorKind::Failed, "this host's clock stands before 1970").because(&error)
@@ -350,7 +417,7 @@ fn wake(
     Ok(Wake {
         wall_clock_ns: u64::try_from(clock.as_nanos()).unwrap_or(u64::MAX),
         entropy,
-        network: Some(network),
+        network,
         secrets_epoch: secrets.0,
         generation,
     })

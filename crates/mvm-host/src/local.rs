@@ -9,13 +9,15 @@ use std::sync::Arc;
 use mvm_core::{
     Error,
     disk::{DiskUse, Room},
-    effect::{Effect, Firewall},
+    effect::{BaseAct, Effect, Firewall, Jail},
     id::{InstanceId, InstanceRef, OperationId, PoolRef},
     instance::Instance,
     layout,
     meter::{Meter, Pressure},
     net::Network,
-    observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
+    observed::{
+        ObservedBase, ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant,
+    },
     port::{Console, Finding, Host, LogPlace, LogSource, Logs, Wanted},
     volume::VolumeEffect,
 };
@@ -24,14 +26,14 @@ use mvm_shim::record::{CONSOLE_LOG, SHIM_LOG, VMM_LOG};
 use crate::{
     boot_id,
     disk::{
-        files, key, listing, rekey, secrets as sealed, shelf, snapshot as stored, space, stock,
-        usage, volume,
+        base::Which, files, key, listing, rekey, secrets as sealed, shelf, snapshot as stored,
+        space, stock, usage, volume,
     },
     net::{self, Mtu},
     roots::Roots,
     vmm::{
-        boot, cgroup, console, facts, jail, meter, observe, place::Place, secrets, secrets::swap,
-        snapshot, spawn,
+        base, boot, cgroup, console, facts, jail, meter, observe, place::Place, secrets,
+        secrets::swap, snapshot, spawn,
     },
 };
 
@@ -93,6 +95,15 @@ impl LocalHost {
         }
     }
 
+    fn base(&self, act: BaseAct, jail: &Jail) -> Result<(), Error> {
+        let (roots, id) = (&self.roots, &jail.instance.instance);
+        match act {
+            BaseAct::Take => self.with_vmm(id).and_then(|()| base::take(roots, jail)),
+            BaseAct::Load => self.with_vmm(id).and_then(|()| base::load(roots, jail)),
+            BaseAct::Remove => Which::of_jail(roots, jail).remove(),
+        }
+    }
+
     fn with_vmm(&self, instance: &InstanceId) -> Result<(), Error> {
         observe::require(&Place::of(&self.roots, instance))
     }
@@ -139,6 +150,7 @@ impl Host for LocalHost {
             Effect::BootVmm(jail) => {
                 self.with_vmm(&jail.instance.instance).and_then(|()| boot::boot(roots, jail))
             }
+            Effect::Base { act, jail } => self.base(*act, jail),
             Effect::LoadSnapshot { instance, epoch } => self
                 .with_vmm(&instance.instance)
                 .and_then(|()| snapshot::load(roots, instance, *epoch)),
@@ -177,6 +189,11 @@ impl Host for LocalHost {
             tap: net::tap_is_there(instance.network.net, instance.offset)?,
             cgroup: cgroup::is_there(&place)?,
             jail: jail::is_there(&place)?,
+            base: match &instance.image {
+                Some(image) => Which::of(roots, id.pool_ref(), image, instance.resources)
+                    .look(snapshot::present)?,
+                None => ObservedBase::Absent,
+            },
             snapshots: stored::phases(roots, id)?,
             secrets: secrets::epoch(&place)?,
             volume: volume::size(roots, id, instance.volume.kind)?,

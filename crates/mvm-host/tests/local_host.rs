@@ -146,7 +146,7 @@ impl Ground {
             Step::Ask(act) => format!("{act:?}").split([' ', '{']).next().unwrap().to_owned(),
             Step::SyncFirewall => "sync_firewall".to_owned(),
             Step::Record(transition) => format!("record {:?}", transition.state),
-            Step::Tell(event) => format!("tell {event}"),
+            Step::Tell { event, .. } => format!("tell {event}"),
         };
         match step {
             Step::Do(effect) => self.host.execute(&effect).expect(&name),
@@ -155,7 +155,7 @@ impl Ground {
                 assert!(matches!(answer, Ok(GuestAnswer::Done)), "{act:?}: {answer:?}");
             }
             Step::SyncFirewall => self.host.execute(&self.firewall()).unwrap(),
-            Step::Tell(_) => {}
+            Step::Tell { .. } => {}
             Step::Record(transition) => {
                 self.record.state = transition.state;
                 if transition.state == State::Running {

@@ -6,6 +6,7 @@
 //!   outlived their instance.
 //! - [`key`] — tenant keys, [`given`] — those brought along; [`rekey`] — another one.
 //! - [`secrets`] — tenants' sealed secrets.
+//! - [`mod@base`] — what the guests of one build have in common.
 //! - [`snapshot`] — guests on disk: written, published, retired, opened.
 //! - [`files`] — revisions of pools, and removal; [`listing`] — what is there.
 //! - [`space`] — room on a file system; [`usage`] — what takes it; [`durable`] — changes that survive a power cut.
@@ -13,6 +14,7 @@
 //! It does not know what a guest, a policy or a network is, and it never chooses a name: those come
 //! from `core::layout`.
 
+pub mod base;
 pub mod durable;
 pub mod error;
 pub mod ext;

@@ -191,6 +191,7 @@ fn concerned(roots: &Roots, effect: &Effect) -> Result<Vec<PathBuf>, Error> {
         | Effect::EnsureShim { .. }
         | Effect::RemoveVmm(_)
         | Effect::BootVmm(_)
+        | Effect::Base { .. }
         | Effect::LoadSnapshot { .. }
         | Effect::SwapSecrets { .. }
         | Effect::PauseVmm { .. }

@@ -23,7 +23,10 @@ const CACHE: &str = "cache";
 /// When the directory cannot be read.
 pub fn of(roots: &Roots) -> Result<DiskUse, mvm_core::Error> {
     let mut walk = Walk::default();
-    for name in durable::names(&roots.data)? {
+    let mut names = durable::names(&roots.data)?;
+    // What is linked into a jail belongs to whoever has it besides.
+    names.sort_by_key(|name| name == data::JAILS);
+    for name in names {
         let path = roots.data.join(&name);
         match name.as_str() {
             data::TENANTS => {

@@ -202,7 +202,7 @@ pub fn footing(effect: &Effect) -> Result<Footing, Error> {
         Effect::EnsureRevision { pool, .. }
         | Effect::RemoveRevision { pool, .. }
         | Effect::RemovePoolFiles(pool) => Footing::tenant(&pool.tenant),
-        Effect::EnsureJail(jail) | Effect::BootVmm(jail) => {
+        Effect::EnsureJail(jail) | Effect::BootVmm(jail) | Effect::Base { jail, .. } => {
             whole(jail)?;
             Footing::with_uid(&jail.instance, jail.uid)?
                 .claim(Claim::network(&jail.identity.network))

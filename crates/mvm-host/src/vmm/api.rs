@@ -149,6 +149,17 @@ pub struct Vsock<'a> {
     pub uds_path: &'a str,
 }
 
+/// `balloon`.
+#[derive(Debug, Serialize)]
+pub struct Balloon {
+    /// How much of its memory the guest shall give back, in MiB.
+    pub amount_mib: u32,
+    /// Whether a guest that has no more memory takes it back by itself.
+    pub deflate_on_oom: bool,
+    /// How often the guest tells figures, in seconds; 0 for never.
+    pub stats_polling_interval_s: u32,
+}
+
 /// `snapshot/create`.
 #[derive(Debug, Serialize)]
 pub struct CreateSnapshot<'a> {

@@ -8,15 +8,16 @@ use mvm_core::{
     net::Mac,
     observed::{Origin, PausedFor},
 };
-use mvm_proto::GUEST_CID;
+use mvm_proto::{GUEST_CID, HOLD};
 use mvm_shim::record::VSOCK_SOCKET;
 
 use super::{
     api::{
-        Api, BootSource, CALL, Drive, GuestState, Machine, NetworkInterface, RateLimiter, Vsock,
+        Api, Balloon, BootSource, CALL, Drive, GuestState, Machine, NetworkInterface, RateLimiter,
+        Vsock,
     },
     cgroup, image, jail,
-    place::Place,
+    place::{Place, remove_dir},
     records::Records,
     socket::Deadline,
 };
@@ -25,7 +26,7 @@ use crate::roots::Roots;
 /// The guest's one network interface, in Firecracker's words.
 pub const INTERFACE: &str = "eth0";
 /// The data drive, in Firecracker's words.
-const DATA: &str = "data";
+pub const DATA: &str = "data";
 
 /// What every kernel is told, before what its image adds. A serial line costs an exit for each
 /// byte, so a boot is quiet (a panic is still shown), and no time goes into looking for devices
@@ -57,6 +58,7 @@ pub fn boot(roots: &Roots, jail: &Jail) -> Result<(), Error> {
     if api.state(deadline)? != GuestState::NotStarted {
         return Ok(());
     }
+    remove_dir(&place.base())?;
     configure(roots, jail, &place, &mut api)?;
     records.set_paused_for(None)?;
     records.set_origin(Origin::Boot)?;
@@ -77,7 +79,7 @@ fn configure(roots: &Roots, jail: &Jail, place: &Place, api: &mut Api) -> Result
     )?;
     let source = BootSource {
         kernel_image_path: jail::KERNEL,
-        boot_args: &boot_args(&image.cmdline),
+        boot_args: &format!("{} {HOLD}", boot_args(&image.cmdline)),
         initrd_path: image.initrd.is_some().then_some(jail::INITRD),
     };
     api.put("boot-source", &source)?;
@@ -94,7 +96,10 @@ fn configure(roots: &Roots, jail: &Jail, place: &Place, api: &mut Api) -> Result
     };
     api.put(&format!("network-interfaces/{INTERFACE}"), &interface)?;
     api.put("vsock", &Vsock { guest_cid: GUEST_CID, uds_path: VSOCK_SOCKET })?;
-    api.put("entropy", &serde_json::Map::new())
+    api.put("entropy", &serde_json::Map::new())?;
+    // Empty; a device that is not there from the boot cannot be had later, nor by a clone.
+    let balloon = Balloon { amount_mib: 0, deflate_on_oom: true, stats_polling_interval_s: 0 };
+    api.put("balloon", &balloon)
 }
 
 /// The kernel's command line with what an image adds.

@@ -3,6 +3,7 @@
 //! ```text
 //!  <data>/jails/firecracker/<i>/image     which image was linked in
 //!                              /secrets_epoch   of which epoch its secrets drive is
+//!                              /base     the base that its guest stands on, if it does
 //!                              /root/     the VMM's /, made the instance's by the jailer
 //!                                   /rootfs, vmlinux, initrd   hard links, 0444, root's
 //!                                   /data.img                  hard link to the volume, or a node of
@@ -126,7 +127,9 @@ pub fn image_of(place: &Place) -> Result<ImageHash, Error> {
 /// # Errors
 /// What the kernel refuses.
 pub fn refresh(place: &Place, uid: Uid) -> Result<(), Error> {
-    for file in ["firecracker", "firecracker.pid", "ram/mem", "ram/vmstate", "mem", "vmstate"] {
+    for file in
+        ["firecracker", "firecracker.pid", "ram/mem", "ram/vmstate", "mem", "vmstate", "base.mem"]
+    {
         remove_file(&place.root.join(file))?;
     }
     for directory in ["dev", "run"] {
@@ -247,7 +250,10 @@ fn config_file(name: &str, value: &impl serde::Serialize) -> Result<ext::File, E
 }
 
 /// Makes `to` the same file as `from`.
-fn link(from: &Path, to: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// `NotFound` when there is no such file, else what the kernel refuses.
+pub(super) fn link(from: &Path, to: &Path) -> Result<(), Error> {
     let what = format_args!("link {} to {}", from.display(), to.display());
     let source = absent(fs::symlink_metadata(from)).act(what)?;
     let Some(source) = source.filter(fs::Metadata::is_file) else {

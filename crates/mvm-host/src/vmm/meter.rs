@@ -15,7 +15,10 @@ use mvm_shim::record::{OUT, WORKER};
 use rustix::fs::{Mode, OFlags, open};
 
 use super::{cgroup, pager, place::Place};
-use crate::{disk::stock::allocated, roots::Roots};
+use crate::{
+    disk::{snapshot, stock::allocated},
+    roots::Roots,
+};
 
 /// The longest word of a workload.
 const WORD_MAX: u64 = 64;
@@ -43,7 +46,7 @@ pub fn of(roots: &Roots, instance: &Instance) -> Result<Meter, Error> {
         net_rx_packets: count("tx_packets"),
         net_tx_packets: count("rx_packets"),
         volume_bytes: allocated(&roots.data.join(data::volume(id)))?,
-        snapshot_bytes: allocated(&roots.data.join(data::snapshots(id)))?,
+        snapshot_bytes: snapshot::allocated(roots, id)?,
         log_bytes: allocated(&roots.data.join(data::logs(id)))?,
         worker: worker(&place.records.join(OUT).join(WORKER)),
         paging: paging(&place),

@@ -10,7 +10,8 @@
 //! - [`place`] — where everything of one instance is; [`records`] — what is written down about it.
 //! - [`cgroup`], [`ram`], [`jail`] — what a VM stands on; [`config`] — what its guest is told.
 //! - [`spawn`] — from nothing to a VMM whose API answers, and back.
-//! - [`http`], [`api`] — Firecracker's API; [`boot`], [`snapshot`] — what is asked of it.
+//! - [`http`], [`api`] — Firecracker's API; [`boot`], [`mod@base`], [`snapshot`] — what is asked of it;
+//!   [`dump`] — what it writes of a guest.
 //! - [`pager`] — who serves a woken guest's memory.
 //! - [`image`] — the files of an image; [`version`] — the Firecracker that is used.
 //! - [`logs`] — what the shim kept of console and VMM.
@@ -21,10 +22,12 @@
 //! is not held by a pidfd or is outside of an instance's own cgroup.
 
 pub mod api;
+pub mod base;
 pub mod boot;
 pub mod cgroup;
 pub mod config;
 pub mod console;
+pub mod dump;
 pub mod facts;
 pub mod fault;
 pub mod http;

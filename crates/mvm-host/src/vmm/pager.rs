@@ -22,7 +22,7 @@ use std::{
 };
 
 use mvm_core::{Error, ErrorKind};
-use mvm_pager::spec::{self, Answer, Ask, Files, Word};
+use mvm_pager::spec::{self, Answer, Ask, BaseFiles, Files, Word};
 use mvm_shim::{
     ProcessId,
     record::{OUT, PAGER, PAGER_SOCKET},
@@ -53,14 +53,16 @@ const ANSWER_MAX: u64 = 1 << 20;
 /// # Errors
 /// `Integrity` when the page file is not what was written, `Failed` with the pager's own words.
 pub fn start(place: &Place, pages: Pages) -> Result<(), Error> {
-    let (spec, delta) = pages.into_spec();
+    let (spec, delta, base) = pages.into_spec();
     let listener = listen(&place.root.join("run"), MEMORY_SOCKET)?;
     let control = listen(&place.records, CONTROL)?;
     let files = Files {
         listener: listener.as_fd(),
         control: control.as_fd(),
         delta: Some(delta.as_fd()),
-        base: None,
+        base: base
+            .as_ref()
+            .map(|base| BaseFiles { mem: base.mem.as_fd(), sums: base.sums.as_fd() }),
     };
     let word = ask_shim(place)
         .and_then(|mut stream| spec::hand_over(&mut stream, &spec, &files))

@@ -54,6 +54,12 @@ impl Place {
         self.root.join("ram")
     }
 
+    /// The base that the guest stands on, if there is one; root's own, beside the jail's root.
+    #[must_use]
+    pub fn base(&self) -> PathBuf {
+        self.jail.join("base")
+    }
+
     /// The directory of the jail's sockets, opened, so that a socket is reached by a short path.
     ///
     /// # Errors

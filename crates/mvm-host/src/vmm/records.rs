@@ -140,12 +140,12 @@ impl<'a> Records<'a> {
         Ok(self.read(DIFF_SPENT)?.unwrap_or(false))
     }
 
-    /// Writes that down, before it does.
+    /// Writes that down, before it does; or that what it wrote is what lies beneath its guest from now on.
     ///
     /// # Errors
     /// I/O errors.
-    pub fn set_diff_spent(self) -> Result<(), Error> {
-        self.write(DIFF_SPENT, &true)
+    pub fn set_diff_spent(self, is_spent: bool) -> Result<(), Error> {
+        self.set(DIFF_SPENT, is_spent.then_some(true))
     }
 
     /// Whether a shim lives: it holds the lock from before it starts until it ends.

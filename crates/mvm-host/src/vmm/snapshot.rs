@@ -2,17 +2,15 @@
 //! [`crate::disk::snapshot`].
 //!
 //! ```text
-//!  write: room? ─► limit raised ─► Firecracker writes ram/ ─► stored, synced ─► ram/ empty ─► limit
+//!  write: what lies beneath ─► dump ─► what differs from it stored, synced
 //!  load:  fits this host? ─► device state into the jail ─► page server ─► loaded paused ─► names gone
 //! ```
-//! Firecracker writes only the pages that were touched since the boot or the wake (a diff); what a woken
-//! guest did not touch comes from the snapshot it woke from. Writing a diff empties Firecracker's own
-//! record of what was touched, so that a second try writes everything.
-//!
-//! The memory file's pages are charged to the VMM's own cgroup, which has room for one copy of
-//! its guest only: hence the raised limit, for the time of the write.
+//! Firecracker writes only the pages that were touched since the boot, the clone or the wake (a diff);
+//! what a woken guest did not touch comes from the snapshot it woke from, and what a clone did not from its
+//! base. Writing a diff empties Firecracker's own record of what was touched, so that a second try writes
+//! everything.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io, sync::OnceLock};
 
 use mvm_core::{
     Error, ErrorKind,
@@ -22,15 +20,14 @@ use mvm_core::{
     pool::Compression,
     units::{Generation, Mib, Timestamp},
 };
-use mvm_pager::{Codec, PageFile};
+use mvm_pager::{Codec, PageFile, Woken};
 
 use super::{
-    api::{self, Api, CALL, CreateSnapshot, GuestState, MemoryBackend},
-    cgroup,
+    api::{self, Api, CALL, GuestState, MemoryBackend},
+    dump,
     fault::Act,
     jail, observe, pager,
-    place::{Place, remove_file},
-    ram,
+    place::{Place, remove_dir},
     records::Records,
     socket::Deadline,
     version,
@@ -38,21 +35,13 @@ use super::{
 use crate::{
     disk::{
         self,
+        base::{self, Shared},
         key::{self, KeyRing, TenantKey},
         snapshot,
         snapshot::{Header, Pages, Present, Written},
     },
     roots::Roots,
 };
-
-const VMSTATE: &str = "vmstate";
-const MEM: &str = "mem";
-
-/// How long Firecracker may take per MiB of memory, besides [`CALL`]: 1 s for 64 MiB was measured
-/// on a software CPU.
-const PER_MIB: Duration = Duration::from_millis(100);
-/// Device state and tables that are stored besides the memory, in bytes.
-const STATE_MAX: u64 = 4 << 20;
 
 /// Writes a paused guest as a partial snapshot.
 ///
@@ -86,38 +75,35 @@ pub fn write(
     };
     let ring = keyed.then(|| key::ring(roots, &instance.tenant)).transpose()?;
     let source = source(roots, instance, records, ring.as_ref())?;
-    let wanted = pager::working_set(&place)?;
     let header =
         Header { taken_on: present()?, image: jail::image_of(&place)?, memory, created_at: now() };
-    let most = match source {
-        Source::All => memory,
-        Source::Touched(_) => memory.min(observe::held(&place)?),
+    let base = Shared::open(&place.base())?;
+    let mut wanted = pager::working_set(&place)?;
+    if let Some(base) = &base {
+        wanted = base.advise(roots, wanted)?;
+    }
+    let (kind, most) = match source {
+        Source::All => (dump::Kind::Full, memory),
+        Source::Touched(_) => (dump::Kind::Diff, memory.min(observe::held(&place)?)),
     };
-    remove_plain(&place)?;
-    ram::admit(roots, most)?;
-    disk::space::admit(roots, &roots.data, most.bytes() + STATE_MAX)?;
-    raise_limit(&place, records, most)?;
-    let stored = || {
-        create(&place, records, memory, &source)?;
+    dump::with(roots, &place, kind, (memory, most), || {
         let woke_from = match &source {
+            Source::Touched(Some(pages)) => Some(Woken { file: Some(&**pages) }),
+            Source::Touched(None) if base.is_some() => Some(Woken { file: None }),
             Source::All | Source::Touched(None) => None,
-            Source::Touched(Some(pages)) => Some(&**pages),
         };
-        let written = Written { ram: &place.ram, woke_from, wanted: &wanted, codec };
+        let base = base.as_ref();
+        let written = Written { ram: &place.ram, base, woke_from, wanted: &wanted, codec };
         let key = ring.as_ref().map(KeyRing::newest);
         snapshot::store(roots, instance, epoch, &written, key, header)
-    };
-    let stored = stored();
-    remove_plain(&place)?;
-    lower_limit(&place, records)?;
-    stored
+    })
 }
 
 /// Of what a snapshot is made.
 enum Source {
     /// All of the guest's memory, as the VMM has it.
     All,
-    /// What was touched, over what the guest woke from, if it did not boot.
+    /// What was touched, over what the guest woke from, if it did.
     Touched(Option<Box<PageFile>>),
 }
 
@@ -131,7 +117,7 @@ fn source(
         return Ok(Source::All);
     }
     let epoch = match records.origin()? {
-        Origin::Boot => return Ok(Source::Touched(None)),
+        Origin::Boot | Origin::Base => return Ok(Source::Touched(None)),
         Origin::Snapshot(epoch) => epoch,
     };
     let woke_from = with_key(ring, |key| snapshot::retired_pages(roots, instance, epoch, key))
@@ -175,45 +161,6 @@ fn sync_volume(roots: &Roots, instance: &InstanceRef) -> Result<(), Error> {
     Ok(())
 }
 
-fn create(place: &Place, records: Records<'_>, memory: Mib, source: &Source) -> Result<(), Error> {
-    let mut api = Api::connect(place, Deadline::after(CALL))?;
-    let snapshot_type = match source {
-        Source::All => "Full",
-        Source::Touched(_) => "Diff",
-    };
-    let request =
-        CreateSnapshot { snapshot_type, snapshot_path: "ram/vmstate", mem_file_path: "ram/mem" };
-    records.set_diff_spent()?;
-    api.put_within("snapshot/create", &request, Deadline::after(CALL + PER_MIB * memory.0))
-}
-
-fn raise_limit(place: &Place, records: Records<'_>, memory: Mib) -> Result<(), Error> {
-    let Some(limit) = cgroup::memory_max(place)? else { return Ok(()) };
-    if records.memory_max()?.is_none() {
-        records.set_memory_max(Some(limit))?;
-        cgroup::set_memory_max(place, limit + memory.bytes() + STATE_MAX)?;
-    }
-    Ok(())
-}
-
-fn lower_limit(place: &Place, records: Records<'_>) -> Result<(), Error> {
-    if let Some(limit) = records.memory_max()? {
-        cgroup::set_memory_max(place, limit)?;
-        records.set_memory_max(None)?;
-    }
-    Ok(())
-}
-
-/// Plain memory never stays in a file: not after it was sealed, and not after a failure.
-fn remove_plain(place: &Place) -> Result<(), Error> {
-    for directory in [&place.ram, &place.root] {
-        for name in [MEM, VMSTATE] {
-            remove_file(&directory.join(name))?;
-        }
-    }
-    Ok(())
-}
-
 /// Loads a published snapshot; the vCPUs stay paused.
 ///
 /// # Errors
@@ -230,9 +177,8 @@ pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<
         let message = format!("{} has a guest already", instance.instance);
         return if is_loaded { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, message)) };
     }
-    let header = snapshot::header(roots, instance, epoch)?;
-    check(&place, &header)?;
-    remove_plain(&place)?;
+    check(&place, &snapshot::header(roots, instance, epoch)?)?;
+    dump::clear(&place)?;
     let ring = match key::exists(roots, &instance.tenant)? {
         true => Some(key::ring(roots, &instance.tenant)?),
         false => None,
@@ -241,6 +187,10 @@ pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<
     let opened = with_key(ring.as_ref(), |key| {
         snapshot::open(roots, instance, epoch, key, &into, &place.root)
     })?;
+    match &opened.pages.base {
+        Some(base) => base::share(&base.dir, &place.base())?,
+        None => remove_dir(&place.base())?,
+    }
     records.set_paused_for(Some(PausedFor::Warm))?;
     records.set_origin(Origin::Snapshot(epoch))?;
     let loaded = pager::start(&place, opened.pages).and_then(|()| {
@@ -253,7 +203,7 @@ pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<
         };
         api.put_within("snapshot/load", &request, Deadline::after(CALL))
     });
-    remove_plain(&place)?;
+    dump::clear(&place)?;
     pager::hide(&place)?;
     // A page that is not what was written ends pager and VMM, which then say less than the file does.
     loaded.map_err(|error| match verify(roots, instance, epoch, ring.as_ref(), &place) {
@@ -273,7 +223,7 @@ fn verify(
     let open =
         |key: Option<&TenantKey>| snapshot::open(roots, instance, epoch, key, &into, &place.root);
     let verified = with_key(ring, open).and_then(|opened| opened.pages.verify());
-    remove_plain(place)?;
+    dump::clear(place)?;
     verified
 }
 
@@ -299,17 +249,25 @@ fn check(place: &Place, header: &Header) -> Result<(), Error> {
 /// # Errors
 /// When `/proc/cpuinfo` cannot be read.
 pub fn present() -> Result<Present, Error> {
-    let text = fs::read_to_string("/proc/cpuinfo").act("read /proc/cpuinfo")?;
+    // It does not change while a program runs, and is long on a large machine.
+    static CPU: OnceLock<String> = OnceLock::new();
+    let cpu = match CPU.get() {
+        Some(cpu) => cpu.clone(),
+        None => {
+            let text = fs::read_to_string("/proc/cpuinfo").act("read /proc/cpuinfo")?;
+            CPU.get_or_init(|| cpu_of(&text)).clone()
+        }
+    };
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     Ok(Present {
         firecracker: version::CURRENT.to_owned(),
-        cpu: cpu(&text),
+        cpu,
         kernel: release.split('.').take(2).collect::<Vec<_>>().join("."),
     })
 }
 
 /// Vendor, model and stepping of the first processor, as `/proc/cpuinfo` has them.
-fn cpu(text: &str) -> String {
+fn cpu_of(text: &str) -> String {
     let field = |name: &str| {
         let mut lines = text.lines().filter_map(|line| line.split_once(':'));
         lines.find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned())
@@ -321,7 +279,8 @@ fn cpu(text: &str) -> String {
     words.join(" ")
 }
 
-fn now() -> Timestamp {
+/// The time of day.
+pub(super) fn now() -> Timestamp {
     use crate::clock::SystemClock;
     mvm_core::port::Clock::now(&SystemClock)
 }
@@ -333,6 +292,6 @@ mod tests {
     #[test]
     fn a_cpu_is_named_by_more_than_its_marketing_name() {
         let text = "processor\t: 0\nvendor_id\t: V\ncpu family\t: 23\nmodel\t\t: 1\nmodel name\t: N\nstepping\t: 2\n\nprocessor\t: 1\nvendor_id\t: W\n";
-        assert_eq!(cpu(text), "V 23 1 2 N");
+        assert_eq!(cpu_of(text), "V 23 1 2 N");
     }
 }

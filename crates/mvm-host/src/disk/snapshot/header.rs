@@ -14,14 +14,16 @@ use thiserror::Error as ThisError;
 
 use crate::disk::error::{Act, Error};
 
-/// The version of the format that is written and read.
-pub const SCHEMA: u32 = 2;
+/// The version of the format that is written.
+pub const SCHEMA: u32 = 3;
+/// The oldest that is read: it knows no bases.
+const OLDEST: u32 = 2;
 /// The longest header in bytes; a longer one is not read.
 const MAX_LENGTH: u64 = 16 << 10;
 /// The largest guest: 1 TiB. It bounds what an unverified header can make us allocate.
 const MAX_MEMORY: Mib = Mib(1 << 20);
 /// The largest device state in bytes; real ones are below 1 MiB.
-const MAX_VMSTATE: u64 = 64 << 20;
+pub(in crate::disk) const MAX_VMSTATE: u64 = 64 << 20;
 /// What a snapshot depends on: it may be resumed only where all three are the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +104,9 @@ pub(super) struct Manifest {
     pub(super) epoch: Generation,
     pub(super) header: Header,
     pub(super) vmstate_bytes: u64,
+    /// SHA-256 of the header of the base that lies beneath, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<String>,
     /// How many chunks at the front of the page file a wake wants first.
     pub(super) chunks_ahead: u64,
     pub(super) form: Form,
@@ -135,8 +140,9 @@ impl Manifest {
 
     fn decode(text: &[u8]) -> Result<Self, String> {
         let version: Version = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        if version.schema != SCHEMA {
-            return Err(format!("it has schema {}, and {SCHEMA} is known", version.schema));
+        if !(OLDEST..=SCHEMA).contains(&version.schema) {
+            let known = format!("{OLDEST} to {SCHEMA} are known");
+            return Err(format!("it has schema {}, and {known}", version.schema));
         }
         let manifest: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         let memory = manifest.header.memory;
@@ -150,7 +156,7 @@ impl Manifest {
     }
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {
+pub(in crate::disk) fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     out

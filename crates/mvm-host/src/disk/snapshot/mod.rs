@@ -3,7 +3,7 @@
 //! ```text
 //! store        publish      retire
 //! ── <epoch>.partial ──► <epoch> ──► <epoch>.retired      remove takes any of them
-//!    header.json  keys  vmstate  mem
+//!    header.json  keys  vmstate  mem  base/
 //! ```
 //!
 //! The memory is a page file (`mvm-pager`): only what is not zero, each chunk alone. A snapshot of a
@@ -27,8 +27,8 @@ pub(in crate::disk) mod small;
 pub mod store;
 
 pub use header::{Header, Mismatch, Present};
-pub use open::{Opened, Pages, header, open, retired_pages};
-pub use place::{phases, publish, remove, remove_all, retire};
+pub use open::{Opened, Pages, header, open, put, retired_pages};
+pub use place::{allocated, phases, publish, remove, remove_all, retire};
 pub use rekey::rekey;
 pub use store::{Written, store};
 

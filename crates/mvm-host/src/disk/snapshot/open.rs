@@ -24,11 +24,12 @@ use zeroize::Zeroizing;
 
 use super::{
     header::{Form, Header, Manifest, sha256},
-    place::{HEADER, KEYS, Place},
+    place::{BASE, HEADER, KEYS, Place},
     seal::{FileKey, Name, Refused, unwrap},
 };
 use crate::{
     disk::{
+        base::Shared,
         durable,
         error::{Act, Error},
         key::TenantKey,
@@ -59,20 +60,22 @@ pub struct Pages {
     seal: Option<Seal>,
     memory: Mib,
     ahead: u64,
+    /// What lies beneath.
+    pub base: Option<Shared>,
 }
 
 impl Pages {
-    /// What a pager is told, without a base, and the page file that goes with it.
+    /// What a pager is told, and the files that go with it: the page file and the base.
     #[must_use]
-    pub fn into_spec(self) -> (Spec, File) {
+    pub fn into_spec(self) -> (Spec, File, Option<Shared>) {
         let spec = Spec {
             memory_pages: self.memory.bytes() / mvm_pager::PAGE as u64,
             delta: true,
             seal: self.seal,
-            base: false,
+            base: self.base.as_ref().map(|base| base.digest),
             ahead: usize::try_from(self.ahead).unwrap_or(usize::MAX),
         };
-        (spec, self.file)
+        (spec, self.file, self.base)
     }
 
     /// Opens it in this process; its index is verified.
@@ -100,7 +103,16 @@ impl Pages {
     /// `Integrity` when anything of it is not as it was written.
     pub fn verify(self) -> Result<(), mvm_core::Error> {
         let path = self.path.clone();
+        let pages = self.memory.bytes() / mvm_pager::PAGE as u64;
+        let base = self.base.as_ref().map(|base| base.pages(pages)).transpose()?;
         let file = self.read()?;
+        if let Some(base) = base {
+            let mut page = vec![0; mvm_pager::PAGE];
+            for number in (0..).take_while(|page| u64::from(*page) < pages) {
+                base.verified(number, &mut page)
+                    .map_err(|error| Error::integrity(&path, error.to_string()))?;
+            }
+        }
         let mut scratch = Scratch::new().act("read", &path)?;
         for number in 0..file.index().chunks().len() {
             file.chunk(number, &mut scratch)
@@ -149,11 +161,7 @@ pub fn open(
     let pages = pages(&place.published, &manifest, digest, mem_key)?;
     let vmstate = vmstate(&place.published, &manifest, digest, vmstate_key)?;
     let name = Name::VmState.as_str();
-    let target = into.join(name);
-    if let Err(error) = put(into, &target, &vmstate) {
-        durable::remove_file(&target)?;
-        return Err(error.into());
-    }
+    put(into, name, &vmstate)?;
     Ok(Opened { vmstate: inside.join(name), pages, header: manifest.header })
 }
 
@@ -244,7 +252,20 @@ fn pages(
     let file = File::open(&path).act("open", &path)?;
     let seal = key.map(|key| key.seal(digest, Name::Mem));
     let (memory, ahead) = (manifest.header.memory, manifest.chunks_ahead);
-    Ok(Pages { file, path, seal, memory, ahead })
+    let base = match &manifest.base {
+        Some(header) => Some(beneath(&dir.join(BASE), header)?),
+        None => None,
+    };
+    Ok(Pages { file, path, seal, memory, ahead, base })
+}
+
+/// The base that a snapshot stands on, if it is the one of which the header has the digest.
+fn beneath(dir: &Path, header: &str) -> Result<Shared, Error> {
+    match Shared::open(dir)? {
+        Some(base) if hex::encode(base.header) == header => Ok(base),
+        Some(_) => Err(Error::integrity(dir, "it is not the base that the snapshot stands on")),
+        None => Err(Error::integrity(dir, "the base that the snapshot stands on is gone")),
+    }
 }
 
 /// The device state, verified.
@@ -278,7 +299,20 @@ fn vmstate(
     Ok(content)
 }
 
-fn put(into: &Path, target: &Path, content: &[u8]) -> Result<(), Error> {
+/// Puts a file into a directory on a tmpfs, for the owner of that directory to read.
+///
+/// # Errors
+/// `Refused` when the tmpfs is too small, `Conflict` when it is none; then nothing of it stays.
+pub fn put(into: &Path, name: &str, content: &[u8]) -> Result<(), mvm_core::Error> {
+    let target = into.join(name);
+    if let Err(error) = put_whole(into, &target, content) {
+        durable::remove_file(&target)?;
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+fn put_whole(into: &Path, target: &Path, content: &[u8]) -> Result<(), Error> {
     let found = rustix::fs::statfs(into).act("look at", into)?;
     if found.f_type != TMPFS {
         return Err(Error::Conflict(format!("{} is not on a tmpfs", into.display())));

@@ -19,12 +19,15 @@ use crate::{
     disk::{
         durable,
         error::{Act, Error},
+        stock,
     },
     roots::Roots,
 };
 
 pub(super) const HEADER: &str = "header.json";
 pub(super) const KEYS: &str = "keys";
+/// The base beneath, shared.
+pub(super) const BASE: &str = "base";
 
 /// The three names that the directory of one snapshot can have.
 pub(super) struct Place {
@@ -88,6 +91,22 @@ fn parse(name: &str) -> Option<(Generation, SnapshotPhase)> {
     };
     let epoch = Generation(number.parse().ok()?);
     (layout::data::snapshot(epoch) == number).then_some((epoch, phase))
+}
+
+/// What an instance's snapshots take on the disk, in bytes, without the bases that they share.
+///
+/// # Errors
+/// When they cannot be looked at.
+pub fn allocated(roots: &Roots, instance: &InstanceRef) -> Result<u64, mvm_core::Error> {
+    let parent = roots.data.join(layout::data::snapshots(instance));
+    let mut bytes = 0;
+    for dir in durable::names(&parent)? {
+        let dir = parent.join(dir);
+        for name in durable::names(&dir)?.iter().filter(|name| *name != BASE) {
+            bytes += stock::allocated(&dir.join(name))?;
+        }
+    }
+    Ok(bytes)
 }
 
 /// Makes a stored snapshot resumable: everything of it synced, renamed, and the rename synced.

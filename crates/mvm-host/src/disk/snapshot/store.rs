@@ -10,7 +10,7 @@ use std::{
 
 use mvm_core::{id::InstanceRef, units::Generation};
 use mvm_pager::{
-    Codec, Memory, PAGE, PageFile, Woken, compose,
+    Codec, Memory, PAGE, Woken, compose,
     seal::{Piece, TAG},
     write,
 };
@@ -18,11 +18,12 @@ use zeroize::Zeroizing;
 
 use super::{
     header::{Form, Header, Manifest, SCHEMA, sha256},
-    place::{self, HEADER, KEYS, Place},
+    place::{self, BASE, HEADER, KEYS, Place},
     seal::{FileKey, FileKeys, Name, OsRandom, Random, Refused, wrap},
 };
 use crate::{
     disk::{
+        base::{self, Shared},
         durable,
         error::{Act, Error},
         key::TenantKey,
@@ -39,9 +40,11 @@ const PER_PAGE: u64 = 64;
 pub struct Written<'a> {
     /// The directory with its files `vmstate` and `mem`.
     pub ram: &'a Path,
-    /// What the guest woke from, when `mem` holds only what changed since: none when the guest was
-    /// booted, or when all of its memory is there.
-    pub woke_from: Option<&'a PageFile>,
+    /// The base that the guest stands on.
+    pub base: Option<&'a Shared>,
+    /// What the guest woke from, or that it was cloned, when `mem` holds only what changed since: none when
+    /// the guest was booted, or when all of its memory is there.
+    pub woke_from: Option<Woken<'a>>,
     /// The pages that the next wake wants first.
     pub wanted: &'a [u32],
     /// How chunks are packed.
@@ -104,9 +107,10 @@ impl Writer<'_> {
             let reason = format!("its {size} bytes are not {}", header.memory);
             return Err(Error::integrity(path, reason));
         }
-        let woken = written.woke_from.map(|file| Woken { file: Some(file) });
         let pages = size / PAGE as u64;
-        let memory = Memory { plain: &plain, pages, base: None, woke_from: woken.as_ref() };
+        let base = written.base.map(|base| base.pages(pages)).transpose()?;
+        let woke_from = written.woke_from.as_ref();
+        let memory = Memory { plain: &plain, pages, base: base.as_ref(), woke_from };
         let composition = compose(&memory, written.wanted).act("read", &path)?;
         let worst = composition.pages().len() as u64 * (PAGE as u64 + PER_PAGE);
         space::admit(self.roots, &place.parent, worst + (vmstate.len() + TAG) as u64)?;
@@ -116,6 +120,7 @@ impl Writer<'_> {
             epoch,
             header,
             vmstate_bytes: vmstate.len() as u64,
+            base: written.base.map(|base| hex::encode(base.header)),
             chunks_ahead: composition.ahead() as u64,
             form: match self.key {
                 Some(_) => Form::Sealed,
@@ -123,8 +128,15 @@ impl Writer<'_> {
             },
         };
         let text = manifest.encode()?;
-        let done = self.fill(&place.partial, &text, vmstate, |target, cipher| {
-            write(&memory, &composition, target, written.codec, cipher).map(drop)
+        let beneath = place.partial.join(BASE);
+        let shared = match written.base {
+            Some(base) => base::share(&base.dir, &beneath),
+            None => durable::create_dirs(&place.partial),
+        };
+        let done = shared.and_then(|()| {
+            self.fill(&place.partial, &text, vmstate, |target, cipher| {
+                write(&memory, &composition, target, written.codec, cipher).map(drop)
+            })
         });
         if done.is_err() {
             // The first failure is the one to tell; what stays is a partial that the next try or
@@ -141,7 +153,6 @@ impl Writer<'_> {
         mut vmstate: Zeroizing<Vec<u8>>,
         memory: impl FnOnce(&File, Option<&mvm_pager::Cipher>) -> std::io::Result<()>,
     ) -> Result<(), Error> {
-        durable::create_dirs(dir)?;
         let digest = sha256(header);
         let ciphers = self.keys(dir, digest)?;
         let cipher = |name: Name, path: &Path| {

@@ -19,7 +19,7 @@ use mvm_core::{
 };
 use proptest::prelude::*;
 
-use mvm_pager::Codec;
+use mvm_pager::{Codec, Woken};
 
 use super::{place::Place, seal::OsRandom, store::Writer, *};
 use crate::{
@@ -94,7 +94,7 @@ impl Ground {
     }
 
     fn written(&self) -> Written<'_> {
-        Written { ram: &self.ram, woke_from: None, wanted: &[], codec: Codec::None }
+        Written { ram: &self.ram, base: None, woke_from: None, wanted: &[], codec: Codec::None }
     }
 
     /// Opens all of it: what a guest would see in the end.
@@ -139,8 +139,14 @@ impl Ground {
 
 /// All of a guest's memory.
 fn memory(pages: Pages) -> Result<Vec<u8>, Error> {
-    let file = pages.read()?;
     let mut all = vec![0; 1 << 20];
+    if let Some(base) = &pages.base {
+        let base = base.pages(256)?;
+        for (number, page) in all.chunks_mut(PAGE).enumerate() {
+            base.verified(u32::try_from(number).unwrap(), page).unwrap();
+        }
+    }
+    let file = pages.read()?;
     let mut scratch = mvm_pager::Scratch::new().unwrap();
     for number in 0..file.index().chunks().len() {
         let content = file
@@ -305,7 +311,11 @@ fn what_changed_since_a_wake_goes_over_the_retired_snapshot() {
             let start = page * PAGE;
             expected[start..start + PAGE].copy_from_slice(&touched[start..start + PAGE]);
         }
-        let written = Written { woke_from: Some(&older), wanted: &[200], ..ground.written() };
+        let written = Written {
+            woke_from: Some(Woken { file: Some(&older) }),
+            wanted: &[200],
+            ..ground.written()
+        };
         let (roots, next, header) = (&ground.roots, EPOCH.next(), Ground::header(Mib(1)));
         store(roots, instance, next, &written, key.as_ref(), header).unwrap();
         publish(roots, instance, next).unwrap();
