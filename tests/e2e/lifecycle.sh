@@ -17,7 +17,7 @@ say 'start'
 mvm instance start "$id"
 equal 'it is Running' "$(state "$id")" Running
 refused 4 mvm instance start "$id"
-guest "$id" sh -c 'setsid sh -c "i=0; while :; do i=\$((i+1)); echo \$i >/run/counter; sleep 0.1; done" >/dev/null 2>&1 </dev/null & echo $! >/run/counter.pid'
+guest "$id" sh -c 'setsid sh -c "i=0; while :; do i=\$((i+1)); echo \$i >/run/counter.new; mv /run/counter.new /run/counter; sleep 0.1; done" >/dev/null 2>&1 </dev/null & echo $! >/run/counter.pid'
 within 20 guest "$id" test -s /run/counter
 guest "$id" sh -c 'echo kept >/data/file'
 pid=$(guest "$id" cat /run/counter.pid)
@@ -55,7 +55,9 @@ for round in 1 2; do
     check 'no jail' test -z "$(find /var/lib/mvm/jails -mindepth 2 2>/dev/null)"
     equal 'no plain memory file' "$(find /run/mvm/ram -type f 2>/dev/null | wc -l)" 0
     check 'nothing readable in the snapshot' \
-        test -z "$(grep -rlaE 'root:x:0:0|Linux version' "/var/lib/mvm/tenants/acme/pools/workers/instances/${id##*/}/snapshots" || true)"
+        test -z "$(grep -rlaE 'root:x:0:0|Linux version' --exclude-dir=base "/var/lib/mvm/tenants/acme/pools/workers/instances/${id##*/}/snapshots" || true)"
+    check 'and nothing of its own in the base' \
+        test -z "$(grep -rlaE "${id##*/}|10\.240\.3\.3" "/var/lib/mvm/tenants/acme/pools/workers/instances/${id##*/}/snapshots/"*/base/mem || true)"
     mvm instance wake "$id"
     equal 'it is Running' "$(state "$id")" Running
     equal 'the same process' "$(guest "$id" cat /run/counter.pid)" "$pid"
