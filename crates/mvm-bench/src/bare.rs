@@ -136,6 +136,13 @@ impl Bare {
         Ok(())
     }
 
+    /// The VMM's pid.
+    pub(crate) fn pid(&self) -> io::Result<u32> {
+        let all = fs::read_to_string(self.cgroup.join("cgroup.procs"))?;
+        let pid = all.lines().next().and_then(|line| line.parse().ok());
+        pid.ok_or_else(|| failed("there is no VMM"))
+    }
+
     /// Ends it and removes what it left.
     pub(crate) fn end(mut self) -> io::Result<()> {
         fs::write(self.cgroup.join("cgroup.kill"), "1")?;

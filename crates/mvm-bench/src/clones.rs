@@ -1,0 +1,348 @@
+//! Clones and pages against the bare sequence, in one run on one host.
+//!
+//! - A start as a clone of the pool's base, against a bare jailed load and resume of a whole memory file,
+//!   and against a boot; up to the agent's first reply.
+//! - A wake at the first and the second time, and what of it depends on the memory's size.
+//! - What a key costs: bytes that were opened, by the rate of the cipher in this run.
+//! - Fifty clones at once, and what an idle one has for itself.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use mvm::{
+    Error, InstanceRef, Made, Move, NewPool, PoolRef, Resources, Source,
+    units::{Mib, Vcpus},
+};
+use mvm_core::meter::Paging;
+
+use crate::{
+    bare::{Bare, Parts},
+    common::{FROZEN, MEMORY, Run, Samples, failed, parts},
+};
+
+/// How many clones start at once.
+const BURST: usize = 50;
+/// Their memory in MiB: all of them fit into a test host by what they may have at most.
+const SMALL: u32 = 64;
+/// How long a guest has nothing to do before its memory is looked at.
+const IDLE: Duration = Duration::from_secs(5);
+/// Memories that are compared, in MiB.
+const SIZES: [u32; 3] = [128, 512, 2048];
+
+/// All that was measured.
+#[derive(Default)]
+struct Results {
+    bare_boot: Samples,
+    boot: Samples,
+    bare_load: Samples,
+    clone: Samples,
+    sleep: Samples,
+    first_wake: Samples,
+    second_wake: Samples,
+    faults: [Vec<u64>; 2],
+    sizes: BTreeMap<u32, Samples>,
+    sealed_wake: Samples,
+    opened: Vec<u64>,
+    cipher: f64,
+    burst: Samples,
+    burst_failed: usize,
+    bare_private: Vec<u64>,
+    private: Vec<u64>,
+}
+
+/// Everything, and a page of it.
+pub(crate) fn run(run: &Run, progress: &mut dyn io::Write) -> Result<String, Error> {
+    let mut results = Results { cipher: cipher_rate(), ..Results::default() };
+    let plain = run.instance("plain", false)?;
+    run.timed(&plain, Move::Start)?;
+    let parts = parts(run, &plain)?;
+    run.timed(&plain, Move::Stop)?;
+    let snapshot = parts.base.join("snapshot");
+    let (vm, _) = Bare::boot(&parts, FROZEN).map_err(bare_failed)?;
+    vm.snapshot(&snapshot).map_err(bare_failed)?;
+    vm.end().map_err(bare_failed)?;
+    for round in 0..run.rounds {
+        let _ = writeln!(progress, "round {} of {}", round + 1, run.rounds);
+        if round % 3 == 0 {
+            boots(run, &plain, &parts, &mut results)?;
+        }
+        clones(run, &plain, &parts, &snapshot, &mut results)?;
+    }
+    sizes(run, &mut results, progress)?;
+    sealed(run, &mut results, progress)?;
+    burst(run, &mut results, progress)?;
+    Ok(page(&results, run.rounds))
+}
+
+fn bare_failed(error: io::Error) -> Error {
+    failed("the bare sequence", &error)
+}
+
+/// A boot on both sides; ours leaves another base.
+fn boots(run: &Run, of: &InstanceRef, parts: &Parts, results: &mut Results) -> Result<(), Error> {
+    let (vm, took) = Bare::boot(parts, FROZEN).map_err(bare_failed)?;
+    results.bare_boot.0.push(took);
+    vm.end().map_err(bare_failed)?;
+    forget_bases(Path::new("/var/lib/mvm/tenants").join(of.tenant.as_str()).as_path())?;
+    results.boot.0.push(run.timed(of, Move::Start)?);
+    run.timed(of, Move::Stop).map(drop)
+}
+
+/// Removes all bases below a directory.
+fn forget_bases(dir: &Path) -> Result<(), Error> {
+    let failed = |error: io::Error| failed("cannot remove a base", &error);
+    for entry in fs::read_dir(dir).map_err(failed)?.flatten() {
+        let path = entry.path();
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if entry.file_name().to_string_lossy().starts_with("base-") {
+            fs::remove_dir_all(&path).map_err(failed)?;
+        } else {
+            forget_bases(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn clones(
+    run: &Run,
+    of: &InstanceRef,
+    parts: &Parts,
+    snapshot: &Path,
+    results: &mut Results,
+) -> Result<(), Error> {
+    let (vm, took) = Bare::wake(parts, FROZEN, snapshot).map_err(bare_failed)?;
+    results.bare_load.0.push(took);
+    if results.bare_private.len() < 5 {
+        std::thread::sleep(IDLE);
+        results.bare_private.push(private_kib(vm.pid().map_err(bare_failed)?));
+    }
+    vm.end().map_err(bare_failed)?;
+    results.clone.0.push(run.timed(of, Move::Start)?);
+    for wake in 0..2 {
+        results.sleep.0.push(run.timed(of, Move::Sleep)?);
+        let took = run.timed(of, Move::Wake)?;
+        let faults = paging(run, of)?.faults;
+        let [first, second] = &mut results.faults;
+        let (samples, all) = match wake {
+            0 => (&mut results.first_wake, first),
+            _ => (&mut results.second_wake, second),
+        };
+        samples.0.push(took);
+        all.push(faults);
+    }
+    run.timed(of, Move::Stop).map(drop)
+}
+
+fn paging(run: &Run, of: &InstanceRef) -> Result<Paging, Error> {
+    Ok(run.mvm.instance_stats(of)?.meter.paging.unwrap_or_default())
+}
+
+/// One instance for each size, woken in turn from their second snapshots.
+fn sizes(run: &Run, results: &mut Results, progress: &mut dyn io::Write) -> Result<(), Error> {
+    let _ = writeln!(progress, "sizes");
+    let mut all = Vec::new();
+    for mib in SIZES {
+        let of = another(run, "plain", &format!("m{mib}"), mib)?;
+        run.timed(&of, Move::Start)?;
+        run.timed(&of, Move::Sleep)?;
+        run.timed(&of, Move::Wake)?;
+        run.timed(&of, Move::Sleep)?;
+        all.push((mib, of));
+    }
+    for _ in 0..run.rounds {
+        for (mib, of) in &all {
+            let took = run.timed(of, Move::Wake)?;
+            results.sizes.entry(*mib).or_default().0.push(took);
+            run.timed(of, Move::Sleep)?;
+        }
+    }
+    all.iter().try_for_each(|(_, of)| run.timed(of, Move::Stop).map(drop))
+}
+
+fn sealed(run: &Run, results: &mut Results, progress: &mut dyn io::Write) -> Result<(), Error> {
+    let _ = writeln!(progress, "sealed");
+    let of = run.instance("sealed", true)?;
+    run.timed(&of, Move::Start)?;
+    for _ in 0..run.rounds {
+        run.timed(&of, Move::Sleep)?;
+        results.sealed_wake.0.push(run.timed(&of, Move::Wake)?);
+        results.opened.push(paging(run, &of)?.brought_pages * 4096);
+    }
+    run.timed(&of, Move::Stop).map(drop)
+}
+
+/// Fifty at once; then what each has for itself.
+fn burst(run: &Run, results: &mut Results, progress: &mut dyn io::Write) -> Result<(), Error> {
+    let _ = writeln!(progress, "burst");
+    let first = another(run, "plain", "burst", SMALL)?;
+    run.timed(&first, Move::Start)?;
+    run.timed(&first, Move::Stop)?;
+    let mut all = vec![first.clone()];
+    for _ in 1..BURST {
+        all.push(made(run.mvm.instance_create(&run.cx, &first.pool_ref(), &[], None)?.made)?);
+    }
+    let took: Vec<_> = std::thread::scope(|scope| {
+        let start = |of| scope.spawn(move || run.timed(of, Move::Start));
+        let threads: Vec<_> = all.iter().map(start).collect();
+        threads.into_iter().map(|thread| thread.join().ok()).collect()
+    });
+    for one in took {
+        match one {
+            Some(Ok(took)) => results.burst.0.push(took),
+            Some(Err(error)) => {
+                let _ = writeln!(progress, "{error}");
+                results.burst_failed += 1;
+            }
+            None => results.burst_failed += 1,
+        }
+    }
+    std::thread::sleep(IDLE);
+    for of in &all {
+        if let Some(vmm) = run.mvm.instance_info(of)?.observed.vmm {
+            results.private.push(private_kib(vmm.pid));
+        }
+    }
+    all.iter().try_for_each(|of| run.timed(of, Move::Stop).map(drop))
+}
+
+fn another(run: &Run, tenant: &str, pool: &str, mib: u32) -> Result<InstanceRef, Error> {
+    let pool: PoolRef = format!("{tenant}/{pool}")
+        .parse()
+        .map_err(|error: mvm::InvalidId| failed("a name", &error))?;
+    let resources = Resources::new(Vcpus(1), Mib(mib), Mib(0));
+    let image = Source::Image("default".to_owned());
+    run.mvm.pool_create(&run.cx, NewPool::of_workers(pool.clone(), image, resources))?;
+    run.mvm.pool_build(&run.cx, &pool)?;
+    made(run.mvm.instance_create(&run.cx, &pool, &[], None)?.made)
+}
+
+fn made(made: Option<Made>) -> Result<InstanceRef, Error> {
+    match made {
+        Some(Made::Instance(made)) => Ok(made.instance),
+        other => Err(failed("no instance was made", &format!("{other:?}"))),
+    }
+}
+
+/// What a process has that no other one shares, in KiB.
+fn private_kib(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let values = text.lines().filter(|line| line.starts_with("Private_"));
+    values.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+}
+
+/// Bytes a second that AES-256-GCM opens in pieces of 64 KiB, in this process.
+fn cipher_rate() -> f64 {
+    use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+    let Ok(key) = UnboundKey::new(&AES_256_GCM, &[7; 32]) else { return f64::NAN };
+    let key = LessSafeKey::new(key);
+    let mut piece = vec![0; 64 << 10];
+    let Ok(tag) = key.seal_in_place_separate_tag(
+        Nonce::assume_unique_for_key([0; 12]),
+        Aad::empty(),
+        &mut piece,
+    ) else {
+        return f64::NAN;
+    };
+    piece.extend_from_slice(tag.as_ref());
+    let (began, mut opened) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(2) {
+        let mut copy = piece.clone();
+        let nonce = Nonce::assume_unique_for_key([0; 12]);
+        opened += key.open_in_place(nonce, Aad::empty(), &mut copy).map_or(0, |plain| plain.len());
+    }
+    opened as f64 / began.elapsed().as_secs_f64()
+}
+
+fn middle(figures: &[u64]) -> f64 {
+    let mut sorted = figures.to_vec();
+    sorted.sort_unstable();
+    sorted.get(sorted.len().div_ceil(2).saturating_sub(1)).map_or(f64::NAN, |middle| *middle as f64)
+}
+
+fn raw(figures: &[u64]) -> String {
+    figures.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+}
+
+fn page(results: &Results, rounds: u32) -> String {
+    let mut page = format!(
+        "# Clones and pages against the bare sequence\n\n\
+         {rounds} rounds in turn (boots every third), one vCPU, {MEMORY} MiB unless said otherwise; milliseconds up to\n\
+         the agent's first reply, or what the row says.\n\n\
+         | what | P50 | P99 | samples |\n|---|---|---|---|\n"
+    );
+    let row = |page: &mut String, what: &str, samples: &Samples| {
+        let (p50, p99) = (samples.percentile(50), samples.percentile(99));
+        let _ = writeln!(page, "| {what} | {p50:.0} | {p99:.0} | {} |", samples.raw());
+    };
+    row(&mut page, "bare boot", &results.bare_boot);
+    row(&mut page, "mvm start by a boot that leaves a base", &results.boot);
+    row(&mut page, "bare load and resume", &results.bare_load);
+    row(&mut page, "mvm start as a clone", &results.clone);
+    row(&mut page, "mvm sleep", &results.sleep);
+    row(&mut page, "mvm wake, the first", &results.first_wake);
+    row(&mut page, "mvm wake, the second", &results.second_wake);
+    row(&mut page, "mvm wake, sealed", &results.sealed_wake);
+    for (mib, samples) in &results.sizes {
+        row(&mut page, &format!("mvm wake, {mib} MiB"), samples);
+    }
+    row(&mut page, &format!("start, {BURST} clones of {SMALL} MiB at once"), &results.burst);
+    let figures = |page: &mut String, what: &str, figures: &[u64]| {
+        let most = figures.iter().max().copied().unwrap_or_default();
+        let _ = writeln!(page, "| {what} | {:.0} | {most} | {} |", middle(figures), raw(figures));
+    };
+    let [first, second] = &results.faults;
+    figures(&mut page, "faults of the first wake (P50, most)", first);
+    figures(&mut page, "faults of the second wake", second);
+    figures(&mut page, "bytes opened at a sealed wake", &results.opened);
+    figures(&mut page, "private memory of a bare clone, KiB", &results.bare_private);
+    figures(&mut page, "private memory of an idle clone, KiB", &results.private);
+    verdicts(results, &mut page);
+    page
+}
+
+fn verdicts(results: &Results, page: &mut String) {
+    let ratio = |a: &Samples, b: &Samples| a.percentile(50) / b.percentile(50);
+    let [first, second] = &results.faults;
+    let sealing = middle(&results.opened) / results.cipher * 1000.0;
+    let bound = results.second_wake.percentile(50) + sealing;
+    let sizes: Vec<f64> = results.sizes.values().map(|one| one.percentile(50)).collect();
+    let spread = sizes.iter().copied().fold(f64::NAN, f64::max)
+        / sizes.iter().copied().fold(f64::NAN, f64::min);
+    let burst = &results.burst;
+    let lines = [
+        format!("clone by bare load and resume: {:.2}", ratio(&results.clone, &results.bare_load)),
+        format!(
+            "bare boot by clone: {:.1}; our boot by clone: {:.1}",
+            ratio(&results.bare_boot, &results.clone),
+            ratio(&results.boot, &results.clone)
+        ),
+        format!("the slowest size's wake by the fastest's: {spread:.2}"),
+        format!("faults, first wake by second: {:.0}", middle(first) / middle(second)),
+        format!(
+            "sealed wake by (plain wake + bytes opened ÷ cipher's rate of {:.1} MB/s = {sealing:.0} ms): {:.2}",
+            results.cipher / 1e6,
+            results.sealed_wake.percentile(50) / bound
+        ),
+        format!(
+            "{BURST} at once: {} started, {} failed; P99 by P50: {:.2}",
+            burst.0.len(),
+            results.burst_failed,
+            burst.percentile(99) / burst.percentile(50)
+        ),
+        format!(
+            "private memory, ours by bare: {:.2}",
+            middle(&results.private) / middle(&results.bare_private)
+        ),
+    ];
+    let _ = writeln!(page);
+    for line in lines {
+        let _ = writeln!(page, "- {line}");
+    }
+}
