@@ -19,10 +19,14 @@ use mvm::{
     units::{Mib, Vcpus},
 };
 use mvm_core::meter::Paging;
+use mvm_pager::{
+    CHUNK, Cipher,
+    seal::{Binding, Piece, TAG},
+};
 
 use crate::{
     bare::{Bare, Parts},
-    common::{FROZEN, MEMORY, Run, Samples, failed, parts},
+    rounds::{FROZEN, MEMORY, Run, Samples, failed, parts},
 };
 
 /// How many clones start at once.
@@ -237,25 +241,19 @@ fn private_kib(pid: u32) -> u64 {
     values.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
 }
 
-/// Bytes a second that AES-256-GCM opens in pieces of 64 KiB, in this process.
+/// Bytes a second that the cipher of page files opens, in pieces of 64 KiB, in this process.
 fn cipher_rate() -> f64 {
-    use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-    let Ok(key) = UnboundKey::new(&AES_256_GCM, &[7; 32]) else { return f64::NAN };
-    let key = LessSafeKey::new(key);
-    let mut piece = vec![0; 64 << 10];
-    let Ok(tag) = key.seal_in_place_separate_tag(
-        Nonce::assume_unique_for_key([0; 12]),
-        Aad::empty(),
-        &mut piece,
-    ) else {
+    let Ok(cipher) = Cipher::new(&[7; 32], Binding { header: [1; 32], name: [2; 8] }) else {
         return f64::NAN;
     };
-    piece.extend_from_slice(tag.as_ref());
+    let mut sealed = vec![0; CHUNK + TAG];
+    if cipher.seal(Piece::Chunk(0), 1, &mut sealed, CHUNK).is_err() {
+        return f64::NAN;
+    }
     let (began, mut opened) = (Instant::now(), 0);
     while began.elapsed() < Duration::from_secs(2) {
-        let mut copy = piece.clone();
-        let nonce = Nonce::assume_unique_for_key([0; 12]);
-        opened += key.open_in_place(nonce, Aad::empty(), &mut copy).map_or(0, |plain| plain.len());
+        let mut copy = sealed.clone();
+        opened += cipher.open(Piece::Chunk(0), 1, &mut copy).map_or(0, |plain| plain.len());
     }
     opened as f64 / began.elapsed().as_secs_f64()
 }

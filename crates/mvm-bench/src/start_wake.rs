@@ -19,7 +19,7 @@ use mvm::{Error, Move};
 
 use crate::{
     bare::Bare,
-    common::{FROZEN, MEMORY, Run, Samples, failed, parts},
+    rounds::{FROZEN, MEMORY, Run, Samples, failed, parts},
 };
 
 /// All that was measured.

@@ -7,8 +7,8 @@ mod bare;
 mod clones;
 #[path = "../collect.rs"]
 mod collect;
-#[path = "../common.rs"]
-mod common;
+#[path = "../rounds.rs"]
+mod rounds;
 #[path = "../start_wake.rs"]
 mod start_wake;
 
@@ -19,7 +19,7 @@ use std::{
 
 use mvm::{Actor, Config, Context, Mvm, Overrides};
 
-use common::{Run, failed};
+use rounds::{Run, failed};
 
 /// What MVM_LOG asks for goes to standard error, to see where time goes.
 fn log() {
