@@ -51,6 +51,8 @@ use crate::{
 const FREEZE: Duration = Duration::from_secs(5);
 /// How long a request may take that needs no waiting inside the guest.
 const PROMPT: Duration = Duration::from_secs(15);
+/// How long a woken guest may take, each of whose pages may have to come from a disk.
+const WAKE: Duration = Duration::from_secs(45);
 /// How long a gateway may take to hear of a change, and a guest to say what it does: whoever waits
 /// for it works on something else.
 const ASIDE: Duration = Duration::from_secs(2);
@@ -179,7 +181,7 @@ impl Guest for VsockGuest {
             GuestAct::Configure { jail, generation, timeout } => {
                 let word = || wake(None, *generation, Generation(0));
                 let configure = Request::Configure(Box::new(configure(jail)?));
-                self.wake(instance, word, configure, timeout.duration() + PROMPT)
+                self.wake(instance, word, &configure, timeout.duration() + PROMPT)
             }
             GuestAct::Drain { timeout } => {
                 let request = Request::SleepPrep { drain_timeout_secs: timeout.0 };
@@ -207,7 +209,7 @@ impl Guest for VsockGuest {
             GuestAct::Wake { network, offset, generation, secrets } => {
                 let network = config::network(network, *offset)?;
                 let word = || wake(Some(network.clone()), *generation, *secrets);
-                self.wake(instance, word, Request::Thaw {}, PROMPT)
+                self.wake(instance, word, &Request::Thaw {}, WAKE)
             }
             GuestAct::RefreshSecrets { epoch } => {
                 self.request(instance, [Request::SecretsRefresh { epoch: epoch.0 }], PROMPT)
@@ -258,31 +260,27 @@ impl Guest for VsockGuest {
 }
 
 impl VsockGuest {
-    /// Tells a guest the present, and then lets its workload run. A guest that was loaded just now may take
-    /// long to hear, for each page that it needs for that comes from a file: what it was told is old then, and
-    /// it is told again, which touches nothing new.
+    /// Tells a guest the present, and then lets its workload run.
+    ///
+    /// A guest that runs again resets the connections that it had when it was written, and one that came
+    /// too early with them: that one is made again.
     fn wake(
         &self,
         instance: &InstanceRef,
         word: impl Fn() -> Result<Wake, Error>,
-        then: Request,
+        then: &Request,
         bound: Duration,
     ) -> Result<GuestAnswer, Error> {
-        let answer = self.link(instance, Deadline::after(bound)).and_then(|mut link| {
-            for _ in 0..TELLINGS {
-                let word = Request::Wake(word().map_err(Lost::Host)?);
-                let told = Instant::now();
-                match ask(&mut link, word)? {
-                    GuestAnswer::Done if told.elapsed() < OLD => break,
-                    GuestAnswer::Done => {}
-                    other @ (GuestAnswer::Refused(_)
-                    | GuestAnswer::Silent
-                    | GuestAnswer::Partly(_)) => return Ok(other),
+        let deadline = Deadline::after(bound);
+        loop {
+            let told = self.link(instance, deadline);
+            match told.and_then(|mut link| tell_present(&mut link, &word, then)) {
+                Err(Lost::HungUp(why)) if deadline.left().is_ok() => {
+                    tracing::debug!(%instance, why, "hung up at its wake");
                 }
+                told => return settle(instance, told),
             }
-            ask(&mut link, then)
-        });
-        settle(instance, answer)
+        }
     }
 
     /// A session for an act of a person, who is told when there is none.
@@ -312,6 +310,28 @@ impl VsockGuest {
             Err(lost) => settle(instance, Err(lost)),
         }
     }
+}
+
+/// The word and what follows it. A guest that was loaded just now may take long to hear, for each page
+/// that it needs for that comes from a file: what it was told is old then, and it is told again, which
+/// touches nothing new.
+fn tell_present(
+    link: &mut Link,
+    word: impl Fn() -> Result<Wake, Error>,
+    then: &Request,
+) -> Result<GuestAnswer, Lost> {
+    for _ in 0..TELLINGS {
+        let word = Request::Wake(word().map_err(Lost::Host)?);
+        let told = Instant::now();
+        match ask(link, word)? {
+            GuestAnswer::Done if told.elapsed() < OLD => break,
+            GuestAnswer::Done => {}
+            other @ (GuestAnswer::Refused(_) | GuestAnswer::Silent | GuestAnswer::Partly(_)) => {
+                return Ok(other);
+            }
+        }
+    }
+    ask(link, then.clone())
 }
 
 fn ask(link: &mut Link, request: Request) -> Result<GuestAnswer, Lost> {
