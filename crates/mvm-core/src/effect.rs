@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId, VmmVersion},
     integration::Integration,
     net::{Mac, NetId, Network, Offset},
     observed::PausedFor,
@@ -226,6 +226,9 @@ pub enum Effect {
     RemoveRotatedLogs(InstanceRef),
     /// What was fetched and is in an image or installed by now gone → `downloads` of the stock.
     RemoveDownloads,
+    /// VMM and jailer of a version gone → `versions` of the stock. One that new VMMs run, or that a jail or
+    /// a snapshot needs, is refused.
+    RemoveVersion(VmmVersion),
     /// The pool's directory gone → `files`.
     RemovePoolFiles(PoolRef),
     /// An act on volumes.
@@ -264,12 +267,16 @@ pub enum Effect {
     /// hold a link to the volume of an instance that may be destroyed by then.
     RemoveJail(InstanceId),
     /// Shim, jailer and a VMM whose API answers → `vmm` with phase Empty, `shim`. An earlier exit
-    /// record is gone. Inverse: [`Effect::RemoveVmm`].
+    /// record is gone. It is of the version that new VMMs run, or of the one that wrote the snapshot that
+    /// it shall load. Inverse: [`Effect::RemoveVmm`].
     SpawnVmm {
         /// Whose it is.
         instance: InstanceRef,
         /// The user and group of VMM and shim.
         uid: Uid,
+        /// The published snapshot that it shall load, if it shall.
+        #[serde(default)]
+        epoch: Option<Generation>,
     },
     /// A shim in place of one that died while its VMM lives on → `shim`. It watches a VMM that is not
     /// its child: how that ends, but for its `memory.events`, nobody sees.
@@ -378,6 +385,7 @@ impl Effect {
             Self::RemoveImage(_) => "remove_image",
             Self::RemoveRotatedLogs(_) => "remove_rotated_logs",
             Self::RemoveDownloads => "remove_downloads",
+            Self::RemoveVersion(_) => "remove_version",
             Self::RemovePoolFiles(_) => "remove_pool_files",
             Self::Volume(effect) => effect.name(),
             Self::RemoveInstanceFiles(_) => "remove_instance_files",

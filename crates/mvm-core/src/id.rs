@@ -1,7 +1,7 @@
 //! Names of tenants, pools, instances and images; parsing is validation.
 //!
 //! Paths, device names and cgroups are only ever derived from these types ([`crate::layout`]), so
-//! nothing that reaches them can hold a slash, a dot or a space.
+//! nothing that reaches them can hold a slash or a space, or a dot that is not between two numbers.
 
 use std::{fmt, str::FromStr};
 
@@ -25,6 +25,9 @@ pub enum InvalidId {
     /// Operation ids are generated.
     #[error("{0:?} is not an operation id: it is 8 hexadecimal digits")]
     Operation(String),
+    /// Versions of Firecracker are three numbers.
+    #[error("{0:?} is not a Firecracker version: write major.minor.patch")]
+    Version(String),
     /// Addresses have up to three parts.
     #[error("{given:?} is not the address of {what}: write {form}")]
     Address {
@@ -49,6 +52,13 @@ fn is_name(text: &str) -> bool {
 
 fn is_lower_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|b| matches!(b, b'a'..=b'f' | b'0'..=b'9'))
+}
+
+fn is_version(text: &str) -> bool {
+    let is_number = |part: &str| {
+        (1..=5).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    text.split('.').count() == 3 && text.split('.').all(is_number)
 }
 
 macro_rules! text_id {
@@ -125,6 +135,28 @@ text_id!(
     /// The name of a volume that outlived its instance.
     VolumeId, is_name, InvalidId::Name
 );
+
+text_id!(
+    /// A version of Firecracker, as `1.12.1`.
+    VmmVersion, is_version, InvalidId::Version
+);
+
+impl VmmVersion {
+    /// The one that is used unless told otherwise.
+    const BUILT_IN: &str = "1.12.1";
+
+    /// The version that new VMMs run unless told otherwise.
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self(Self::BUILT_IN.to_owned())
+    }
+}
+
+impl Default for VmmVersion {
+    fn default() -> Self {
+        Self::built_in()
+    }
+}
 
 impl TenantId {
     /// The built-in tenant of named VMs and dev mode.
@@ -334,6 +366,14 @@ mod tests {
             assert!(bad.parse::<PoolId>().is_err(), "{bad:?} was accepted");
         }
         assert!("a".repeat(63).parse::<PoolId>().is_ok());
+    }
+
+    #[test]
+    fn a_version_is_three_numbers_and_no_path() {
+        for bad in ["", "1.12", "1.12.1.0", "1.12.", "1.12.x", "1.12/..", "..", "v1.12.1", "1.12.123456"] {
+            assert!(bad.parse::<VmmVersion>().is_err(), "{bad:?} was accepted");
+        }
+        assert_eq!(VmmVersion::built_in().as_str().parse(), Ok(VmmVersion::default()));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VolumeId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VmmVersion, VolumeId},
     net::{NetId, Offset},
     pool::Resources,
     units::Generation,
@@ -65,7 +65,7 @@ pub fn parse_mapping(name: &str) -> Option<InstanceId> {
 pub mod data {
     use super::{
         Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, Resources, TenantId,
-        VolumeId,
+        VmmVersion, VolumeId,
     };
 
     /// The store; a link to the file of this name below [`KEPT`] where an agent without root keeps it.
@@ -95,6 +95,20 @@ pub mod data {
     /// Chroot base of the jailer: the jails of instances that have a process. On the same file
     /// system as images and volumes, so that drives are hard links.
     pub const JAILS: &str = "jails";
+
+    const VMM: &str = "firecracker-";
+
+    /// VMM and jailer of one version.
+    #[must_use]
+    pub fn vmm(version: &VmmVersion) -> PathBuf {
+        PathBuf::from(BINARIES).join(format!("{VMM}{version}"))
+    }
+
+    /// Reads back the name of a version's directory in [`BINARIES`].
+    #[must_use]
+    pub fn parse_vmm(name: &str) -> Option<VmmVersion> {
+        name.strip_prefix(VMM)?.parse().ok()
+    }
 
     /// A tenant's directory.
     #[must_use]

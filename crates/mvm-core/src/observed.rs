@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::Ipv4Addr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{ImageHash, InstanceId, InstanceRef, PoolId, TenantId, VolumeId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolId, TenantId, VmmVersion, VolumeId},
     net::{NetId, Offset},
     publish::Protocol,
     units::{Generation, Mib},
@@ -244,6 +244,18 @@ pub struct ObservedStock {
     pub rotated_logs: Vec<InstanceRef>,
     /// Whether something that was fetched is kept.
     pub downloads: bool,
+    /// The installed versions of Firecracker.
+    #[serde(default)]
+    pub versions: Vec<InstalledVersion>,
+}
+
+/// An installed version of Firecracker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledVersion {
+    /// Which.
+    pub version: VmmVersion,
+    /// Whether new VMMs run it, it is the built-in one, or a jail or a snapshot needs it.
+    pub is_used: bool,
 }
 
 /// Everything on this host that bears one of our names; whoever it belongs to.

@@ -331,6 +331,7 @@ impl Content {
             | Effect::RemoveImage(_)
             | Effect::RemoveRotatedLogs(_)
             | Effect::RemoveDownloads
+            | Effect::RemoveVersion(_)
             | Effect::RemovePoolFiles(_) => {}
             Effect::Volume(effect) => self.volume(effect),
             Effect::DrawNextKey(t) => drop(self.next_keys.insert(t.clone())),

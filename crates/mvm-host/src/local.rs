@@ -33,7 +33,7 @@ use crate::{
     roots::Roots,
     vmm::{
         base, boot, cgroup, console, facts, jail, meter, observe, place::Place, secrets,
-        secrets::swap, snapshot, spawn,
+        secrets::swap, snapshot, spawn, version,
     },
 };
 
@@ -130,6 +130,7 @@ impl Host for LocalHost {
             Effect::RemoveImage(image) => stock::remove_image(roots, image),
             Effect::RemoveRotatedLogs(instance) => stock::remove_rotated_logs(roots, instance),
             Effect::RemoveDownloads => stock::remove_downloads(roots),
+            Effect::RemoveVersion(version) => version::remove(roots, version),
             Effect::RemovePoolFiles(pool) => files::remove_pool(roots, pool),
             Effect::Volume(effect) => self.volume(effect),
             Effect::DrawNextKey(tenant) => rekey::draw(roots, tenant),
@@ -142,7 +143,9 @@ impl Host for LocalHost {
             Effect::RemoveCgroup(instance) => cgroup::remove(roots, instance),
             Effect::EnsureJail(jail) => jail::ensure(roots, jail),
             Effect::RemoveJail(instance) => jail::remove(roots, instance),
-            Effect::SpawnVmm { instance, uid } => spawn::ensure(roots, instance, *uid, by),
+            Effect::SpawnVmm { instance, uid, epoch } => {
+                spawn::ensure(roots, instance, *uid, *epoch, by)
+            }
             Effect::EnsureShim { instance, uid } => self
                 .with_vmm(&instance.instance)
                 .and_then(|()| spawn::ensure_shim(roots, instance, *uid, by)),
@@ -191,7 +194,7 @@ impl Host for LocalHost {
             jail: jail::is_there(&place)?,
             base: match &instance.image {
                 Some(image) => Which::of(roots, id.pool_ref(), image, instance.resources)
-                    .look(snapshot::present)?,
+                    .look(|| snapshot::present(&roots.firecracker))?,
                 None => ObservedBase::Absent,
             },
             snapshots: stored::phases(roots, id)?,
@@ -228,7 +231,8 @@ impl Host for LocalHost {
     }
 
     fn observe_stock(&self) -> Result<ObservedStock, Error> {
-        stock::observe(&self.roots)
+        let versions = version::stock(&self.roots)?;
+        Ok(ObservedStock { versions, ..stock::observe(&self.roots)? })
     }
 
     fn weigh(&self, removals: &[Effect]) -> Result<Vec<u64>, Error> {

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use mvm_core::id::VmmVersion;
+
 use crate::disk::given::GivenKeys;
 
 /// The roots of all paths that this crate touches.
@@ -15,6 +17,8 @@ pub struct Roots {
     pub cgroup: PathBuf,
     /// The share of the data file system that stays free, in percent.
     pub reserve_percent: u8,
+    /// The version of Firecracker that new VMMs run.
+    pub firecracker: VmmVersion,
     /// The shim's program.
     pub shim: PathBuf,
     /// The page server's program.

@@ -44,6 +44,7 @@ impl Ground {
             run: "/run/mvm".into(),
             cgroup: "/sys/fs/cgroup".into(),
             reserve_percent: 0,
+            firecracker: mvm_core::id::VmmVersion::built_in(),
             shim: "/usr/local/bin/mvm-shim".into(),
             pager: "/usr/local/bin/mvm-pager".into(),
             resolv_conf: "/etc/resolv.conf".into(),
@@ -406,8 +407,11 @@ fn a_shim_killed_at_any_moment_of_a_start_leaves_what_can_be_cleared_and_started
     let mut ground = Ground::new(false);
     lay_ground(&ground, Mib(200));
     let id = ground.record.instance.instance.clone();
-    let spawn =
-        Effect::SpawnVmm { instance: ground.record.instance.clone(), uid: ground.record.uid };
+    let spawn = Effect::SpawnVmm {
+        instance: ground.record.instance.clone(),
+        uid: ground.record.uid,
+        epoch: None,
+    };
     let place = vmm::place::Place::of(ground.host.roots(), &id);
     let records = vmm::records::Records::at(&place);
     for moment in [0u64, 10, 30, 60, 90, 120, 160, 200, 300] {
@@ -460,7 +464,11 @@ fn a_vmm_that_outgrows_its_cgroup_is_named_as_out_of_memory() {
     let jail = lay_ground(&ground, Mib(24));
     ground
         .host
-        .execute(&Effect::SpawnVmm { instance: jail.instance.clone(), uid: jail.uid })
+        .execute(&Effect::SpawnVmm {
+            instance: jail.instance.clone(),
+            uid: jail.uid,
+            epoch: None,
+        })
         .unwrap();
     let _ = ground.host.execute(&Effect::BootVmm(Box::new(jail.clone())));
     let began = Instant::now();

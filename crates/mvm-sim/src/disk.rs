@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mvm_core::{
-    id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId, VolumeId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, TenantId, VmmVersion, VolumeId},
     observed::SnapshotPhase,
     units::{Generation, Mib, Uid},
 };
@@ -107,6 +107,8 @@ pub struct Snapshot {
     pub phase: SnapshotPhase,
     /// Whether all of it was written.
     pub complete: bool,
+    /// The version of Firecracker that wrote it.
+    pub version: VmmVersion,
     /// The guest in it.
     pub memory: Memory,
     /// How often the data volume had been written then; none without one.

@@ -3,11 +3,12 @@
 //! Each arm keeps what [`mvm_core::effect::Effect`] promises and fails where a kernel would: a tap
 //! without its bridge, a cgroup that is not empty, a VMM without a jail, a snapshot that may not be
 //! resumed. The arms of VMMs and snapshots are in `vmm`, those of files in `files`, those of
-//! secrets in `secrets`.
+//! secrets in `secrets`, those on what VMMs run in `versions`.
 
 mod files;
 mod observe;
 mod secrets;
+mod versions;
 mod vmm;
 mod volumes;
 
@@ -77,6 +78,7 @@ impl Host for SimHost {
             Effect::RemoveDownloads => {
                 world.forget(|world| std::mem::take(&mut world.has_downloads))
             }
+            Effect::RemoveVersion(version) => world.remove_version(version),
             Effect::RemovePoolFiles(pool) => world.remove_files(&Path::Pool(pool.clone())),
             Effect::Volume(effect) => world.volume(effect),
             Effect::DrawNextKey(tenant) => world.ensure_key(Path::NextKey(tenant.clone())),
@@ -96,7 +98,7 @@ impl Host for SimHost {
             Effect::RemoveCgroup(instance) => world.remove_cgroup(instance),
             Effect::EnsureJail(jail) => world.ensure_jail(jail),
             Effect::RemoveJail(instance) => world.remove_jail(instance),
-            Effect::SpawnVmm { instance, uid } => world.spawn(instance, *uid),
+            Effect::SpawnVmm { instance, uid, epoch } => world.spawn(instance, *uid, *epoch),
             Effect::EnsureShim { instance, .. } => world.watch(instance),
             Effect::RemoveVmm(instance) => world.remove_vmm(instance),
             Effect::BootVmm(jail) => world.boot(jail),

@@ -13,7 +13,7 @@ use std::{
 
 use mvm_core::{
     effect::{Firewall, Limits},
-    id::{ImageHash, InstanceId, InstanceRef},
+    id::{ImageHash, InstanceId, InstanceRef, VmmVersion},
     net::{NetId, Network, Offset},
     observed::{BootId, Ending, ExitRecord, Origin, PausedFor, Phase, SnapshotPhase},
     route::Routes,
@@ -65,6 +65,8 @@ pub struct Vmm {
     pub pid: u32,
     /// Its user.
     pub uid: Uid,
+    /// The version of Firecracker that it runs.
+    pub version: VmmVersion,
     /// How it came to its guest.
     pub origin: Origin,
     /// What it is doing.
@@ -135,6 +137,10 @@ pub struct World {
     pub disk: Disk,
     /// What kind of machine this is: bases of another kind cannot be loaded.
     pub model: u64,
+    /// The version of Firecracker that new VMMs run.
+    pub version: VmmVersion,
+    /// Versions that are installed besides that one.
+    pub versions: BTreeSet<VmmVersion>,
     /// Images that the builder made.
     pub images: BTreeSet<ImageHash>,
     /// Instances with an older file of a log.

@@ -85,6 +85,7 @@ impl Rig for SimRig {
         let mut world = self.machine.world();
         world.images.insert(spare.clone());
         world.has_downloads = true;
+        world.versions.insert(conformance::SPARE.parse().unwrap());
         world.rotated_logs.insert(instance.clone());
         world
             .disk
@@ -225,6 +226,7 @@ fn a_host_that_lies_about_any_effect_does_not_conform() {
         "remove_image",
         "remove_rotated_logs",
         "remove_downloads",
+        "remove_version",
         "remove_pool_files",
         "ensure_volume",
         "open_volume",

@@ -90,7 +90,7 @@ impl Workshop {
         let fetcher = self.fetcher()?;
         let version = &self.config.firecracker;
         Assets { catalogue: &catalogue, fetcher: &fetcher }
-            .ensure_vmm(version, arch()?, &self.config.data_dir.join(data::BINARIES), &|step| {
+            .ensure_vmm(version.as_str(), arch()?, &self.config.data_dir.join(data::BINARIES), &|step| {
                 progress.report(&report(step));
             })
             .map(drop)

@@ -14,7 +14,7 @@ use std::{
 
 use mvm_core::{
     error::{Error, ErrorKind},
-    id::TenantId,
+    id::{InvalidId, TenantId, VmmVersion},
     layout,
     plan::policy::PressureLimits,
     secrets::ValueSource,
@@ -32,8 +32,6 @@ use crate::{
 use settings::Settings;
 pub use settings::{Origin, Setting};
 
-/// The version of Firecracker that is used unless told otherwise.
-pub const FIRECRACKER: &str = "1.12.1";
 /// Seconds that a command waits for another one on the same subject, unless told otherwise.
 const LOCK_WAIT: u16 = 120;
 
@@ -57,7 +55,7 @@ pub struct Config {
     /// Whether everything that weakens isolation is refused (`MVM_PRODUCTION=1`).
     pub production: bool,
     /// The Firecracker version of new instances (`MVM_FC_VERSION`).
-    pub firecracker: String,
+    pub firecracker: VmmVersion,
     /// How many of a pool's newest builds garbage collection keeps (`gc.keep_builds`).
     pub keep_builds: u32,
     /// How much of the disk, in MiB, images that no pool uses and downloads may take after a build
@@ -137,7 +135,7 @@ struct File {
     data_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     production: Option<bool>,
-    firecracker: Option<String>,
+    firecracker: Option<VmmVersion>,
     asset_mirror: Option<String>,
     lock_wait_seconds: Option<u16>,
     host: Option<HostChoice>,
@@ -222,7 +220,7 @@ impl Config {
                 out.insert(name, value);
             }
         }
-        out.insert("MVM_FC_VERSION".to_owned(), self.firecracker.clone());
+        out.insert("MVM_FC_VERSION".to_owned(), self.firecracker.to_string());
         out.insert("MVM_PRODUCTION".to_owned(), u8::from(self.production).to_string());
         // A directory of this machine is no mirror for another.
         if let Some(mirror) = self.asset_mirror.clone().filter(|mirror| !mirror.starts_with('/')) {
@@ -289,9 +287,9 @@ impl Config {
             .or(false);
         let firecracker = all
             .named("firecracker")
-            .variable("MVM_FC_VERSION", Ok)?
+            .variable("MVM_FC_VERSION", version)?
             .file(file.firecracker)
-            .or(FIRECRACKER.to_owned());
+            .or(VmmVersion::built_in());
         let mirror = all.named("asset_mirror").variable("MVM_ASSET_MIRROR", Ok)?;
         let asset_mirror = mirror.file(file.asset_mirror).or_none();
         let (log, log_format) = logging(&mut all, overrides, file.log, file.log_format)?;
@@ -378,19 +376,13 @@ impl Config {
                 ));
             }
         }
-        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-        if self.firecracker.split('.').count() != 3 || !self.firecracker.split('.').all(digits) {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!(
-                    "{:?} is not a Firecracker version: write major.minor.patch",
-                    self.firecracker
-                ),
-            ));
-        }
         self.machine.validate()?;
         Ok(self)
     }
+}
+
+fn version(text: String) -> Result<VmmVersion, Error> {
+    text.try_into().map_err(|error: InvalidId| Error::new(ErrorKind::Invalid, error.to_string()))
 }
 
 /// The value of a variable of the environment, when it is text.

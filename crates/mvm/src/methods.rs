@@ -71,7 +71,7 @@ impl Mvm {
     /// Does what is asked.
     pub fn operate(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
         if starts_guests(operation) && !self.is_guarded {
-            kvm::require(&self.roots, &self.firecracker)?;
+            kvm::require(&self.roots)?;
         }
         self.engine.operate(cx, operation)
     }

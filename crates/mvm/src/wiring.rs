@@ -36,7 +36,6 @@ const PROGRAMS: &str = "/usr/local/bin";
 pub struct Mvm {
     pub(crate) engine: Engine,
     pub(crate) roots: Roots,
-    pub(crate) firecracker: String,
     pub(crate) production: bool,
     pub(crate) config_dir: PathBuf,
     /// Whether the machine is touched by `mvm-hostd`, and not by this process.
@@ -76,11 +75,9 @@ impl Mvm {
             lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()
         };
-        let firecracker = config.firecracker.clone();
         Ok(Self {
             engine: Engine::new(ports, settings),
             roots,
-            firecracker,
             production: config.production,
             config_dir: config.config_dir.clone(),
             is_guarded,
@@ -91,10 +88,9 @@ impl Mvm {
     /// guests.
     #[must_use]
     pub fn for_operation(&self, operation: OperationId) -> Self {
-        let (roots, firecracker) = (self.roots.clone(), self.firecracker.clone());
-        let engine = self.engine.bound(operation);
+        let (engine, roots) = (self.engine.bound(operation), self.roots.clone());
         let (production, config_dir) = (self.production, self.config_dir.clone());
-        Self { engine, roots, firecracker, production, config_dir, is_guarded: self.is_guarded }
+        Self { engine, roots, production, config_dir, is_guarded: self.is_guarded }
     }
 }
 
@@ -177,6 +173,7 @@ pub(crate) fn roots(config: &Config) -> Roots {
         run: config.run_dir.clone(),
         cgroup: PathBuf::from("/sys/fs/cgroup"),
         reserve_percent: config.disk_reserve_percent,
+        firecracker: config.firecracker.clone(),
         shim: program("mvm-shim"),
         pager: program("mvm-pager"),
         resolv_conf: PathBuf::from("/etc/resolv.conf"),

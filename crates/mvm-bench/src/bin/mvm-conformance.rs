@@ -82,11 +82,13 @@ impl Rig for RealRig {
 
     fn litter(&self, instance: &InstanceRef) -> Result<ImageHash, Error> {
         let spare: ImageHash = "e".repeat(64).parse().map_err(|_| failed("no hash"))?;
+        let version = conformance::SPARE.parse().map_err(|_| failed("no version"))?;
         let data = &self.roots.data;
         for (directory, name) in [
             (data.join(layout::data::image(&spare)), "rootfs.squashfs"),
             (data.join(layout::data::logs(instance)), "console.log.1"),
             (data.join(layout::data::DOWNLOADS).join("blobs"), "something.deb"),
+            (data.join(layout::data::vmm(&version)), "firecracker"),
         ] {
             fs::create_dir_all(&directory)
                 .and_then(|()| fs::write(directory.join(name), "litter"))
@@ -169,6 +171,7 @@ fn main() -> ExitCode {
         run: PathBuf::from("/run/mvm"),
         cgroup: PathBuf::from("/sys/fs/cgroup"),
         reserve_percent: 10,
+        firecracker: mvm_core::id::VmmVersion::built_in(),
         shim: PathBuf::from("/usr/local/bin/mvm-shim"),
         pager: PathBuf::from("/usr/local/bin/mvm-pager"),
         resolv_conf: "/etc/resolv.conf".into(),

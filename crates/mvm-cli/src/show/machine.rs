@@ -35,7 +35,7 @@ impl Machine {
             state,
             problem: None,
             version: env!("CARGO_PKG_VERSION"),
-            firecracker: config.firecracker.clone(),
+            firecracker: config.firecracker.to_string(),
             would: None,
         }
     }

@@ -80,6 +80,13 @@ pub fn stock(stock: &ObservedStock, used: &BTreeSet<ImageHash>) -> Vec<Effect> {
     effects
 }
 
+/// Versions of Firecracker that nothing runs or needs.
+#[must_use]
+pub fn versions(stock: &ObservedStock) -> Vec<Effect> {
+    let spare = stock.versions.iter().filter(|one| !one.is_used);
+    spare.map(|one| Effect::RemoveVersion(one.version.clone())).collect()
+}
+
 /// Which of these removals, each with the bytes it gives back, bring what stays within `budget` bytes: the
 /// first ones, as many as it takes.
 #[must_use]

@@ -102,7 +102,8 @@ fn launch(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> V
     }));
     steps.extend(volume::prepare(record, seen, resumable(record, seen)));
     steps.push(Step::Do(Effect::EnsureJail(jail.clone())));
-    steps.push(Step::Do(Effect::SpawnVmm { instance: id.clone(), uid: record.uid }));
+    let epoch = resumable(record, seen).then_some(record.epoch);
+    steps.push(Step::Do(Effect::SpawnVmm { instance: id.clone(), uid: record.uid, epoch }));
     if resumable(record, seen) {
         steps.push(Step::Do(Effect::LoadSnapshot { instance: id, epoch: record.epoch }));
         steps.extend(resume(record, true, Vec::new()));

@@ -294,6 +294,7 @@ impl Engine {
         effects.extend(gc::logs(&stock, &|instance| !known.contains(&instance.pool_ref())));
         let used = pools.iter().flat_map(|pool| self.kept(pool, &instances, keep)).collect();
         effects.extend(gc::stock(&stock, &used));
+        effects.extend(gc::versions(&stock));
         Ok(effects)
     }
 
@@ -338,6 +339,7 @@ fn subject(effect: &Effect) -> String {
         Effect::RemoveRotatedLogs(instance) => instance.to_string(),
         Effect::RemoveSnapshot { instance, epoch } => format!("{instance} {epoch}"),
         Effect::RemoveDownloads => "downloads".to_owned(),
+        Effect::RemoveVersion(version) => format!("Firecracker {version}"),
         Effect::RemoveTap { net, offset } => mvm_core::layout::tap(*net, *offset),
         Effect::RemoveBridge(net) | Effect::RemoveRoutes(net) => mvm_core::layout::bridge(*net),
         Effect::RemoveVmm(id) | Effect::RemoveJail(id) | Effect::RemoveCgroup(id) => id.to_string(),

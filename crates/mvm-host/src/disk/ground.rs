@@ -12,6 +12,7 @@ pub(crate) fn roots(dir: &Path) -> Roots {
         cgroup: dir.join("cgroup"),
         // How full the disk of whoever runs the tests is has no part in them.
         reserve_percent: 0,
+        firecracker: mvm_core::id::VmmVersion::built_in(),
         shim: dir.join("mvm-shim"),
         pager: dir.join("mvm-pager"),
         resolv_conf: "/etc/resolv.conf".into(),

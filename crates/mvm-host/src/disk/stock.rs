@@ -32,7 +32,7 @@ const MANIFEST: &str = "manifest.json";
 /// Names and answered requests of the image store: files that hold a hash.
 const REFERENCES: [&str; 2] = ["refs", "requests"];
 
-/// What is there.
+/// What is there, but for versions of Firecracker: those are told by who runs them.
 ///
 /// # Errors
 /// When a directory cannot be read.
@@ -61,7 +61,7 @@ pub fn observe(roots: &Roots) -> Result<ObservedStock, mvm_core::Error> {
         downloads |= !durable::names(&directory)?.is_empty();
     }
     let images = images.into_iter().map(|(_, _, hash)| hash).collect();
-    Ok(ObservedStock { images, rotated_logs, downloads })
+    Ok(ObservedStock { images, rotated_logs, downloads, ..ObservedStock::default() })
 }
 
 /// Removes a pool's links to an image.
@@ -161,6 +161,7 @@ fn concerned(roots: &Roots, effect: &Effect) -> Result<Vec<PathBuf>, Error> {
         Effect::RemoveImage(image) => vec![below(data::image(image))],
         Effect::RemoveRotatedLogs(instance) => older_logs(roots, instance)?.collect(),
         Effect::RemoveDownloads => download_dirs(roots).collect(),
+        Effect::RemoveVersion(version) => vec![below(data::vmm(version))],
         Effect::RemoveJail(id) => vec![below(data::jail(id))],
         Effect::RemoveSnapshot { instance, epoch } => {
             let directory = below(data::snapshots(instance));

@@ -193,7 +193,9 @@ pub fn footing(effect: &Effect) -> Result<Footing, Error> {
             consistent(intent)?;
             Footing::of(Concern::Node).truth(Truth::KeepsWalls)
         }
-        Effect::RemoveImage(_) | Effect::RemoveDownloads => Footing::of(Concern::Node),
+        Effect::RemoveImage(_) | Effect::RemoveDownloads | Effect::RemoveVersion(_) => {
+            Footing::of(Concern::Node)
+        }
         Effect::EnsureTenantKey(tenant)
         | Effect::DrawNextKey(tenant)
         | Effect::PromoteNextKey(tenant)
@@ -207,7 +209,7 @@ pub fn footing(effect: &Effect) -> Result<Footing, Error> {
             Footing::with_uid(&jail.instance, jail.uid)?
                 .claim(Claim::network(&jail.identity.network))
         }
-        Effect::SpawnVmm { instance, uid }
+        Effect::SpawnVmm { instance, uid, .. }
         | Effect::EnsureShim { instance, uid }
         | Effect::SwapSecrets { instance, uid, .. } => Footing::with_uid(instance, *uid)?,
         Effect::RemoveInstanceFiles(instance) => Footing::instance(instance)
@@ -350,10 +352,11 @@ mod tests {
     fn no_vmm_runs_as_root_or_as_anybody_who_is_no_instance() {
         let instance: InstanceRef = "acme/w/i-0000000a".parse().unwrap();
         for uid in [0, 1000, FIRST_UID - 1, FIRST_UID + UIDS].map(Uid) {
-            let spawn = Effect::SpawnVmm { instance: instance.clone(), uid };
+            let spawn = Effect::SpawnVmm { instance: instance.clone(), uid, epoch: None };
             assert!(refusal(&spawn).contains("is no instance's"));
         }
-        assert!(footing(&Effect::SpawnVmm { instance, uid: Uid(FIRST_UID) }).is_ok());
+        let spawn = Effect::SpawnVmm { instance, uid: Uid(FIRST_UID), epoch: None };
+        assert!(footing(&spawn).is_ok());
     }
 
     #[test]

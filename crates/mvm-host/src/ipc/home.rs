@@ -372,6 +372,7 @@ mod tests {
             run: base.join("run"),
             cgroup: base.join("cgroup"),
             reserve_percent: 10,
+            firecracker: mvm_core::id::VmmVersion::built_in(),
             shim: PathBuf::new(),
             pager: PathBuf::new(),
             resolv_conf: PathBuf::new(),

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mvm_core::{Error, ErrorKind};
+use mvm_core::{Error, ErrorKind, id::VmmVersion};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -76,28 +76,28 @@ impl Verdict {
 struct Kept {
     boot_id: String,
     kernel: String,
-    firecracker: String,
+    firecracker: VmmVersion,
     verdict: Verdict,
 }
 
 /// Boots the guest now, and keeps the verdict.
 #[must_use]
-pub fn probe(roots: &Roots, firecracker: &str) -> Verdict {
-    let verdict = boot(roots, firecracker);
+pub fn probe(roots: &Roots) -> Verdict {
+    let verdict = boot(roots);
     if verdict.is_final {
-        keep(roots, &kept(firecracker, &verdict));
+        keep(roots, &kept(&roots.firecracker, &verdict));
     }
     verdict
 }
 
 /// The kept verdict of this boot; boots the guest when there is none.
 #[must_use]
-pub fn verdict(roots: &Roots, firecracker: &str) -> Verdict {
+pub fn verdict(roots: &Roots) -> Verdict {
     let found = fs::read(file(roots)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    let is_of_now = |found: &Kept| kept(firecracker, &found.verdict) == *found;
+    let is_of_now = |found: &Kept| kept(&roots.firecracker, &found.verdict) == *found;
     match found.filter(is_of_now) {
         Some(kept) => kept.verdict,
-        None => probe(roots, firecracker),
+        None => probe(roots),
     }
 }
 
@@ -114,8 +114,8 @@ pub fn known(roots: &Roots) -> Option<Verdict> {
 ///
 /// # Errors
 /// `Unavailable`, with what was found and what to do about it.
-pub fn require(roots: &Roots, firecracker: &str) -> Result<(), Error> {
-    let Verdict { kvm, detail, .. } = verdict(roots, firecracker);
+pub fn require(roots: &Roots) -> Result<(), Error> {
+    let Verdict { kvm, detail, .. } = verdict(roots);
     match kvm {
         Kvm::Usable | Kvm::Unknown => Ok(()),
         Kvm::Unusable => Err(refusal(&detail)),
@@ -136,10 +136,10 @@ fn file(roots: &Roots) -> PathBuf {
     roots.run.join("kvm.json")
 }
 
-fn kept(firecracker: &str, verdict: &Verdict) -> Kept {
+fn kept(firecracker: &VmmVersion, verdict: &Verdict) -> Kept {
     let boot_id = boot_id::present().0;
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-    let (firecracker, verdict) = (firecracker.to_owned(), verdict.clone());
+    let (firecracker, verdict) = (firecracker.clone(), verdict.clone());
     Kept { boot_id, kernel, firecracker, verdict }
 }
 
@@ -152,12 +152,13 @@ fn keep(roots: &Roots, kept: &Kept) {
     }
 }
 
-fn boot(roots: &Roots, firecracker: &str) -> Verdict {
+fn boot(roots: &Roots) -> Verdict {
     let (opens, detail) = facts::kvm(Path::new("/dev/kvm"));
     if !opens {
         // The module may be loaded yet, and looking again costs nothing.
         return Verdict { kvm: Kvm::Unusable, detail, is_final: false };
     }
+    let firecracker = &roots.firecracker;
     let program = version::firecracker(roots, firecracker);
     if !program.is_file() {
         let detail = format!("Firecracker {firecracker} is not installed, so no guest was tried");
@@ -290,6 +291,7 @@ mod tests {
             data: path("data"),
             run: path("run"),
             cgroup: path("cgroup"),
+            firecracker: mvm_core::id::VmmVersion::built_in(),
             shim: path("shim"),
             pager: path("pager"),
             resolv_conf: path("resolv.conf"),
@@ -316,7 +318,7 @@ mod tests {
     fn without_firecracker_nothing_is_known_and_nothing_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let roots = roots(dir.path());
-        assert_ne!(verdict(&roots, "1.12.1").kvm, Kvm::Usable);
+        assert_ne!(verdict(&roots).kvm, Kvm::Usable);
         assert!(!file(&roots).exists());
     }
 
@@ -325,18 +327,19 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let roots = roots(dir.path());
         let told = Verdict::of(Kvm::Usable, "told");
-        let now = kept("1.12.1", &told);
+        let now = kept(&roots.firecracker, &told);
         keep(&roots, &now);
-        assert_eq!(verdict(&roots, "1.12.1"), told);
+        assert_eq!(verdict(&roots), told);
         assert_eq!(known(&roots), Some(told.clone()));
-        assert_ne!(verdict(&roots, "1.12.2"), told);
+        let other = Roots { firecracker: "1.12.2".parse().unwrap(), ..roots.clone() };
+        assert_ne!(verdict(&other), told);
         for other in [
             Kept { boot_id: "before".into(), ..now.clone() },
             Kept { kernel: "older".into(), ..now },
         ] {
             keep(&roots, &other);
             assert_eq!(known(&roots), None);
-            assert_ne!(verdict(&roots, "1.12.1"), told);
+            assert_ne!(verdict(&roots), told);
         }
     }
 

@@ -23,6 +23,7 @@ use super::{
     records::Records,
     snapshot,
     socket::Deadline,
+    version,
 };
 use crate::{
     disk::{
@@ -47,14 +48,15 @@ pub fn take(roots: &Roots, jail: &Jail) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::Conflict, format!("{} is not paused", place.instance)));
     }
     let which = Which::of_jail(roots, jail);
-    if records.origin()? == Origin::Base || which.look(snapshot::present)? == ObservedBase::Fits {
+    let present = snapshot::present(&version::of(&place)?)?;
+    if records.origin()? == Origin::Base || which.look(|| Ok(present.clone()))? == ObservedBase::Fits {
         return Ok(());
     }
     let Some(_claim) = which.claim()? else { return Ok(()) };
     let memory = jail.resources.mem_mib;
     let most: Mib = memory.min(observe::held(&place)?);
     let header = Header {
-        taken_on: snapshot::present()?,
+        taken_on: present,
         image: jail.image.clone(),
         memory,
         created_at: snapshot::now(),
@@ -81,7 +83,7 @@ pub fn load(roots: &Roots, jail: &Jail) -> Result<(), Error> {
         return if is_loaded { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, message)) };
     }
     let which = Which::of_jail(roots, jail);
-    let vmstate = which.open(&snapshot::present()?, &place.base())?;
+    let vmstate = which.open(&snapshot::present(&version::of(&place)?)?, &place.base())?;
     dump::clear(&place)?;
     put(&place.mount(), dump::VMSTATE, &vmstate)?;
     jail::link(&base::memory(&place.base()), &place.root.join(MEMORY))?;

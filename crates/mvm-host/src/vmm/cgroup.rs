@@ -250,6 +250,7 @@ mod tests {
             run: base.path().join("run"),
             cgroup: base.path().to_path_buf(),
             reserve_percent: 10,
+            firecracker: mvm_core::id::VmmVersion::built_in(),
             shim: base.path().join("shim"),
             pager: base.path().join("pager"),
             resolv_conf: "/etc/resolv.conf".into(),

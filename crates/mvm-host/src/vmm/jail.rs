@@ -3,6 +3,7 @@
 //! ```text
 //!  <data>/jails/firecracker/<i>/image     which image was linked in
 //!                              /secrets_epoch   of which epoch its secrets drive is
+//!                              /version  which version of Firecracker its VMM runs
 //!                              /base     the base that its guest stands on, if it does
 //!                              /root/     the VMM's /, made the instance's by the jailer
 //!                                   /rootfs, vmlinux, initrd   hard links, 0444, root's

@@ -221,6 +221,7 @@ mod tests {
             run: base.join("run"),
             cgroup: base.join("cgroup"),
             reserve_percent: 10,
+            firecracker: mvm_core::id::VmmVersion::built_in(),
             shim: base.join("shim"),
             pager: base.join("pager"),
             resolv_conf: "/etc/resolv.conf".into(),

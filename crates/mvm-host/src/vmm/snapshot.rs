@@ -14,7 +14,7 @@ use std::{fs, io, sync::OnceLock};
 
 use mvm_core::{
     Error, ErrorKind,
-    id::InstanceRef,
+    id::{InstanceRef, VmmVersion},
     layout,
     observed::{Origin, PausedFor, SnapshotPhase},
     pool::Compression,
@@ -76,7 +76,7 @@ pub fn write(
     let ring = keyed.then(|| key::ring(roots, &instance.tenant)).transpose()?;
     let source = source(roots, instance, records, ring.as_ref())?;
     let header =
-        Header { taken_on: present()?, image: jail::image_of(&place)?, memory, created_at: now() };
+        Header { taken_on: present(&version::of(&place)?)?, image: jail::image_of(&place)?, memory, created_at: now() };
     let base = Shared::open(&place.base())?;
     let mut wanted = pager::working_set(&place)?;
     if let Some(base) = &base {
@@ -228,7 +228,7 @@ fn verify(
 }
 
 fn check(place: &Place, header: &Header) -> Result<(), Error> {
-    header.compatible(&present()?).map_err(|mismatch| {
+    header.compatible(&present(&version::of(place)?)?).map_err(|mismatch| {
         Error::new(ErrorKind::Conflict, mismatch.to_string())
             .hint("stop the instance, which discards the snapshot, and start it again")
     })?;
@@ -244,11 +244,11 @@ fn check(place: &Place, header: &Header) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Conflict, message))
 }
 
-/// What snapshots of this host depend on.
+/// What snapshots depend on that are written, or loaded, by this version of Firecracker here.
 ///
 /// # Errors
 /// When `/proc/cpuinfo` cannot be read.
-pub fn present() -> Result<Present, Error> {
+pub fn present(firecracker: &VmmVersion) -> Result<Present, Error> {
     // It does not change while a program runs, and is long on a large machine.
     static CPU: OnceLock<String> = OnceLock::new();
     let cpu = match CPU.get() {
@@ -260,7 +260,7 @@ pub fn present() -> Result<Present, Error> {
     };
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     Ok(Present {
-        firecracker: version::CURRENT.to_owned(),
+        firecracker: firecracker.to_string(),
         cpu,
         kernel: release.split('.').take(2).collect::<Vec<_>>().join("."),
     })

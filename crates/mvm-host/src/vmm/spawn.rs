@@ -14,9 +14,9 @@ use std::{
 
 use mvm_core::{
     Error, ErrorKind,
-    id::{InstanceId, InstanceRef, OperationId},
+    id::{InstanceId, InstanceRef, OperationId, VmmVersion},
     layout::{self, data},
-    units::Uid,
+    units::{Generation, Uid},
 };
 use mvm_shim::{
     Report, Spec,
@@ -49,7 +49,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// A lock that is held for a moment by somebody who looks at it is tried again at this interval.
 const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Makes shim, jailer and a VMM without a guest. One that is there already is a success.
+/// Makes shim, jailer and a VMM without a guest, of the version that shall load the snapshot of this
+/// epoch, if one shall be loaded. One that is there already is a success.
 ///
 /// # Errors
 /// `Conflict` when the VMM has a guest, `NotFound` when Firecracker is not installed, `Failed`
@@ -58,19 +59,25 @@ pub fn ensure(
     roots: &Roots,
     instance: &InstanceRef,
     uid: Uid,
+    epoch: Option<Generation>,
     operation: Option<&OperationId>,
 ) -> Result<(), Error> {
     let place = Place::of(roots, &instance.instance);
     let records = Records::at(&place);
+    let version = version::wanted(roots, instance, epoch)?;
     if is_alive(records)? && records.is_shim_alive()? {
         let deadline = Deadline::after(super::api::CALL);
-        return match Api::connect(&place, deadline)?.state(deadline)? {
-            GuestState::NotStarted => Ok(()),
-            GuestState::Running | GuestState::Paused => Err(Error::new(
-                ErrorKind::Conflict,
-                format!("{} has a VMM with a guest already", instance.instance),
-            )),
-        };
+        match Api::connect(&place, deadline)?.state(deadline)? {
+            GuestState::NotStarted if version::of(&place)? == version => return Ok(()),
+            // Nothing is lost with it.
+            GuestState::NotStarted => {}
+            GuestState::Running | GuestState::Paused => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("{} has a VMM with a guest already", instance.instance),
+                ));
+            }
+        }
     }
     for (what, there) in [("jail", &place.root), ("cgroup", &place.cgroup)] {
         if !there.is_dir() {
@@ -79,9 +86,9 @@ pub fn ensure(
         }
     }
     remove(roots, &instance.instance)?;
-    version::check(roots, version::CURRENT)?;
+    version::bind(roots, &place, &version)?;
     let operation = operation.map(ToString::to_string);
-    let spec = Spec { operation, ..prepare(roots, instance, &place, uid)? };
+    let spec = Spec { operation, ..prepare(roots, instance, &place, uid, &version)? };
     let started = launch(roots, &place, &spec);
     if started.is_err() {
         // The records stay: they tell how it ended.
@@ -111,11 +118,18 @@ pub fn ensure_shim(
     };
     let operation = operation.map(ToString::to_string);
     let paged_by = pager::process(&place)?;
-    let spec = Spec { watch: Some(vmm), paged_by, operation, ..spec(roots, instance, &place, uid) };
+    let spec = spec(roots, instance, &place, uid, &version::of(&place)?);
+    let spec = Spec { watch: Some(vmm), paged_by, operation, ..spec };
     launch(roots, &place, &spec)
 }
 
-fn prepare(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Result<Spec, Error> {
+fn prepare(
+    roots: &Roots,
+    instance: &InstanceRef,
+    place: &Place,
+    uid: Uid,
+    version: &VmmVersion,
+) -> Result<Spec, Error> {
     let out = place.records.join(OUT);
     ensure_dir(&place.records, 0o700)?;
     ensure_dir(&out, 0o700)?;
@@ -124,16 +138,22 @@ fn prepare(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Re
     ensure_dir(&logs, 0o700)?;
     give(&logs, uid.0)?;
     jail::refresh(place, uid)?;
-    Ok(spec(roots, instance, place, uid))
+    Ok(spec(roots, instance, place, uid, version))
 }
 
-fn spec(roots: &Roots, instance: &InstanceRef, place: &Place, uid: Uid) -> Spec {
+fn spec(
+    roots: &Roots,
+    instance: &InstanceRef,
+    place: &Place,
+    uid: Uid,
+    version: &VmmVersion,
+) -> Spec {
     Spec {
         instance: instance.instance.to_string(),
         uid: uid.0,
         pager: roots.pager.clone(),
-        jailer: version::jailer(roots, version::CURRENT),
-        firecracker: version::firecracker(roots, version::CURRENT),
+        jailer: version::jailer(roots, version),
+        firecracker: version::firecracker(roots, version),
         chroot_base: roots.data.join(data::JAILS),
         jail: place.root.clone(),
         records: place.records.clone(),

@@ -81,6 +81,7 @@ impl World {
             data: path.clone(),
             run: path.clone(),
             cgroup: path.clone(),
+            firecracker: mvm_core::id::VmmVersion::built_in(),
             shim: path.clone(),
             pager: path.clone(),
             resolv_conf: path.join("resolv.conf"),

@@ -394,7 +394,14 @@ impl<'a> Bench<'a> {
     }
 
     pub(super) fn spawn(&self) -> Effect {
-        Effect::SpawnVmm { instance: self.record.instance.clone(), uid: self.record.uid }
+        let Instance { instance, uid, .. } = &self.record;
+        Effect::SpawnVmm { instance: instance.clone(), uid: *uid, epoch: None }
+    }
+
+    /// As [`Bench::spawn`], for the snapshot of the present epoch.
+    pub(super) fn spawn_to_load(&self) -> Effect {
+        let Instance { instance, uid, epoch, .. } = &self.record;
+        Effect::SpawnVmm { instance: instance.clone(), uid: *uid, epoch: Some(*epoch) }
     }
 
     pub(super) fn shim(&self) -> Effect {

@@ -2,12 +2,15 @@
 
 use mvm_core::{
     effect::{BaseAct, Effect, Firewall},
-    id::ImageHash,
+    id::{ImageHash, VmmVersion},
     observed::{PausedFor, Phase},
     units::Generation,
 };
 
-use super::bench::{Bench, nothing_of};
+use super::{
+    SPARE,
+    bench::{Bench, Seen, nothing_of},
+};
 
 pub(super) fn bridge(bench: &mut Bench<'_>) -> Result<(), String> {
     let net = bench.record.network.net;
@@ -32,7 +35,7 @@ pub(super) fn routes(bench: &mut Bench<'_>) -> Result<(), String> {
 
 pub(super) fn firewall(bench: &mut Bench<'_>) -> Result<(), String> {
     let is_at = |generation: Option<Generation>| {
-        move |seen: &super::bench::Seen| {
+        move |seen: &Seen| {
             seen.instance.firewall == generation
                 && seen.tenant.firewall == generation
                 && seen.node.firewall == generation
@@ -103,7 +106,14 @@ pub(super) fn litter(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.tries(&Effect::RemoveRotatedLogs(instance.clone()), |seen| {
         !seen.stock.rotated_logs.contains(&instance)
     })?;
-    bench.tries(&Effect::RemoveDownloads, |seen| !seen.stock.downloads)
+    bench.tries(&Effect::RemoveDownloads, |seen| !seen.stock.downloads)?;
+    let spare: VmmVersion = SPARE.parse().map_err(|error| format!("{error}"))?;
+    let is_there = |seen: &Seen| seen.stock.versions.iter().any(|one| one.version == spare);
+    if !is_there(&bench.see()?) {
+        return Err(format!("Firecracker {spare} was installed and does not show"));
+    }
+    bench.tries(&Effect::RemoveVersion(spare.clone()), |seen| !is_there(seen))?;
+    bench.refuses(&Effect::RemoveVersion(VmmVersion::built_in()), "it is built in")
 }
 
 pub(super) fn volume(bench: &mut Bench<'_>) -> Result<(), String> {

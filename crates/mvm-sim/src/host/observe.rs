@@ -143,6 +143,7 @@ impl World {
             images: self.images.iter().cloned().collect(),
             rotated_logs: self.rotated_logs.iter().filter(has_files).cloned().collect(),
             downloads: self.has_downloads,
+            versions: self.installed(),
         }
     }
 
@@ -203,7 +204,7 @@ impl World {
                 kvm_detail: "simulated".to_owned(),
                 cgroup_v2: true,
                 nftables: true,
-                firecracker: vec!["1.16.0".to_owned()],
+                firecracker: self.installed().iter().map(|one| one.version.to_string()).collect(),
                 jailer: true,
                 dns: Dns { resolvers: self.resolvers.clone(), problem: None },
             },

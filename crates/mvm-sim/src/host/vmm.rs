@@ -24,13 +24,19 @@ pub(super) fn base_path(pool: &PoolRef, image: &ImageHash, size: &Resources) -> 
 }
 
 impl World {
-    pub(super) fn spawn(&mut self, instance: &InstanceRef, uid: Uid) -> Result<(), Error> {
+    pub(super) fn spawn(
+        &mut self,
+        instance: &InstanceRef,
+        uid: Uid,
+        epoch: Option<Generation>,
+    ) -> Result<(), Error> {
         let id = &instance.instance;
+        let version = self.version_for(instance, epoch)?;
         if let Some(vmm) = self.vmms.get(id) {
-            if vmm.uid == uid {
+            if vmm.uid == uid && vmm.version == version {
                 return Ok(());
             }
-            return Err(conflict(format!("the VMM of {id} runs as another user")));
+            return Err(conflict(format!("the VMM of {id} runs as another user or version")));
         }
         if self.shims.contains_key(id) {
             return Err(conflict(format!("a shim of {id} is still there")));
@@ -48,6 +54,7 @@ impl World {
             instance: instance.clone(),
             pid: self.pid(),
             uid,
+            version,
             origin: Origin::Boot,
             phase: Phase::Empty,
             guest: None,
@@ -211,6 +218,12 @@ impl World {
         if snapshot.phase != SnapshotPhase::Published {
             return Err(conflict(format!("snapshot {epoch} of {id} may not be resumed")));
         }
+        if snapshot.version != vmm.version {
+            let (taken, runs) = (&snapshot.version, &vmm.version);
+            return Err(conflict(format!(
+                "snapshot {epoch} of {id} was taken with {taken}, and its VMM runs {runs}"
+            )));
+        }
         let keyed = snapshot.sealed_with.is_some();
         let ring = self.ring(&instance.tenant);
         if !snapshot.complete
@@ -271,8 +284,14 @@ impl World {
         keyed: bool,
     ) -> Result<(), Error> {
         let id = &instance.instance;
-        let memory = match self.vmm(id)? {
-            Vmm { phase: Phase::Paused(PausedFor::Sleep), guest: Some(guest), origin, .. } => {
+        let (memory, version) = match self.vmm(id)? {
+            Vmm {
+                phase: Phase::Paused(PausedFor::Sleep),
+                guest: Some(guest),
+                origin,
+                version,
+                ..
+            } => {
                 // The pages that it did not touch since it woke lie there and nowhere else.
                 if let Origin::Snapshot(from) = origin
                     && !self
@@ -282,7 +301,7 @@ impl World {
                 {
                     return Err(conflict(format!("what {id} woke from is gone")));
                 }
-                guest.clone()
+                (guest.clone(), version.clone())
             }
             Vmm { .. } => return Err(conflict(format!("{id} is not paused for sleep"))),
         };
@@ -305,6 +324,7 @@ impl World {
             serial: self.serial(),
             phase: SnapshotPhase::Partial,
             complete: true,
+            version,
             memory,
             volume_writes: self.disk.volume_writes(instance),
             sealed_with,

@@ -75,6 +75,7 @@ fn concerned(effect: &Effect) -> Option<&InstanceId> {
         | Effect::RemoveImage(_)
         | Effect::RemoveRotatedLogs(_)
         | Effect::RemoveDownloads
+        | Effect::RemoveVersion(_)
         | Effect::RemovePoolFiles(_)
         | Effect::EnsureTap { .. }
         | Effect::RemoveTap { .. } => None,

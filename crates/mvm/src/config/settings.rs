@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use mvm_core::error::Error;
+use mvm_core::{error::Error, id::VmmVersion};
 use serde::Serialize;
 
 use super::LogFormat;
@@ -118,6 +118,12 @@ impl Shown for PathBuf {
 impl Shown for String {
     fn shown(&self) -> String {
         self.clone()
+    }
+}
+
+impl Shown for VmmVersion {
+    fn shown(&self) -> String {
+        self.to_string()
     }
 }
 

@@ -34,8 +34,8 @@ fn firecracker(sight: &Sight<'_>) -> Check {
     let catalogue = Catalogue::built_in().ok();
     let asset = Arch::native()
         .zip(catalogue.as_ref())
-        .and_then(|(arch, catalogue)| catalogue.asset("firecracker", version, arch).ok());
-    let place = sight.data().join(data::BINARIES).join(format!("firecracker-{version}"));
+        .and_then(|(arch, catalogue)| catalogue.asset("firecracker", version.as_str(), arch).ok());
+    let place = sight.data().join(data::vmm(version));
     let Some(asset) = asset else {
         let found = format!("{version} is not in the catalogue, so its files cannot be verified");
         return Check::warning(name, found, "set MVM_FC_VERSION to a version of the catalogue");

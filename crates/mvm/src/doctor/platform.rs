@@ -55,7 +55,7 @@ pub(super) fn kernel(release: &str) -> Check {
 }
 
 fn kvm(sight: &Sight<'_>) -> Check {
-    let verdict = kvm::probe(&wiring::roots(sight.config), &sight.config.firecracker);
+    let verdict = kvm::probe(&wiring::roots(sight.config));
     match verdict.kvm {
         Kvm::Usable => Check::ok("kvm", format!("usable: {}", verdict.detail)),
         Kvm::Unusable => Check::failed(

@@ -182,7 +182,7 @@ pub fn place(config: &Config) -> Result<Place, Error> {
             }
         }
         HostChoice::Auto => {
-            let verdict = kvm::verdict(&wiring::roots(config), &config.firecracker);
+            let verdict = kvm::verdict(&wiring::roots(config));
             let qemu = qemu();
             match (verdict.kvm, qemu.look()?) {
                 (Kvm::Usable, _) | (Kvm::Unknown, MachineState::Absent) => Ok(Place::Here),
@@ -211,7 +211,7 @@ pub fn chosen(config: &Config, progress: &dyn Progress) -> Result<Box<dyn Provid
             if std::path::Path::new("/dev/kvm").exists() {
                 wiring::builder(config).ensure_vmm(progress)?;
             }
-            match kvm::probe(&wiring::roots(config), &config.firecracker).kvm {
+            match kvm::probe(&wiring::roots(config)).kvm {
                 Kvm::Usable => Ok(native()),
                 Kvm::Unusable | Kvm::Unknown => Ok(qemu()),
             }

@@ -5,14 +5,17 @@
 use std::{fs::File, io::Read, path::Path};
 
 use mvm_core::{
-    id::{ImageHash, InstanceRef},
+    id::{ImageHash, InstanceRef, VmmVersion},
     units::{Generation, Mib, Timestamp},
 };
 use ring::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
-use crate::disk::error::{Act, Error};
+use crate::disk::{
+    durable,
+    error::{Act, Error},
+};
 
 /// The version of the format that is written.
 pub const SCHEMA: u32 = 3;
@@ -154,6 +157,20 @@ impl Manifest {
         }
         Ok(manifest)
     }
+}
+
+/// The version of Firecracker that a header names, whatever else it says; none when it is not there or not
+/// understood.
+pub(super) fn version(path: &Path) -> Result<Option<VmmVersion>, Error> {
+    if !durable::exists(path)? {
+        return Ok(None);
+    }
+    let file = File::open(path).act("open", path)?;
+    let mut text = Vec::new();
+    file.take(MAX_LENGTH).read_to_end(&mut text).act("read", path)?;
+    let header: Option<serde_json::Value> = serde_json::from_slice(&text).ok();
+    let named = header.as_ref().and_then(|header| header.pointer("/header/taken_on/firecracker"));
+    Ok(named.and_then(serde_json::Value::as_str).and_then(|version| version.parse().ok()))
 }
 
 pub(in crate::disk) fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -28,7 +28,7 @@ pub mod store;
 
 pub use header::{Header, Mismatch, Present};
 pub use open::{Opened, Pages, header, open, put, retired_pages};
-pub use place::{allocated, phases, publish, remove, remove_all, retire};
+pub use place::{allocated, phases, publish, remove, remove_all, retire, versions};
 pub use rekey::rekey;
 pub use store::{Written, store};
 

@@ -9,10 +9,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mvm_core::{id::InstanceRef, layout, observed::SnapshotPhase, units::Generation};
+use mvm_core::{
+    id::{InstanceRef, VmmVersion},
+    layout,
+    observed::SnapshotPhase,
+    units::Generation,
+};
 
 use super::{
-    header::{Form, Manifest},
+    header::{self, Form, Manifest},
     seal::Name,
 };
 use crate::{
@@ -107,6 +112,19 @@ pub fn allocated(roots: &Roots, instance: &InstanceRef) -> Result<u64, mvm_core:
         }
     }
     Ok(bytes)
+}
+
+/// The versions of Firecracker that wrote an instance's snapshots, whatever their phase and schema.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn versions(roots: &Roots, instance: &InstanceRef) -> Result<Vec<VmmVersion>, mvm_core::Error> {
+    let parent = roots.data.join(layout::data::snapshots(instance));
+    let mut versions = Vec::new();
+    for name in durable::names(&parent)? {
+        versions.extend(header::version(&parent.join(name).join(HEADER))?);
+    }
+    Ok(versions)
 }
 
 /// Makes a stored snapshot resumable: everything of it synced, renamed, and the rename synced.

@@ -168,11 +168,10 @@ impl Qemu {
         let first = match known {
             Some(_) => None,
             None => {
-                let name = format!("firecracker-{}", self.config.firecracker);
                 let store = self.assets().data_dir.join(data::IMAGES);
                 Some(First {
                     keys: self.machine(),
-                    firecracker: (self.assets().data_dir.join(data::BINARIES).join(&name), name),
+                    firecracker: (self.assets().data_dir, data::vmm(&self.config.firecracker)),
                     image: (store.clone(), seed::default_image(&store)?),
                 })
             }

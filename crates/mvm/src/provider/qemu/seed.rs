@@ -28,8 +28,8 @@ pub(super) struct Seed {
 pub(super) struct First {
     /// The directory with the keys.
     pub(super) keys: PathBuf,
-    /// The directory of Firecracker's version, and its name.
-    pub(super) firecracker: (PathBuf, String),
+    /// The data directory, and where Firecracker lies below it.
+    pub(super) firecracker: (PathBuf, PathBuf),
     /// The image store's directory with the default image, and that image's hash.
     pub(super) image: (PathBuf, String),
 }
@@ -73,8 +73,9 @@ impl First {
         directory(archive, data, 0o700)?;
         let (from, name) = &self.firecracker;
         for program in ["firecracker", "jailer"] {
-            let to = format!("{data}/binaries/{name}/{program}");
-            append(archive, &from.join(program), &to, 0o755)?;
+            let program = name.join(program);
+            let to = format!("{data}/{}", program.display());
+            append(archive, &from.join(&program), &to, 0o755)?;
         }
         let (store, hash) = &self.image;
         archive.append_dir_all(format!("{data}/images/{hash}"), store.join(hash))?;
