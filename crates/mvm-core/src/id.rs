@@ -370,7 +370,9 @@ mod tests {
 
     #[test]
     fn a_version_is_three_numbers_and_no_path() {
-        for bad in ["", "1.12", "1.12.1.0", "1.12.", "1.12.x", "1.12/..", "..", "v1.12.1", "1.12.123456"] {
+        for bad in
+            ["", "1.12", "1.12.1.0", "1.12.", "1.12.x", "1.12/..", "..", "v1.12.1", "1.12.123456"]
+        {
             assert!(bad.parse::<VmmVersion>().is_err(), "{bad:?} was accepted");
         }
         assert_eq!(VmmVersion::built_in().as_str().parse(), Ok(VmmVersion::default()));

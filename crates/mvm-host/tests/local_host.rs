@@ -464,11 +464,7 @@ fn a_vmm_that_outgrows_its_cgroup_is_named_as_out_of_memory() {
     let jail = lay_ground(&ground, Mib(24));
     ground
         .host
-        .execute(&Effect::SpawnVmm {
-            instance: jail.instance.clone(),
-            uid: jail.uid,
-            epoch: None,
-        })
+        .execute(&Effect::SpawnVmm { instance: jail.instance.clone(), uid: jail.uid, epoch: None })
         .unwrap();
     let _ = ground.host.execute(&Effect::BootVmm(Box::new(jail.clone())));
     let began = Instant::now();

@@ -90,9 +90,14 @@ impl Workshop {
         let fetcher = self.fetcher()?;
         let version = &self.config.firecracker;
         Assets { catalogue: &catalogue, fetcher: &fetcher }
-            .ensure_vmm(version.as_str(), arch()?, &self.config.data_dir.join(data::BINARIES), &|step| {
-                progress.report(&report(step));
-            })
+            .ensure_vmm(
+                version.as_str(),
+                arch()?,
+                &self.config.data_dir.join(data::BINARIES),
+                &|step| {
+                    progress.report(&report(step));
+                },
+            )
             .map(drop)
             .map_err(|error| {
                 failed(

@@ -49,7 +49,9 @@ pub fn take(roots: &Roots, jail: &Jail) -> Result<(), Error> {
     }
     let which = Which::of_jail(roots, jail);
     let present = snapshot::present(&version::of(&place)?)?;
-    if records.origin()? == Origin::Base || which.look(|| Ok(present.clone()))? == ObservedBase::Fits {
+    if records.origin()? == Origin::Base
+        || which.look(|| Ok(present.clone()))? == ObservedBase::Fits
+    {
         return Ok(());
     }
     let Some(_claim) = which.claim()? else { return Ok(()) };

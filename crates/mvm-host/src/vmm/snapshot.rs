@@ -75,8 +75,12 @@ pub fn write(
     };
     let ring = keyed.then(|| key::ring(roots, &instance.tenant)).transpose()?;
     let source = source(roots, instance, records, ring.as_ref())?;
-    let header =
-        Header { taken_on: present(&version::of(&place)?)?, image: jail::image_of(&place)?, memory, created_at: now() };
+    let header = Header {
+        taken_on: present(&version::of(&place)?)?,
+        image: jail::image_of(&place)?,
+        memory,
+        created_at: now(),
+    };
     let base = Shared::open(&place.base())?;
     let mut wanted = pager::working_set(&place)?;
     if let Some(base) = &base {

@@ -84,6 +84,12 @@ fn fresh_vmm(bench: &Bench<'_>) -> Result<(), String> {
     bench.do_once(&bench.spawn())
 }
 
+/// Everything up to an empty VMM that shall load the snapshot.
+fn vmm_to_load(bench: &Bench<'_>) -> Result<(), String> {
+    bench.lay_out()?;
+    bench.do_once(&bench.spawn_to_load())
+}
+
 /// One guest leaves a base, a clone starts where that was taken; both sleep and wake, with the base and
 /// after it is gone.
 pub(super) fn clone(bench: &mut Bench<'_>) -> Result<(), String> {
@@ -130,7 +136,7 @@ fn sleeps_over_it(bench: &mut Bench<'_>) -> Result<(), String> {
         if let Some(older) = former.take() {
             bench.do_once(&older)?;
         }
-        fresh_vmm(bench)?;
+        vmm_to_load(bench)?;
         bench.do_once(&bench.load())?;
         bench.do_once(&bench.retire())?;
         bench.do_once(&Effect::ResumeVmm(bench.id()))?;
@@ -157,7 +163,7 @@ pub(super) fn sleep_and_wake(bench: &mut Bench<'_>) -> Result<(), String> {
         if let Some(older) = former.take() {
             bench.do_once(&older)?;
         }
-        fresh_vmm(bench)?;
+        vmm_to_load(bench)?;
         let load = bench.load();
         bench.tries(&load, |seen| {
             seen.phase() == Some(Phase::Paused(PausedFor::Warm))
@@ -189,8 +195,10 @@ pub(super) fn phases(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.clear()?;
     fresh_vmm(bench)?;
     cannot_load(bench, "the snapshot is partial")?;
+    bench.lay_out()?;
+    bench.refuses(&bench.spawn_to_load(), "the snapshot is partial")?;
     bench.do_once(&bench.publish())?;
-    fresh_vmm(bench)?;
+    vmm_to_load(bench)?;
     bench.do_once(&bench.load())?;
     bench.do_once(&bench.retire())?;
     bench.refuses(&bench.publish(), "the snapshot is retired")?;
@@ -225,7 +233,7 @@ pub(super) fn sealed(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.do_once(&bench.publish())?;
     bench.clear()?;
     bench.do_once(&Effect::EnsureTenantKey(tenant))?;
-    fresh_vmm(bench)?;
+    vmm_to_load(bench)?;
     bench.do_once(&bench.load())?;
     bench.do_once(&bench.retire())?;
     bench.do_once(&Effect::ResumeVmm(bench.id()))?;

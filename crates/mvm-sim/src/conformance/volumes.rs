@@ -131,7 +131,7 @@ pub(super) fn rekeyed(bench: &mut Bench<'_>) -> Result<(), String> {
     bench.do_once(&promote)?;
     bench.record.secrets.epoch = Generation(1);
     bench.lay_out()?;
-    bench.do_once(&bench.spawn())?;
+    bench.do_once(&bench.spawn_to_load())?;
     bench.do_once(&bench.load())?;
     bench.do_once(&bench.retire())?;
     bench.do_once(&Effect::ResumeVmm(bench.id()))?;

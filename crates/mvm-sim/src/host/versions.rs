@@ -3,7 +3,7 @@
 use mvm_core::{
     Error,
     id::{InstanceRef, VmmVersion},
-    observed::InstalledVersion,
+    observed::{InstalledVersion, SnapshotPhase},
     units::Generation,
 };
 
@@ -24,6 +24,9 @@ impl World {
         let Some(snapshot) = self.disk.snapshot(instance, epoch) else {
             return Err(missing(format!("{instance} has no snapshot {epoch}")));
         };
+        if snapshot.phase != SnapshotPhase::Published {
+            return Err(conflict(format!("snapshot {epoch} of {instance} may not be resumed")));
+        }
         let version = snapshot.version.clone();
         if version != self.version && !self.versions.contains(&version) {
             return Err(missing(format!("Firecracker {version} is not installed")));
@@ -46,7 +49,8 @@ impl World {
     pub(super) fn installed(&self) -> Vec<InstalledVersion> {
         let mut all = self.versions.clone();
         all.insert(self.version.clone());
-        let seen = |version: VmmVersion| InstalledVersion { is_used: self.is_used(&version), version };
+        let seen =
+            |version: VmmVersion| InstalledVersion { is_used: self.is_used(&version), version };
         all.into_iter().map(seen).collect()
     }
 

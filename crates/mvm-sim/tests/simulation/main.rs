@@ -19,3 +19,4 @@ mod random_operations;
 mod reconciling;
 mod regressions;
 mod rehearsals;
+mod versions;
