@@ -347,6 +347,9 @@ pub struct NodeFacts {
     pub nftables: bool,
     /// Installed Firecracker versions.
     pub firecracker: Vec<String>,
+    /// The one that new VMMs run.
+    #[serde(default)]
+    pub firecracker_new: VmmVersion,
     /// Whether the jailer is installed beside each.
     pub jailer: bool,
     /// Where guests' name queries go, and what is wrong with that.

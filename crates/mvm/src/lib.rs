@@ -45,7 +45,7 @@ pub use mvm_core::{
     event::{Actor, Event, EventKind, LoggedEvent},
     id::{
         ImageHash, InstanceId, InstanceRef, InvalidId, OperationId, PoolId, PoolRef, TenantId,
-        VolumeId,
+        VmmVersion, VolumeId,
     },
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     integration::Integration,

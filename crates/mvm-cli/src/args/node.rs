@@ -16,7 +16,7 @@ pub(crate) enum NodeCommand {
         #[arg(long)]
         force: bool,
     },
-    /// Remove builds, images, downloads, logs and orphans that nothing uses
+    /// Remove builds, images, downloads, logs, orphans and versions of Firecracker that nothing uses
     #[command(after_long_help = examples::GC)]
     Gc {
         /// Keep this many of each pool's newest builds [default: gc.keep_builds of the configuration, 3]

@@ -7,7 +7,7 @@ use mvm::{
     Network, NodeFacts, Offset, OperationId, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview,
     Quotas, Removal, Resources, Revision, Role, Route, RoutingTable, RuntimePolicy, Scope,
     SecretsSource, Selector, Source, State, Step, Subnet, Target, Tenant, TenantId, TenantSecrets,
-    Usage, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want, WorkerState,
+    Usage, VmmVersion, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want, WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };
 use serde_json::{Value, json};
@@ -22,6 +22,7 @@ leaf! {
     PoolRef => { "type": "string", "pattern": "^[a-z0-9-]+/[a-z0-9-]+$" };
     InstanceRef => { "type": "string", "pattern": "^[a-z0-9-]+/[a-z0-9-]+/i-[0-9a-f]{8}$" };
     OperationId => { "type": "string", "pattern": "^[0-9a-f]{8}$" };
+    VmmVersion => { "type": "string", "pattern": "^[0-9]{1,5}\\.[0-9]{1,5}\\.[0-9]{1,5}$" };
     ImageHash => { "type": "string", "pattern": "^[0-9a-f]{64}$" };
     Subnet => { "type": "string" };
     Role => { "type": "string" };
@@ -510,6 +511,7 @@ describe!(NodeFacts, "NodeFacts", "What a host is and can do.", {
     cgroup_v2: "Whether cgroup v2 with all controllers is there.",
     nftables: "Whether nft is there.",
     firecracker: "Installed Firecracker versions.",
+    firecracker_new: "The one that new microVMs run.",
     jailer: "Whether the jailer is beside each.",
     dns: "Where guests' name queries go, and what is wrong with that.",
 });

@@ -50,10 +50,16 @@ pub(crate) fn resolvers(dns: &mvm::Dns) -> String {
     dns.problem.clone().unwrap_or_else(|| all.join(", "))
 }
 
+/// The installed versions, and which one new microVMs run.
+fn versions(facts: &mvm::NodeFacts) -> String {
+    let installed = facts.firecracker.join(", ");
+    let installed = if installed.is_empty() { "none" } else { &installed };
+    format!("{installed}; new ones run {}", facts.firecracker_new)
+}
+
 pub(crate) fn node(node: &Node) -> String {
     let facts_of = &node.facts;
     let yes = |is: bool| if is { "yes" } else { "no" }.to_owned();
-    let versions = &facts_of.firecracker;
     facts(vec![
         ("Node", node.node_id.clone()),
         ("Host", format!("{} ({}, Linux {})", facts_of.hostname, facts_of.arch, facts_of.kernel)),
@@ -63,7 +69,7 @@ pub(crate) fn node(node: &Node) -> String {
         ("KVM", format!("{}: {}", yes(facts_of.kvm), facts_of.kvm_detail)),
         ("cgroup v2", yes(facts_of.cgroup_v2)),
         ("nftables", yes(facts_of.nftables)),
-        ("Firecracker", if versions.is_empty() { "none".to_owned() } else { versions.join(", ") }),
+        ("Firecracker", versions(facts_of)),
         ("Jailer", yes(facts_of.jailer)),
         (
             "Agent",

@@ -223,8 +223,7 @@ pub fn footing(effect: &Effect) -> Result<Footing, Error> {
         | Effect::RetireSnapshot { instance, .. }
         | Effect::RemoveSnapshot { instance, .. } => Footing::instance(instance),
         Effect::EnsureCgroup { instance, limits } => {
-            within(*limits)?;
-            Footing::of(Concern::Id(instance.clone()))
+            within(*limits).map(|()| Footing::of(Concern::Id(instance.clone())))?
         }
         Effect::RemoveCgroup(instance)
         | Effect::RemoveJail(instance)

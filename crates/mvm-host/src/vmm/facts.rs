@@ -88,6 +88,7 @@ pub fn node(roots: &Roots) -> Result<NodeFacts, Error> {
         nftables: nft(),
         jailer: !installed.is_empty()
             && installed.iter().all(|name| version::jailer(roots, name).exists()),
+        firecracker_new: roots.firecracker.clone(),
         firecracker: installed.iter().map(ToString::to_string).collect(),
         dns: net::resolvers(roots),
     })

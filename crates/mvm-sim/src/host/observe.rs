@@ -205,6 +205,7 @@ impl World {
                 cgroup_v2: true,
                 nftables: true,
                 firecracker: self.installed().iter().map(|one| one.version.to_string()).collect(),
+                firecracker_new: self.version.clone(),
                 jailer: true,
                 dns: Dns { resolvers: self.resolvers.clone(), problem: None },
             },

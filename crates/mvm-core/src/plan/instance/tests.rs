@@ -55,6 +55,19 @@ fn a_wake_retires_the_snapshot_between_loading_and_resuming() {
 }
 
 #[test]
+fn a_vmm_is_told_which_snapshot_it_shall_load_and_a_start_has_none() {
+    let mut there = seen(None);
+    there.snapshots.insert(Generation(7), SnapshotPhase::Published);
+    for (state, told) in [(State::Sleeping, Some(Generation(7))), (State::Stopped, None)] {
+        let steps = plan(&wanting(state, Want::Running), &there, FIREWALL);
+        let epochs = steps.iter().filter_map(|step| {
+            if let Step::Do(Effect::SpawnVmm { epoch, .. }) = step { Some(*epoch) } else { None }
+        });
+        assert_eq!(epochs.collect::<Vec<_>>(), [told], "{state}");
+    }
+}
+
+#[test]
 fn a_loaded_guest_is_not_resumed_before_its_snapshot_is_retired_after_a_crash_either() {
     let mut there = seen(vmm(Origin::Snapshot(Generation(7)), Phase::Paused(PausedFor::Warm)));
     there.snapshots.insert(Generation(7), SnapshotPhase::Published);
