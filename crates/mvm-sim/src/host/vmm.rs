@@ -33,10 +33,16 @@ impl World {
         let id = &instance.instance;
         let version = self.version_for(instance, epoch)?;
         if let Some(vmm) = self.vmms.get(id) {
-            if vmm.uid == uid && vmm.version == version {
+            if vmm.uid != uid {
+                return Err(conflict(format!("the VMM of {id} runs as another user")));
+            }
+            if vmm.version == version {
                 return Ok(());
             }
-            return Err(conflict(format!("the VMM of {id} runs as another user or version")));
+            if vmm.phase != Phase::Empty {
+                return Err(conflict(format!("the VMM of {id} already has a guest")));
+            }
+            self.remove_vmm(id)?;
         }
         if self.shims.contains_key(id) {
             return Err(conflict(format!("a shim of {id} is still there")));
