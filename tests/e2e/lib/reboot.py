@@ -238,7 +238,7 @@ def invariants():
     findings = ask("net", "verify")["findings"]
     if findings: fail(f"net verify: {findings}")
     # The documented files follow a commit; what the power took of them comes back with the next one.
-    run("instance", "destroy", ask("instance", "create", "beta/other")["instance"], "--force")
+    for pool in ["acme/workers", "beta/other"]: run("instance", "destroy", ask("instance", "create", pool)["instance"], "--force")
     for tenant in ["acme", "beta"]:
         stored = [one["hash"] for one in ask("events", tenant, "--last", "100000")]
         kept = [json.loads(line)["hash"] for line in open(f"/var/lib/mvm/tenants/{tenant}/audit.log")]
