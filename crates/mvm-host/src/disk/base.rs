@@ -15,7 +15,7 @@
 use std::{
     fs::{self, File},
     io::Read,
-    os::unix::fs::OpenOptionsExt,
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -109,14 +109,14 @@ impl<'a> Which<'a> {
             return Ok(ObservedBase::Absent);
         }
         let present = present()?;
-        Ok(match self.fits(&present) {
+        Ok(match self.fits(&self.dir, &present) {
             Ok(_) => ObservedBase::Fits,
             Err(why) => ObservedBase::Unfit(mvm_core::Error::from(why).to_string()),
         })
     }
 
-    fn fits(&self, present: &Present) -> Result<(Manifest, [u8; 32]), Error> {
-        let (manifest, digest) = Manifest::read(&self.dir)?;
+    fn fits(&self, dir: &Path, present: &Present) -> Result<(Manifest, [u8; 32]), Error> {
+        let (manifest, digest) = Manifest::read(dir)?;
         let header = &manifest.header;
         if (&manifest.pool, &manifest.size, &header.image) != (&self.pool, &self.size, self.image) {
             return Err(Error::integrity(self.dir.join(HEADER), "it is another base's"));
@@ -200,16 +200,19 @@ impl<'a> Which<'a> {
             let what = format!("a base of {} for this size", self.pool);
             return Err(Error::Missing { what, hint: None }.into());
         }
-        let (manifest, _) = self.fits(present)?;
-        let path = self.dir.join(VMSTATE);
+        // Another base may take its place meanwhile: all of it is of the one directory.
+        let held = File::open(&self.dir).act("open", &self.dir)?;
+        let dir = PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd()));
+        let (manifest, _) = self.fits(&dir, present)?;
+        let path = dir.join(VMSTATE);
         let file = File::open(&path).act("open", &path)?;
         let mut vmstate = Vec::new();
         file.take(MAX_VMSTATE + 1).read_to_end(&mut vmstate).act("read", &path)?;
         if hex::encode(sha256(&vmstate)) != manifest.vmstate_sha256 {
             let why = "it is not the device state that was written";
-            return Err(Error::integrity(path, why).into());
+            return Err(Error::integrity(self.dir.join(VMSTATE), why).into());
         }
-        share(&self.dir, to)?;
+        share(&dir, to)?;
         Ok(vmstate)
     }
 
