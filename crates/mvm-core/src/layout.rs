@@ -277,6 +277,12 @@ pub mod run {
         };
         PathBuf::from(LOCKS).join(name)
     }
+
+    /// The lock file of one of the node's places.
+    #[must_use]
+    pub fn place(place: u32) -> PathBuf {
+        PathBuf::from(LOCKS).join(format!("place.{place}"))
+    }
 }
 
 #[cfg(test)]

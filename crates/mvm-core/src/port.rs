@@ -462,4 +462,11 @@ pub trait Locks: Send + Sync {
     /// # Errors
     /// `Unavailable` naming who holds it and since when.
     fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error>;
+
+    /// Takes one of the node's places, which stand for no subject but for the processor; none while
+    /// somebody has it. It does not wait.
+    ///
+    /// # Errors
+    /// Why that cannot be known.
+    fn place(&self, place: u32) -> Result<Option<Box<dyn Lock>>, Error>;
 }

@@ -66,6 +66,11 @@ pub struct Config {
     pub net_id_rest: Seconds,
     /// How many instances are worked on at once; 1 keeps all work on the calling thread.
     pub parallel: usize,
+    /// How many guests of the node may be on their way to life at once, by whatever process: each of
+    /// them wants a processor, and an agent that waits for one too long is taken for dead.
+    pub places: u32,
+    /// How long a place is waited for.
+    pub place_wait: Duration,
     /// How many of a pool's newest builds garbage collection keeps.
     pub keep_builds: u32,
     /// How much of the disk images that no pool uses and downloads may take; a build removes what is
@@ -84,13 +89,22 @@ pub struct Config {
 /// How many vCPUs of guests one processor of the node may have, unless configured otherwise.
 pub const VCPU_OVERCOMMIT: u32 = 32;
 
+/// A start waits for files and for other programs half of its time, so two keep a processor at work.
+const PLACES_PER_PROCESSOR: usize = 2;
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             lock_wait: Duration::from_secs(120),
             manual_override: Seconds(600),
             net_id_rest: Seconds(30 * 24 * 3600),
-            parallel: thread::available_parallelism().map_or(1, |n| n.get().min(4)),
+            parallel: processors().min(4),
+            places: u32::try_from(processors() * PLACES_PER_PROCESSOR).unwrap_or(u32::MAX),
+            place_wait: Duration::from_secs(600),
             keep_builds: 3,
             cache_budget: Mib(10 << 10),
             pressure: PressureLimits::default(),

@@ -93,6 +93,8 @@ pub(crate) struct Content {
     pub(crate) vmms_die_after: Option<u32>,
     /// Lock files that were made and not retired.
     pub(crate) lock_files: BTreeSet<Subject>,
+    /// Places that somebody has.
+    pub(crate) places: BTreeSet<u32>,
     /// The effect at which the VMM of the instance dies while it fails.
     pub(crate) dying_at: Option<&'static str>,
 }

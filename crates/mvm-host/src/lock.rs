@@ -54,15 +54,21 @@ impl FileLocks {
     pub fn new(run: impl Into<PathBuf>) -> Self {
         Self { run: run.into() }
     }
-}
 
-impl Locks for FileLocks {
-    fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
-        let path = self.run.join(run::lock(subject));
+    /// A lock file below the runtime directory, whose own directory is made.
+    fn file(&self, below: PathBuf) -> Result<PathBuf, Error> {
+        let path = self.run.join(below);
         let directory = path.parent().unwrap_or(&self.run);
         if !directory.is_dir() {
             ensure_dir(directory, 0o700)?;
         }
+        Ok(path)
+    }
+}
+
+impl Locks for FileLocks {
+    fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
+        let path = self.file(run::lock(subject))?;
         let deadline = Deadline::after(wait);
         loop {
             if let Some(held) = take(&path)? {
@@ -71,6 +77,10 @@ impl Locks for FileLocks {
             let Ok(left) = deadline.left() else { return Err(busy(subject, &path, wait)) };
             std::thread::sleep(INTERVAL.min(left));
         }
+    }
+
+    fn place(&self, place: u32) -> Result<Option<Box<dyn Lock>>, Error> {
+        hold(&self.file(run::place(place))?)
     }
 }
 
@@ -201,6 +211,17 @@ mod tests {
         assert!(locks.lock(&Subject::Firewall, Duration::ZERO).is_ok());
         drop(held);
         assert!(locks.lock(&subject(), Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn a_place_is_one_holders_and_says_so_at_once() {
+        let base = tempfile::tempdir().unwrap();
+        let locks = FileLocks::new(base.path());
+        let held = locks.place(0).unwrap().unwrap();
+        assert!(locks.place(0).unwrap().is_none());
+        assert!(locks.place(1).unwrap().is_some());
+        drop(held);
+        assert!(locks.place(0).unwrap().is_some());
     }
 
     #[test]

@@ -16,6 +16,7 @@
 
 mod base;
 mod guest;
+mod place;
 mod record;
 mod retreat;
 
@@ -28,6 +29,7 @@ use mvm_core::{
     instance::{Instance, Want},
     observed::{BootId, ObservedInstance},
     plan::{self, Step, Transition},
+    port::Lock,
     state::State,
     units::Generation,
 };
@@ -77,6 +79,7 @@ impl Engine {
             is_gone: false,
             is_drain_silent: false,
             is_clone: false,
+            place: None,
             begins_anew: false,
             began: self.ports.clock.elapsed(),
             first_error: None,
@@ -110,6 +113,8 @@ struct Course<'a> {
     is_drain_silent: bool,
     /// Whether a clone of a base was loaded that did not answer yet.
     is_clone: bool,
+    /// Held from the first VMM on, until the instance is at rest.
+    place: Option<Box<dyn Lock>>,
     /// Whether what was planned is of no use any more.
     begins_anew: bool,
     /// By the clock of this process.
@@ -223,6 +228,9 @@ impl Course<'_> {
     }
 
     fn act(&mut self, effect: &Effect) -> Result<(), Fault> {
+        if matches!(effect, Effect::SpawnVmm { .. }) {
+            self.take_place()?;
+        }
         tracing::debug!(instance = %self.record.instance, effect = effect.name(), "effect");
         let Err(error) = self.engine.ports.host.execute(effect) else {
             self.is_clone |= matches!(effect, Effect::Base { act: BaseAct::Load, .. });

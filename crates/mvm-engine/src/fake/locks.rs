@@ -25,7 +25,24 @@ impl Drop for Held {
     }
 }
 
+struct Place(World, u32);
+
+impl Lock for Place {
+    fn retire(self: Box<Self>) {}
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.look().places.remove(&self.1);
+    }
+}
+
 impl Locks for World {
+    fn place(&self, place: u32) -> Result<Option<Box<dyn Lock>>, Error> {
+        let is_free = self.look().places.insert(place);
+        Ok(is_free.then(|| Box::new(Place(self.clone(), place)) as Box<dyn Lock>))
+    }
+
     fn lock(&self, subject: &Subject, wait: Duration) -> Result<Box<dyn Lock>, Error> {
         let held = self.0.1.lock().unwrap();
         let (mut held, late) =

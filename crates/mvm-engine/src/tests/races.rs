@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, thread};
 
 use mvm_core::{
+    error::ErrorKind,
     operation::Operation,
+    port::Locks,
     quota::{Quotas, Usage},
     state::{Move, State},
     volume::VolumeFate,
@@ -114,4 +116,20 @@ impl Rig {
         });
         Usage::of(&all.unwrap())
     }
+}
+
+#[test]
+fn a_start_waits_for_a_place_and_has_it_until_its_guest_runs() {
+    let rig = Rig::with_pool(Quotas::default());
+    let id = rig.create();
+    let places = 0..rig.engine.config.places;
+    let held: Vec<_> = places.map(|place| rig.world.place(place).unwrap().unwrap()).collect();
+    let error = rig.go(&id, Move::Start).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    assert!(error.message.contains("on their way to life"), "{error}");
+    assert_eq!(rig.record(&id).state, State::Ready);
+    assert!(rig.world.look().vmms.is_empty());
+    drop(held);
+    rig.go(&id, Move::Start).unwrap();
+    assert!(rig.world.look().places.is_empty());
 }

@@ -429,6 +429,13 @@ impl Locks for Process {
         }
         taken
     }
+
+    fn place(&self, place: u32) -> Result<Option<Box<dyn Lock>>, Error> {
+        if self.is_dead() {
+            return Err(super::died());
+        }
+        Ok(self.sim.locks.take_place(self.id, place))
+    }
 }
 
 impl Process {
