@@ -279,22 +279,18 @@ fn page(results: &Results, rounds: u32) -> String {
          the agent's first reply, or what the row says.\n\n\
          | what | P50 | P99 | samples |\n|---|---|---|---|\n"
     );
-    let row = |page: &mut String, what: &str, samples: &Samples| {
-        let (p50, p99) = (samples.percentile(50), samples.percentile(99));
-        let _ = writeln!(page, "| {what} | {p50:.0} | {p99:.0} | {} |", samples.raw());
-    };
-    row(&mut page, "bare boot", &results.bare_boot);
-    row(&mut page, "mvm start by a boot that leaves a base", &results.boot);
-    row(&mut page, "bare load and resume", &results.bare_load);
-    row(&mut page, "mvm start as a clone", &results.clone);
-    row(&mut page, "mvm sleep", &results.sleep);
-    row(&mut page, "mvm wake, the first", &results.first_wake);
-    row(&mut page, "mvm wake, the second", &results.second_wake);
-    row(&mut page, "mvm wake, sealed", &results.sealed_wake);
+    results.bare_boot.row("bare boot", &mut page);
+    results.boot.row("mvm start by a boot that leaves a base", &mut page);
+    results.bare_load.row("bare load and resume", &mut page);
+    results.clone.row("mvm start as a clone", &mut page);
+    results.sleep.row("mvm sleep", &mut page);
+    results.first_wake.row("mvm wake, the first", &mut page);
+    results.second_wake.row("mvm wake, the second", &mut page);
+    results.sealed_wake.row("mvm wake, sealed", &mut page);
     for (mib, samples) in &results.sizes {
-        row(&mut page, &format!("mvm wake, {mib} MiB"), samples);
+        samples.row(&format!("mvm wake, {mib} MiB"), &mut page);
     }
-    row(&mut page, &format!("start, {BURST} clones of {SMALL} MiB at once"), &results.burst);
+    results.burst.row(&format!("start, {BURST} clones of {SMALL} MiB at once"), &mut page);
     let figures = |page: &mut String, what: &str, figures: &[u64]| {
         let most = figures.iter().max().copied().unwrap_or_default();
         let _ = writeln!(page, "| {what} | {:.0} | {most} | {} |", middle(figures), raw(figures));
@@ -310,7 +306,6 @@ fn page(results: &Results, rounds: u32) -> String {
 }
 
 fn verdicts(results: &Results, page: &mut String) {
-    let ratio = |a: &Samples, b: &Samples| a.percentile(50) / b.percentile(50);
     let [first, second] = &results.faults;
     let sealing = middle(&results.opened) / results.cipher * 1000.0;
     let bound = results.second_wake.percentile(50) + sealing;
@@ -319,11 +314,11 @@ fn verdicts(results: &Results, page: &mut String) {
         / sizes.iter().copied().fold(f64::NAN, f64::min);
     let burst = &results.burst;
     let lines = [
-        format!("clone by bare load and resume: {:.2}", ratio(&results.clone, &results.bare_load)),
+        format!("clone by bare load and resume: {:.2}", results.clone.ratio(&results.bare_load)),
         format!(
             "bare boot by clone: {:.1}; our boot by clone: {:.1}",
-            ratio(&results.bare_boot, &results.clone),
-            ratio(&results.boot, &results.clone)
+            results.bare_boot.ratio(&results.clone),
+            results.boot.ratio(&results.clone)
         ),
         format!("the slowest size's wake by the fastest's: {spread:.2}"),
         format!("faults, first wake by second: {:.0}", middle(first) / middle(second)),

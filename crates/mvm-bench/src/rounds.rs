@@ -1,6 +1,7 @@
 //! What the benchmarks share: samples, an `mvm` with its instances, and the parts of a bare VM.
 
 use std::{
+    fmt::Write as _,
     fs,
     path::Path,
     time::{Duration, Instant},
@@ -33,6 +34,17 @@ impl Samples {
     pub(crate) fn raw(&self) -> String {
         let each = self.0.iter().map(|sample| format!("{:.0}", sample.as_secs_f64() * 1000.0));
         each.collect::<Vec<_>>().join(" ")
+    }
+
+    /// Adds a row of a table `what | P50 | P99 | samples` to a page.
+    pub(crate) fn row(&self, what: &str, page: &mut String) {
+        let (p50, p99) = (self.percentile(50), self.percentile(99));
+        let _ = writeln!(page, "| {what} | {p50:.0} | {p99:.0} | {} |", self.raw());
+    }
+
+    /// Its half by that of others.
+    pub(crate) fn ratio(&self, others: &Self) -> f64 {
+        self.percentile(50) / others.percentile(50)
     }
 }
 

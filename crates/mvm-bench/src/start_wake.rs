@@ -81,30 +81,25 @@ fn command_start() -> io::Result<Duration> {
 
 fn page(results: &Results, rounds: u32) -> String {
     let mut page = String::new();
-    let row = |page: &mut String, what: &str, samples: &Samples| {
-        let (p50, p99) = (samples.percentile(50), samples.percentile(99));
-        let _ = writeln!(page, "| {what} | {p50:.0} | {p99:.0} | {} |", samples.raw());
-    };
     let _ = writeln!(
         page,
         "# Start and wake against the bare sequence\n\n\
          {rounds} rounds in turn, one vCPU, {MEMORY} MiB, milliseconds up to the agent's first reply.\n\n\
          | what | P50 | P99 | samples |\n|---|---|---|---|"
     );
-    row(&mut page, "bare start", &results.bare_start);
-    row(&mut page, "mvm start", &results.start);
-    row(&mut page, "bare wake (plain)", &results.bare_wake);
-    row(&mut page, "mvm wake (plain)", &results.wake);
-    row(&mut page, "mvm sleep (plain)", &results.sleep);
-    row(&mut page, "mvm wake (sealed)", &results.sealed_wake);
-    row(&mut page, "mvm sleep (sealed)", &results.sealed_sleep);
-    row(&mut page, "command line, `mvm tenant list`", &results.command);
-    let ratio = |ours: &Samples, bare: &Samples| ours.percentile(50) / bare.percentile(50);
+    results.bare_start.row("bare start", &mut page);
+    results.start.row("mvm start", &mut page);
+    results.bare_wake.row("bare wake (plain)", &mut page);
+    results.wake.row("mvm wake (plain)", &mut page);
+    results.sleep.row("mvm sleep (plain)", &mut page);
+    results.sealed_wake.row("mvm wake (sealed)", &mut page);
+    results.sealed_sleep.row("mvm sleep (sealed)", &mut page);
+    results.command.row("command line, `mvm tenant list`", &mut page);
     let _ = writeln!(
         page,
         "\nP50 ratio: start {:.2}, wake {:.2}.",
-        ratio(&results.start, &results.bare_start),
-        ratio(&results.wake, &results.bare_wake)
+        results.start.ratio(&results.bare_start),
+        results.wake.ratio(&results.bare_wake)
     );
     page
 }

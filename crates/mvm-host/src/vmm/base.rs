@@ -79,10 +79,8 @@ pub fn load(roots: &Roots, jail: &Jail) -> Result<(), Error> {
     let records = Records::at(&place);
     let deadline = Deadline::after(CALL);
     let mut api = Api::connect(&place, deadline)?;
-    if api.state(deadline)? != GuestState::NotStarted {
-        let message = format!("{} has a guest already", place.instance);
-        let is_loaded = records.origin()? == Origin::Base;
-        return if is_loaded { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, message)) };
+    if snapshot::is_loaded(&place, &mut api, Origin::Base, deadline)? {
+        return Ok(());
     }
     let which = Which::of_jail(roots, jail);
     let vmstate = which.open(&snapshot::present(&version::of(&place)?)?, &place.base())?;

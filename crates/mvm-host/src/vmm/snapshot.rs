@@ -176,10 +176,8 @@ pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<
     let records = Records::at(&place);
     let deadline = Deadline::after(CALL);
     let mut api = Api::connect(&place, deadline)?;
-    let is_loaded = records.origin()? == Origin::Snapshot(epoch);
-    if api.state(deadline)? != GuestState::NotStarted {
-        let message = format!("{} has a guest already", instance.instance);
-        return if is_loaded { Ok(()) } else { Err(Error::new(ErrorKind::Conflict, message)) };
+    if is_loaded(&place, &mut api, Origin::Snapshot(epoch), deadline)? {
+        return Ok(());
     }
     check(&place, &snapshot::header(roots, instance, epoch)?)?;
     dump::clear(&place)?;
@@ -214,6 +212,25 @@ pub fn load(roots: &Roots, instance: &InstanceRef, epoch: Generation) -> Result<
         Err(damage) if damage.kind == ErrorKind::Integrity => damage,
         Err(_) | Ok(()) => error,
     })
+}
+
+/// Whether the VMM has its guest from `origin` already.
+///
+/// # Errors
+/// `Conflict` when it has another one.
+pub(super) fn is_loaded(
+    place: &Place,
+    api: &mut Api,
+    origin: Origin,
+    deadline: Deadline,
+) -> Result<bool, Error> {
+    if api.state(deadline)? == GuestState::NotStarted {
+        return Ok(false);
+    }
+    if Records::at(place).origin()? == origin {
+        return Ok(true);
+    }
+    Err(Error::new(ErrorKind::Conflict, format!("{} has a guest already", place.instance)))
 }
 
 fn verify(

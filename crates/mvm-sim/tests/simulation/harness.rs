@@ -276,3 +276,20 @@ pub(crate) fn destroy_all(sim: &Arc<Simulation>) -> Result<(), String> {
     }
     if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
 }
+
+/// A machine with one running instance.
+pub(crate) fn running() -> (Arc<Simulation>, InstanceRef) {
+    let sim = simulation(1);
+    let workers = pool("acme", "workers");
+    for operation in [
+        create_tenant("acme", quotas()),
+        create_pool(workers.clone(), 64),
+        Operation::build(workers.clone()),
+        Operation::InstanceCreate { pool: workers, publish: Vec::new(), volume: None },
+    ] {
+        Mvm::start(&sim).operate(&operation).unwrap();
+    }
+    let id = instances(&*sim.store).first().unwrap().instance.clone();
+    Mvm::start(&sim).operate(&step(&id, Move::Start)).unwrap();
+    (sim, id)
+}

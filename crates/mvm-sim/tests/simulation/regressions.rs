@@ -1,39 +1,17 @@
 //! Histories that once broke a law, told by hand.
 
-use std::sync::Arc;
-
 use crate::harness::{
-    Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, settle, simulation, step,
+    Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, running, settle, step,
 };
 use mvm_core::{
     event::EventKind,
-    id::InstanceRef,
     instance::{Drain, Want},
     observed::Ending,
     operation::Operation,
     state::{Move, State},
 };
 use mvm_engine::netcheck::Depth;
-use mvm_sim::{
-    fault::{Fault, Plan},
-    process::Simulation,
-};
-
-fn running() -> (Arc<Simulation>, InstanceRef) {
-    let sim = simulation(1);
-    let workers = pool("acme", "workers");
-    for operation in [
-        create_tenant("acme", quotas()),
-        create_pool(workers.clone(), 64),
-        Operation::build(workers.clone()),
-        Operation::InstanceCreate { pool: workers, publish: Vec::new(), volume: None },
-    ] {
-        Mvm::start(&sim).operate(&operation).unwrap();
-    }
-    let id = instances(&*sim.store).first().unwrap().instance.clone();
-    Mvm::start(&sim).operate(&step(&id, Move::Start)).unwrap();
-    (sim, id)
-}
+use mvm_sim::fault::{Fault, Plan};
 
 #[test]
 fn a_guest_put_to_sleep_by_force_finds_its_disk_as_it_was_after_a_power_cut() {

@@ -10,9 +10,7 @@ use mvm_core::{
 };
 use mvm_sim::process::Simulation;
 
-use crate::harness::{
-    Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, settle, simulation, step,
-};
+use crate::harness::{Mvm, destroy_all, instances, running, settle, step};
 
 const OLD: &str = "1.12.1";
 const NEW: &str = "1.12.2";
@@ -24,20 +22,8 @@ fn version(text: &str) -> VmmVersion {
 
 /// An instance that sleeps under the old version, on a node that moved to the new one.
 fn moved() -> (Arc<Simulation>, InstanceRef) {
-    let sim = simulation(1);
-    let workers = pool("acme", "workers");
-    for operation in [
-        create_tenant("acme", quotas()),
-        create_pool(workers.clone(), 64),
-        Operation::build(workers.clone()),
-        Operation::InstanceCreate { pool: workers, publish: Vec::new(), volume: None },
-    ] {
-        Mvm::start(&sim).operate(&operation).unwrap();
-    }
-    let id = instances(&*sim.store).first().unwrap().instance.clone();
-    for wish in [Move::Start, Move::Sleep] {
-        Mvm::start(&sim).operate(&step(&id, wish)).unwrap();
-    }
+    let (sim, id) = running();
+    Mvm::start(&sim).operate(&step(&id, Move::Sleep)).unwrap();
     {
         let mut world = sim.machine.world();
         world.version = version(NEW);
