@@ -98,6 +98,31 @@ round "$id"
 equal 'what it did before the failure is there' "$(guest "$id" sha256sum /run/late)" "$late"
 equal 'and all before that' "$(sum "$id")" "$marked"
 
+say 'a disk that fills up in the middle of a sleep leaves the guest running'
+# Takes every free block as soon as the snapshot is being written.
+python3 - "$dir" <<'P' &
+import os, sys, time
+snapshots = sys.argv[1]
+until = time.monotonic() + 60
+while not any(name.endswith(".partial") for name in os.listdir(snapshots)):
+    assert time.monotonic() < until, "no snapshot is being written"
+    time.sleep(0.001)
+room = os.statvfs(snapshots)
+filler = os.open("/var/lib/mvm/filler", os.O_CREAT | os.O_WRONLY)
+os.posix_fallocate(filler, 0, room.f_bfree * room.f_frsize - (1 << 20))
+P
+filler=$!
+refused 5 mvm instance sleep "$id"
+wait "$filler"
+check 'the reason names the disk' grep -qi 'no space' <<<"$REFUSAL"
+equal 'it runs on' "$(state "$id")" Running
+equal 'nothing half written stays' "$(find "$dir" -name '*.partial')" ''
+equal 'its memory is what it was' "$(sum "$id")" "$marked"
+refused 5 mvm instance sleep "$id"
+rm /var/lib/mvm/filler
+round "$id"
+equal 'with room again it sleeps and wakes' "$(sum "$id")" "$marked"
+
 say 'its death is the end of its VM'
 kill -9 "$(pgrep -x mvm-pager)"
 check 'it is gone' within 10 no_vmm

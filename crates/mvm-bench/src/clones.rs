@@ -36,7 +36,7 @@ const SMALL: u32 = 64;
 /// How long a guest has nothing to do before its memory is looked at.
 const IDLE: Duration = Duration::from_secs(5);
 /// Memories that are compared, in MiB.
-const SIZES: [u32; 2] = [128, 2048];
+const SIZES: [u32; 3] = [128, 1024, 4096];
 
 /// All that was measured.
 #[derive(Default)]

@@ -306,7 +306,9 @@ impl Capacity {
                     self.mem_mib, usage.mem_mib
                 ),
             )
-            .hint("stop or sleep an instance first: mvm instance list"));
+            .hint(
+                "stop or sleep an instance first, or raise guest_memory_percent: mvm instance list",
+            ));
         }
         if u64::from(usage.vcpus) > self.vcpus {
             return Err(Error::new(

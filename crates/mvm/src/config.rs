@@ -34,6 +34,8 @@ pub use settings::{Origin, Setting};
 
 /// Seconds that a command waits for another one on the same subject, unless told otherwise.
 const LOCK_WAIT: u16 = 120;
+/// The share of the memory that guests may have unless told otherwise: the rest is the host's.
+const GUEST_MEMORY_PERCENT: u32 = 90;
 
 /// How many builds of a pool are kept unless told otherwise.
 const KEEP_BUILDS: u32 = 3;
@@ -75,6 +77,9 @@ pub struct Config {
     pub disk_reserve_percent: u8,
     /// How many vCPUs of guests one processor may have.
     pub vcpu_overcommit: u32,
+    /// How much of the node's memory guests may have together, in percent; above 100 for guests that
+    /// are known not to use what they have.
+    pub guest_memory_percent: u32,
     /// When policy counts the host as short of memory (`policy.memory_available_percent`,
     /// `policy.memory_stalled_percent`).
     pub pressure: PressureLimits,
@@ -143,6 +148,7 @@ struct File {
     machine: Machine,
     disk_reserve_percent: Option<u8>,
     vcpu_overcommit: Option<u32>,
+    guest_memory_percent: Option<u32>,
     log: Option<String>,
     log_format: Option<LogFormat>,
     #[serde(default)]
@@ -303,6 +309,10 @@ impl Config {
         let mtu = all.named("mtu").file(file.mtu).or_none();
         let (disk_reserve_percent, vcpu_overcommit) =
             capacity(&mut all, file.disk_reserve_percent, file.vcpu_overcommit);
+        let guest_memory_percent = all
+            .named("guest_memory_percent")
+            .file(file.guest_memory_percent)
+            .or(GUEST_MEMORY_PERCENT);
         let (keep_builds, cache_budget_mib) = gc(&mut all, &file.gc);
         let pressure = pressure(&mut all, &file.policy);
         let config = Self {
@@ -326,6 +336,7 @@ impl Config {
             mtu,
             disk_reserve_percent,
             vcpu_overcommit,
+            guest_memory_percent,
             pressure,
             tenant_keys: file.tenant_keys,
         };
@@ -358,11 +369,14 @@ impl Config {
                 ),
             ));
         }
-        if !(1..=1000).contains(&self.vcpu_overcommit) {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("vcpu_overcommit is {}: it must be 1 to 1000", self.vcpu_overcommit),
-            ));
+        for (name, value) in [
+            ("vcpu_overcommit", self.vcpu_overcommit),
+            ("guest_memory_percent", self.guest_memory_percent),
+        ] {
+            if !(1..=1000).contains(&value) {
+                let message = format!("{name} is {value}: it must be 1 to 1000");
+                return Err(Error::new(ErrorKind::Invalid, message));
+            }
         }
         admit_limits(self.pressure)?;
         for (name, value, least) in [

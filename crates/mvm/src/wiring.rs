@@ -66,7 +66,7 @@ impl Mvm {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let processors = u32::try_from(processors).unwrap_or(u32::MAX);
         let settings = mvm_engine::Config {
-            guest_memory: guest_memory(),
+            guest_memory: guest_memory(config.guest_memory_percent),
             guest_vcpus: Some(processors.saturating_mul(config.vcpu_overcommit)),
             production: config.production,
             keep_builds: config.keep_builds,
@@ -202,9 +202,9 @@ pub(crate) fn program(name: &str) -> PathBuf {
     beside.filter(|path| path.is_file()).unwrap_or_else(|| Path::new(PROGRAMS).join(name))
 }
 
-/// Nine tenths of the machine's memory: the rest is the host's.
-fn guest_memory() -> Option<Mib> {
+/// What guests may have of the machine's memory: the rest is the host's.
+fn guest_memory(percent: u32) -> Option<Mib> {
     let info = rustix::system::sysinfo();
     let bytes = info.totalram.checked_mul(u64::from(info.mem_unit))?;
-    u32::try_from(bytes / (1024 * 1024) / 10 * 9).ok().map(Mib)
+    u32::try_from(bytes / (1024 * 1024) * u64::from(percent) / 100).ok().map(Mib)
 }
