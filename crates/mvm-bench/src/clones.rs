@@ -48,7 +48,8 @@ struct Results {
     sleep: Samples,
     first_wake: Samples,
     second_wake: Samples,
-    faults: [Vec<u64>; 2],
+    /// Of the first wake when nobody knew what is wanted, of one that another guest's told, and of the second.
+    faults: [Vec<u64>; 3],
     sizes: BTreeMap<u32, Samples>,
     sealed_wake: Samples,
     opened: Vec<u64>,
@@ -57,6 +58,14 @@ struct Results {
     burst_failed: usize,
     bare_private: Vec<u64>,
     private: Vec<u64>,
+}
+
+/// What a wake knows of the pages that are wanted.
+#[derive(Clone, Copy)]
+enum Told {
+    Nothing,
+    ByAnother,
+    ByItself,
 }
 
 /// Everything, and a page of it.
@@ -72,10 +81,12 @@ pub(crate) fn run(run: &Run, progress: &mut dyn io::Write) -> Result<String, Err
     vm.end().map_err(bare_failed)?;
     for round in 0..run.rounds {
         let _ = writeln!(progress, "round {} of {}", round + 1, run.rounds);
-        if round % 3 == 0 {
+        let is_new = round % 3 == 0;
+        if is_new {
             boots(run, &plain, &parts, &mut results)?;
         }
-        clones(run, &plain, &parts, &snapshot, &mut results)?;
+        let first = if is_new { Told::Nothing } else { Told::ByAnother };
+        clones(run, &plain, &parts, (&snapshot, first), &mut results)?;
     }
     sizes(run, &mut results, progress)?;
     sealed(run, &mut results, progress)?;
@@ -118,7 +129,7 @@ fn clones(
     run: &Run,
     of: &InstanceRef,
     parts: &Parts,
-    snapshot: &Path,
+    (snapshot, first): (&Path, Told),
     results: &mut Results,
 ) -> Result<(), Error> {
     let (vm, took) = Bare::wake(parts, FROZEN, snapshot).map_err(bare_failed)?;
@@ -129,14 +140,15 @@ fn clones(
     }
     vm.end().map_err(bare_failed)?;
     results.clone.0.push(run.timed(of, Move::Start)?);
-    for wake in 0..2 {
+    for told in [first, Told::ByItself] {
         results.sleep.0.push(run.timed(of, Move::Sleep)?);
         let took = run.timed(of, Move::Wake)?;
         let faults = paging(run, of)?.faults;
-        let [first, second] = &mut results.faults;
-        let (samples, all) = match wake {
-            0 => (&mut results.first_wake, first),
-            _ => (&mut results.second_wake, second),
+        let [nothing, another, itself] = &mut results.faults;
+        let (samples, all) = match told {
+            Told::Nothing => (&mut results.first_wake, nothing),
+            Told::ByAnother => (&mut results.first_wake, another),
+            Told::ByItself => (&mut results.second_wake, itself),
         };
         samples.0.push(took);
         all.push(faults);
@@ -295,9 +307,10 @@ fn page(results: &Results, rounds: u32) -> String {
         let most = figures.iter().max().copied().unwrap_or_default();
         let _ = writeln!(page, "| {what} | {:.0} | {most} | {} |", middle(figures), raw(figures));
     };
-    let [first, second] = &results.faults;
-    figures(&mut page, "faults of the first wake (P50, most)", first);
-    figures(&mut page, "faults of the second wake", second);
+    let [nothing, another, itself] = &results.faults;
+    figures(&mut page, "faults of a first wake of which nobody knew anything (P50, most)", nothing);
+    figures(&mut page, "faults of a first wake after another guest's", another);
+    figures(&mut page, "faults of the second wake", itself);
     figures(&mut page, "bytes opened at a sealed wake", &results.opened);
     figures(&mut page, "private memory of a bare clone, KiB", &results.bare_private);
     figures(&mut page, "private memory of an idle clone, KiB", &results.private);
@@ -306,7 +319,7 @@ fn page(results: &Results, rounds: u32) -> String {
 }
 
 fn verdicts(results: &Results, page: &mut String) {
-    let [first, second] = &results.faults;
+    let [first, _, second] = &results.faults;
     let sealing = middle(&results.opened) / results.cipher * 1000.0;
     let bound = results.second_wake.percentile(50) + sealing;
     let sizes: Vec<f64> = results.sizes.values().map(|one| one.percentile(50)).collect();

@@ -265,27 +265,40 @@ pub(crate) fn refresh_secrets(agent: &Agent, epoch: u64) -> Outcome<()> {
 /// Fills `/run/secrets` from the secrets drive.
 pub(crate) fn read_secrets(agent: &Agent, epoch: Option<u64>) -> Outcome<()> {
     let target = &agent.places.secrets;
-    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
-    let sealed = flags | MountFlags::RDONLY;
-    with_mounted(SECRETS_LABEL, |drive| {
-        fs::create_dir_all(target).because("cannot make the secrets' place")?;
-        if device_at(target).is_none() {
-            mount("tmpfs", target, c"tmpfs", flags, c"mode=0755,size=16m")
-                .because("cannot make the secrets' tmpfs")?;
-        } else {
-            mount_remount(target, flags, c"").because("cannot open the secrets' tmpfs")?;
-        }
-        let filled = mirror(drive, target);
-        mount_remount(target, sealed, c"").because("cannot close the secrets' tmpfs")?;
-        filled
-    })?;
-    if let Some(epoch) = epoch.or_else(|| agent.config().map(|config| config.secrets_epoch)) {
-        agent.set_secrets_epoch(epoch);
-        let note = agent.places.run.join("secrets-epoch");
-        place(&note, format!("{epoch}\n").as_bytes(), 0o444, None)
-            .because("cannot tell the worker about the secrets")?;
+    with_mounted(SECRETS_LABEL, |drive| fill_secrets(target, || mirror(drive, target)))?;
+    match epoch.or_else(|| agent.config().map(|config| config.secrets_epoch)) {
+        Some(epoch) => note_secrets(agent, epoch),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// Makes `/run/secrets` without any, for a guest that does not know yet whether it has some.
+pub(crate) fn without_secrets(agent: &Agent) -> Outcome<()> {
+    fill_secrets(&agent.places.secrets, || Ok(()))?;
+    note_secrets(agent, 0)
+}
+
+/// Fills the secrets' tmpfs, which can be written only meanwhile.
+fn fill_secrets(target: &Path, fill: impl FnOnce() -> Outcome<()>) -> Outcome<()> {
+    let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    fs::create_dir_all(target).because("cannot make the secrets' place")?;
+    if device_at(target).is_none() {
+        mount("tmpfs", target, c"tmpfs", flags, c"mode=0755,size=16m")
+            .because("cannot make the secrets' tmpfs")?;
+    } else {
+        mount_remount(target, flags, c"").because("cannot open the secrets' tmpfs")?;
+    }
+    let filled = fill();
+    mount_remount(target, flags | MountFlags::RDONLY, c"")
+        .because("cannot close the secrets' tmpfs")?;
+    filled
+}
+
+fn note_secrets(agent: &Agent, epoch: u64) -> Outcome<()> {
+    agent.set_secrets_epoch(epoch);
+    let note = agent.places.run.join("secrets-epoch");
+    place(&note, format!("{epoch}\n").as_bytes(), 0o444, None)
+        .because("cannot tell the worker about the secrets")
 }
 
 /// Makes `target` hold the regular files of `source`, each replaced in one step, and no others.

@@ -16,11 +16,31 @@ use crate::console::say;
 use crate::failure::{Context, Outcome, failure};
 use crate::{drives, integrations, net, workload};
 
+/// Before anybody can hear this guest: what can be done although it does not know who it is, so that a
+/// clone has it done. All of it is alike in every guest of the pool; what fails is told, and tried again
+/// when the guest is configured.
+pub(crate) fn prepare(agent: &Agent) {
+    if !is_held(agent) {
+        return;
+    }
+    let nobody = || {
+        drives::without_secrets(agent)?;
+        drives::write_public(&agent.places.config.join("config.json"), b"{}\n")?;
+        set_machine_id("uninitialized")?;
+        net::prepare()
+    };
+    if let Err(error) = nobody() {
+        say(&error.message);
+    }
+    // Code that runs first in a clone comes from the page cache, and not from a drive.
+    let own = fs::File::open("/proc/self/exe");
+    let _ = own.and_then(|mut own| std::io::copy(&mut own, &mut std::io::sink()));
+}
+
 /// At boot: reads the config drive, mounts the others, starts the workload. Without a config
 /// drive, or when the host says so on the kernel's command line, the guest waits for [`configure`].
 pub(crate) fn boot(agent: &Arc<Agent>) {
-    // Another init starts what it likes: there nothing can be held.
-    if agent.is_init && is_held(&fs::read_to_string("/proc/cmdline").unwrap_or_default()) {
+    if is_held(agent) {
         say("held; waiting to be configured");
         return;
     }
@@ -61,6 +81,7 @@ pub(crate) fn configure(agent: &Arc<Agent>, configure: &Configure) -> Outcome<()
         drives::write_public(&agent.places.config.join(crate::routes::FILE), routes.as_bytes())?;
     }
     if let Some(id) = &configure.machine_id {
+        check_machine_id(id)?;
         set_machine_id(id)?;
     }
     become_instance(agent, config.clone())?;
@@ -73,7 +94,13 @@ pub(crate) fn configure(agent: &Arc<Agent>, configure: &Configure) -> Outcome<()
     Ok(())
 }
 
-fn is_held(cmdline: &str) -> bool {
+/// Whether the host holds this guest at its start gate.
+fn is_held(agent: &Agent) -> bool {
+    // Another init starts what it likes: there nothing can be held.
+    agent.is_init && says_hold(&fs::read_to_string("/proc/cmdline").unwrap_or_default())
+}
+
+fn says_hold(cmdline: &str) -> bool {
     cmdline.split_ascii_whitespace().any(|word| word == mvm_proto::HOLD)
 }
 
@@ -91,10 +118,15 @@ fn become_instance(agent: &Agent, config: GuestConfig) -> Outcome<()> {
     }
 }
 
-fn set_machine_id(id: &str) -> Outcome<()> {
-    if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return failure(FailureKind::Invalid, "a machine id is 32 hex digits");
+fn check_machine_id(id: &str) -> Outcome<()> {
+    if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
     }
+    failure(FailureKind::Invalid, "a machine id is 32 hex digits")
+}
+
+/// `uninitialized` is the one of a machine that has none yet: machine-id(5).
+fn set_machine_id(id: &str) -> Outcome<()> {
     fs::write("/etc/machine-id", format!("{id}\n")).because("cannot write the machine id")
 }
 
@@ -104,7 +136,7 @@ mod tests {
 
     #[test]
     fn only_the_whole_word_holds_a_guest() {
-        assert!(is_held("console=ttyS0 mvm.hold\n"));
-        assert!(!is_held("console=ttyS0 mvm.holder=1 x=mvm.hold"));
+        assert!(says_hold("console=ttyS0 mvm.hold\n"));
+        assert!(!says_hold("console=ttyS0 mvm.holder=1 x=mvm.hold"));
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! It knows this guest and the protocol, and refuses to know hosts, tenants' rights and policy.
-//! It listens before it looks for drives, so that the host hears from it as early as possible.
+//! It listens before it looks for drives, so that the host hears from it as early as possible. One that is
+//! held makes ready before, since it becomes a base as soon as it is heard.
 
 mod agent;
 mod console;
@@ -76,6 +77,10 @@ fn main() -> ExitCode {
     if let Err(error) = made.and_then(|()| wake::raise_generation(&agent, 0)) {
         say(&error.message);
     }
+    if let Err(error) = net::loopback_up() {
+        say(&error.message);
+    }
+    identity::prepare(&agent);
     let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, mvm_proto::GUEST_PORT);
     match listener {
         Ok(listener) => {
@@ -84,9 +89,6 @@ fn main() -> ExitCode {
             spawn("listener", move || serve::listen(&agent, &listener));
         }
         Err(error) => say(&format!("cannot listen on vsock: {error}")),
-    }
-    if let Err(error) = net::loopback_up() {
-        say(&error.message);
     }
     watch_hooks(&agent);
     let orders = orders(is_init);

@@ -18,6 +18,20 @@ pub(crate) fn loopback_up() -> Outcome<()> {
     Netlink::open().and_then(|netlink| netlink.set_up(index, true)).because("cannot take lo up")
 }
 
+/// Takes the network device up, silent: it has no address of any kind yet.
+pub(crate) fn prepare() -> Outcome<()> {
+    // The files that names are written to lie in the layer in memory from here on.
+    set_hostname("localhost", None)?;
+    write("/etc/resolv.conf", "")?;
+    let device = device()?;
+    disable_ipv6(&device);
+    ask_patiently(&device);
+    let index = number(&device, "ifindex")?;
+    Netlink::open()
+        .and_then(|netlink| netlink.set_up(index, true))
+        .because(format!("cannot take {device} up"))
+}
+
 /// Makes the network be `identity`, leaving alone what already is.
 pub(crate) fn apply(identity: &NetworkIdentity) -> Outcome<()> {
     if identity.prefix > 32 {
@@ -40,7 +54,8 @@ fn configure(device: &str, identity: &NetworkIdentity) -> std::io::Result<()> {
     let index = number(device, "ifindex").map_err(std::io::Error::other)?;
     if let Some(mac) = identity.mac {
         let current = current_mac(device).map_err(std::io::Error::other)?;
-        if mac.0 != current {
+        // A virtio device takes it while it is up (IFF_LIVE_ADDR_CHANGE), others refuse.
+        if mac.0 != current && netlink.set_mac(index, mac.0).is_err() {
             netlink.set_up(index, false)?;
             netlink.set_mac(index, mac.0)?;
         }

@@ -399,6 +399,8 @@ fn settle(instance: &InstanceRef, answer: Result<GuestAnswer, Lost>) -> Result<G
 fn configure(jail: &Jail) -> Result<Configure, Error> {
     let drive = |label: &str| AttachDrive { label: label.to_owned(), path: None, read_only: false };
     let data = (jail.resources.data_disk_mib.0 > 0).then(|| drive(DATA_LABEL));
+    // A drive without secrets needs no reading.
+    let secrets = (jail.secrets.epoch > Generation(0)).then(|| drive(SECRETS_LABEL));
     let table = jail.identity.routing_table.as_ref().map_or_else(Routes::default, Routes::alone);
     let routes = match jail.identity.role {
         Role::Gateway => Some(serde_json::to_string(&config::routes(&table)).map_err(|error| {
@@ -410,7 +412,7 @@ fn configure(jail: &Jail) -> Result<Configure, Error> {
         config: config::of(jail, jail.secrets.epoch)?,
         machine_id: Some(machine_id(&jail.instance)),
         routes,
-        drives: std::iter::once(drive(SECRETS_LABEL)).chain(data).collect(),
+        drives: secrets.into_iter().chain(data).collect(),
     })
 }
 

@@ -31,6 +31,8 @@ use crate::vmm::{
 const ATTEMPT: Duration = Duration::from_millis(500);
 /// A guest that nobody listens in is tried again at this interval.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// A connection breaks at most this long before the process behind it is gone.
+const GRACE: Duration = Duration::from_millis(100);
 /// The longest answer to `CONNECT`: `OK ` and a port number.
 const CONNECTED_MAX: usize = 32;
 
@@ -70,6 +72,8 @@ pub(super) struct Link {
     vmm: Process,
     deadline: Deadline,
     unsent: Vec<u8>,
+    /// How long the end of the VMM may follow the end of the connection.
+    grace: Duration,
 }
 
 impl Link {
@@ -86,7 +90,7 @@ impl Link {
             match knocked.and_then(|(vmm, stream)| greet(stream, operation, vmm, attempt_ends)) {
                 Ok(link) => {
                     tracing::debug!(%instance, "the agent says hello");
-                    return Ok(Self { deadline, ..link });
+                    return Ok(Self { deadline, grace: GRACE, ..link });
                 }
                 Err(lost @ (Lost::Silent | Lost::HungUp(_))) => {
                     tracing::debug!(%instance, ?lost, "no agent yet");
@@ -193,9 +197,10 @@ impl Link {
     }
 
     /// A connection breaks a moment before the process behind it is gone; which of the two it was
-    /// makes the difference between an agent's fault and a dead VM.
+    /// makes the difference between an agent's fault and a dead VM. Before the hello it makes none, and a
+    /// guest that was just loaded hangs up once: who asks then finds out at the next attempt.
     fn hung_up(&self, why: String) -> Lost {
-        match self.vmm.wait(Duration::from_millis(100)) {
+        match self.vmm.wait(self.grace) {
             Ok(true) => Lost::Vmm,
             Ok(false) | Err(_) => Lost::HungUp(why),
         }
@@ -241,9 +246,9 @@ fn greet(
         instance_id: None,
         operation: operation.map(ToString::to_string),
     };
-    let mut link =
-        Link { stream, session: Session::caller(hello), vmm, deadline, unsent: Vec::new() };
-    link.unsent = format!("CONNECT {GUEST_PORT}\n").into_bytes();
+    let unsent = format!("CONNECT {GUEST_PORT}\n").into_bytes();
+    let session = Session::caller(hello);
+    let mut link = Link { stream, session, vmm, deadline, unsent, grace: Duration::ZERO };
     let rest = link.connected()?;
     link.session.receive(&rest);
     let first = link.next_event()?;
