@@ -32,9 +32,6 @@ pub(crate) fn prepare(agent: &Agent) {
     if let Err(error) = nobody() {
         say(&error.message);
     }
-    // Code that runs first in a clone comes from the page cache, and not from a drive.
-    let own = fs::File::open("/proc/self/exe");
-    let _ = own.and_then(|mut own| std::io::copy(&mut own, &mut std::io::sink()));
 }
 
 /// At boot: reads the config drive, mounts the others, starts the workload. Without a config
