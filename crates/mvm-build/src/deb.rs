@@ -9,10 +9,8 @@ use std::io::{self, Read};
 use flate2::read::GzDecoder;
 use liblzma::read::XzDecoder;
 
-use crate::tree::{Entry, Node, Tree, TreeError, TreePath};
-
-/// The most that one package may unpack to, in bytes, the skipped files included.
-const STREAM_LIMIT: u64 = 4 << 30;
+use crate::tree::Tree;
+use crate::untar::{self, Placement, UntarError};
 
 /// Why a package could not be unpacked.
 #[derive(Debug, thiserror::Error)]
@@ -26,22 +24,10 @@ pub enum DebError {
     /// Not a package of format 2.
     #[error("not a Debian package of format 2.x")]
     Format,
-    /// A name that is not UTF-8.
-    #[error("the package has a path that is not UTF-8: {0}")]
-    NotUtf8(String),
-    /// A device, a FIFO or another thing that images don't hold.
-    #[error("the package has an entry of an unknown kind at {0}")]
-    Kind(String),
-    /// A number in a header that doesn't fit.
-    #[error("the package has an owner or mode out of range at {0}")]
-    Header(String),
-    /// The tree refused it.
+    /// Its archive is refused.
     #[error(transparent)]
-    Tree(#[from] TreeError),
+    Archive(#[from] UntarError),
 }
-
-/// Says where a path of the package goes; `None` leaves it out.
-pub type Placement<'a> = &'a dyn Fn(&TreePath) -> Option<TreePath>;
 
 /// Unpacks the data member of a `.deb` into `tree`, each path where `placement` says.
 ///
@@ -66,99 +52,20 @@ pub fn unpack(
             }
         }
         match name.as_str() {
-            "data.tar" => return unpack_tar(entry, tree, placement),
-            "data.tar.gz" => return unpack_tar(GzDecoder::new(entry), tree, placement),
-            "data.tar.xz" => return unpack_tar(XzDecoder::new(entry), tree, placement),
+            "data.tar" => untar::unpack(entry, tree, placement)?,
+            "data.tar.gz" => untar::unpack(GzDecoder::new(entry), tree, placement)?,
+            "data.tar.xz" => untar::unpack(XzDecoder::new(entry), tree, placement)?,
             "data.tar.zst" => {
-                return unpack_tar(zstd::stream::read::Decoder::new(entry)?, tree, placement);
+                untar::unpack(zstd::stream::read::Decoder::new(entry)?, tree, placement)?;
             }
-            _ => seen.push(name),
+            _ => {
+                seen.push(name);
+                continue;
+            }
         }
+        return Ok(());
     }
     Err(DebError::NoData(seen.join(", ")))
-}
-
-/// Unpacks a tar stream into `tree`, each path where `placement` says.
-///
-/// # Errors
-/// As [`unpack`].
-pub fn unpack_tar(
-    stream: impl Read,
-    tree: &mut Tree,
-    placement: Placement<'_>,
-) -> Result<(), DebError> {
-    let mut archive = tar::Archive::new(stream.take(STREAM_LIMIT));
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let text = utf8(&entry.path_bytes())?;
-        let Some(path) = inside(&text)? else { continue };
-        let Some(place) = placement(&path) else { continue };
-        let kind = entry.header().entry_type();
-        if kind.is_hard_link() {
-            let target = utf8(&entry.link_name_bytes().unwrap_or_default())?;
-            let target = TreePath::new(&target)?;
-            match placement(&target) {
-                Some(target) => tree.link(place, &target)?,
-                None => return Err(TreeError::LinkTarget { path, target }.into()),
-            }
-            continue;
-        }
-        let content = if kind.is_dir() {
-            Entry::Directory
-        } else if kind.is_symlink() {
-            let target = utf8(&entry.link_name_bytes().unwrap_or_default())?;
-            if target.is_empty() || target.len() > 4095 || target.contains('\0') {
-                return Err(TreeError::Path(target).into());
-            }
-            Entry::Symlink(target)
-        } else if kind.is_file() {
-            Entry::File(content(&mut entry, tree.room())?.into())
-        } else {
-            return Err(DebError::Kind(text));
-        };
-        let node = node(entry.header(), content).ok_or(DebError::Header(text))?;
-        tree.put(place, node)?;
-    }
-    Ok(())
-}
-
-/// The checked path; `None` for the root itself.
-fn inside(text: &str) -> Result<Option<TreePath>, TreeError> {
-    if text.split('/').all(|part| part.is_empty() || part == ".") && !text.starts_with('/') {
-        return Ok(None);
-    }
-    TreePath::new(text).map(Some)
-}
-
-fn utf8(bytes: &[u8]) -> Result<String, DebError> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(text.to_owned()),
-        Err(_) => {
-            Err(DebError::NotUtf8(String::from_utf8_lossy(bytes).chars().take(200).collect()))
-        }
-    }
-}
-
-/// Reads a file, never more than the tree has room for: the header's size is only a claim.
-fn content(entry: &mut tar::Entry<'_, impl Read>, room: u64) -> Result<Vec<u8>, DebError> {
-    let size = entry.size();
-    if size > room {
-        return Err(TreeError::TooLarge(room).into());
-    }
-    let mut bytes = Vec::new();
-    let count = entry.take(size).read_to_end(&mut bytes)?;
-    if count as u64 == size {
-        Ok(bytes)
-    } else {
-        Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
-    }
-}
-
-fn node(header: &tar::Header, entry: Entry) -> Option<Node> {
-    let mode = u16::try_from(header.mode().ok()? & 0o7777).ok()?;
-    let uid = u32::try_from(header.uid().ok()?).ok()?;
-    let gid = u32::try_from(header.gid().ok()?).ok()?;
-    Some(Node { mode, uid, gid, entry })
 }
 
 #[cfg(test)]
@@ -166,29 +73,8 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
     use super::*;
-
-    type Item<'a> = (&'a str, tar::EntryType, &'a str);
-
-    /// A tar with raw names, as a hostile packer would write it.
-    fn tar(items: &[Item<'_>]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, kind, text) in items {
-            let mut header = tar::Header::new_gnu();
-            header.as_mut_bytes().get_mut(..name.len()).unwrap().copy_from_slice(name.as_bytes());
-            header.set_entry_type(*kind);
-            header.set_mode(0o4755);
-            header.set_uid(7);
-            header.set_gid(8);
-            let data = if kind.is_file() { text.as_bytes() } else { &[] };
-            header.set_size(data.len() as u64);
-            if !kind.is_file() {
-                header.set_link_name_literal(text).unwrap();
-            }
-            header.set_cksum();
-            builder.append(&header, data).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
+    use crate::tree::TreePath;
+    use crate::untar::tests::{all, tar};
 
     fn deb(version: &str, name: &str, data: &[u8]) -> Vec<u8> {
         let mut builder = ar::Builder::new(Vec::new());
@@ -197,10 +83,6 @@ mod tests {
             builder.append(&header, data).unwrap();
         }
         builder.into_inner().unwrap()
-    }
-
-    fn all(path: &TreePath) -> Option<TreePath> {
-        Some(path.clone())
     }
 
     #[test]
@@ -225,40 +107,11 @@ mod tests {
         for package in packages {
             let mut tree = Tree::default();
             unpack(&package[..], &mut tree, &all).unwrap();
-            assert_eq!(tree.file("a/b").unwrap()[..], *b"hello");
-            assert_eq!(tree.file("a/h").unwrap()[..], *b"hello");
+            assert_eq!(tree.file("a/b").unwrap().bytes().unwrap()[..], *b"hello");
+            assert_eq!(tree.file("a/h").unwrap().bytes().unwrap()[..], *b"hello");
             let node = tree.get(&TreePath::new("a/b").unwrap()).unwrap();
             assert_eq!((node.mode, node.uid, node.gid), (0o4755, 7, 8));
         }
-    }
-
-    #[test]
-    fn hostile_entries_are_refused() {
-        use tar::EntryType as Kind;
-        let cases: [&[Item<'_>]; 7] = [
-            &[("../x", Kind::Regular, "x")],
-            &[("/etc/x", Kind::Regular, "x")],
-            &[("a/../../x", Kind::Regular, "x")],
-            &[("l", Kind::Symlink, "/etc"), ("l/passwd", Kind::Regular, "x")],
-            &[("h", Kind::Link, "../../etc/passwd")],
-            &[("h", Kind::Link, "not/there")],
-            &[("d", Kind::Char, "")],
-        ];
-        for items in cases {
-            let mut tree = Tree::default();
-            assert!(unpack_tar(&tar(items)[..], &mut tree, &all).is_err(), "{items:?}");
-            assert!(tree.iter().all(|(_, node)| !matches!(node.entry, Entry::File(_))));
-        }
-    }
-
-    #[test]
-    fn a_claimed_size_beyond_the_bound_is_refused_before_it_is_read() {
-        let mut tree = Tree::new(crate::tree::TreeLimits { entries: 10, bytes: 3 });
-        let data = tar(&[("a", tar::EntryType::Regular, "1234")]);
-        assert!(matches!(
-            unpack_tar(&data[..], &mut tree, &all),
-            Err(DebError::Tree(TreeError::TooLarge(_)))
-        ));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! | path | for |
 //! |---|---|
-//! | `/sbin/mvm-guest`, `/sbin/init` | the guest agent, process 1 |
+//! | `/sbin/init` | leads to the guest agent, which `fit` adds |
 //! | `/bin/busybox` and its applets | the shell and its tools |
 //! | `/usr/sbin/dropbear`, `/usr/bin/{dropbearkey,dbclient}` | SSH, for images that may have it; nothing starts it |
 //! | `/etc/{hosts,hostname,resolv.conf,machine-id}` | files the agent mounts its own over |
@@ -24,6 +24,9 @@ pub enum DefaultTreeError {
     /// The list of applets inside busybox was not found.
     #[error("cannot find the list of applets in busybox")]
     Applets,
+    /// A file of the tree can't be read.
+    #[error("cannot read a file of the packages")]
+    Read(#[source] std::io::Error),
     /// The tree refused an entry.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -141,12 +144,12 @@ pub(crate) fn placement(path: &TreePath) -> Option<TreePath> {
     TreePath::new(&place).ok()
 }
 
-/// Completes a tree that holds the packages: the agent, the applets, the directories, links and
-/// files of the default image.
+/// Completes a tree that holds the packages: the applets, the directories, links and files of the
+/// default image.
 ///
 /// # Errors
 /// When busybox or dropbear are not in the tree, or it refuses an entry.
-pub(crate) fn complete(tree: &mut Tree, agent: &[u8]) -> Result<(), DefaultTreeError> {
+pub(crate) fn complete(tree: &mut Tree) -> Result<(), DefaultTreeError> {
     for (path, mode) in DIRECTORIES {
         tree.put(TreePath::new(path)?, Node::directory(mode))?;
     }
@@ -160,9 +163,9 @@ pub(crate) fn complete(tree: &mut Tree, agent: &[u8]) -> Result<(), DefaultTreeE
         "NAME=\"mvm default image\"\nID=mvm\nID_LIKE=debian\nVERSION_ID={RECIPE_VERSION}\n"
     );
     tree.put(TreePath::new("etc/os-release")?, Node::file(0o644, release.into_bytes()))?;
-    tree.put(TreePath::new("usr/bin/mvm-guest")?, Node::file(0o755, agent))?;
     let busybox = tree.file("usr/bin/busybox").ok_or(DefaultTreeError::Missing("busybox"))?;
-    for applet in applets(busybox).ok_or(DefaultTreeError::Applets)? {
+    let names = applets(&busybox.bytes().map_err(DefaultTreeError::Read)?);
+    for applet in names.ok_or(DefaultTreeError::Applets)? {
         let path = TreePath::new(&format!("usr/bin/{applet}"))?;
         if tree.get(&path).is_none() {
             tree.put(path, Node::symlink("busybox"))?;
@@ -236,12 +239,11 @@ mod tests {
     #[test]
     fn the_agent_is_init_and_every_other_applet_is_linked() {
         let mut tree = packages();
-        complete(&mut tree, b"agent").unwrap();
+        complete(&mut tree).unwrap();
         let entry = |text: &str| tree.get(&TreePath::new(text).unwrap()).unwrap().entry.clone();
         assert_eq!(entry("usr/bin/init"), Entry::Symlink("mvm-guest".to_owned()));
         assert_eq!(entry("usr/bin/sh"), Entry::Symlink("busybox".to_owned()));
         assert_eq!(entry("sbin"), Entry::Symlink("usr/bin".to_owned()));
-        assert_eq!(tree.file("usr/bin/mvm-guest").unwrap()[..], *b"agent");
         let tmp = tree.get(&TreePath::new("tmp").unwrap()).unwrap();
         assert_eq!(tmp.mode, 0o1777);
     }
@@ -256,7 +258,7 @@ mod tests {
     #[test]
     fn missing_packages_are_named() {
         let mut tree = Tree::default();
-        let error = complete(&mut tree, b"agent").unwrap_err();
+        let error = complete(&mut tree).unwrap_err();
         assert!(error.to_string().contains("busybox"), "{error}");
     }
 }

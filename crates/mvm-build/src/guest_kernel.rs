@@ -8,10 +8,14 @@ use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::deb::{self, DebError};
-use crate::initramfs;
+use crate::fit;
+use crate::hash::ContentHash;
+use crate::initramfs::{self, InitramfsError};
 use crate::kernel::{self, KernelError};
 use crate::modules::{self, ModuleError};
-use crate::tree::{Tree, TreeError, TreePath};
+use crate::recipe::{Input, InputKind};
+use crate::store::Image;
+use crate::tree::{Tree, TreePath};
 
 /// Where the kernel comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,11 +53,11 @@ pub enum GuestKernelError {
     },
     /// The initramfs passes the bounds.
     #[error("cannot put the initramfs together")]
-    Initramfs(#[source] TreeError),
-    /// The package can't be opened.
+    Initramfs(#[source] InitramfsError),
+    /// A file can't be opened or read.
     #[error("cannot open {path}")]
     Open {
-        /// The package's file.
+        /// The file.
         path: PathBuf,
         /// The system's reason.
         #[source]
@@ -70,21 +74,51 @@ pub enum GuestKernelError {
     },
 }
 
-/// A kernel as the image holds it.
-pub(crate) struct GuestKernel {
-    pub(crate) vmlinux: Vec<u8>,
-    pub(crate) initrd: Option<Vec<u8>>,
+/// A kernel as an image holds it.
+#[derive(Debug)]
+pub struct KernelFiles {
+    pub(crate) vmlinux: Part,
+    pub(crate) initrd: Option<Part>,
     pub(crate) cmdline: Vec<String>,
 }
 
-impl GuestKernel {
+/// A file of a kernel.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// Its bytes.
+    Made(Vec<u8>),
+    /// A file of another image in the same store.
+    Of { path: PathBuf, size: u64, sha256: ContentHash },
+}
+
+impl KernelFiles {
+    /// The kernel that another image has, and what it was made from. Only for an image with the
+    /// same agent: the initramfs holds one.
+    #[must_use]
+    pub fn of_image(image: &Image) -> (Self, Vec<Input>) {
+        let manifest = &image.manifest;
+        let kernel = &manifest.kernel;
+        let vmlinux = Part::Of { path: image.kernel(), size: kernel.size, sha256: kernel.sha256 };
+        let initrd = image.initrd().zip(manifest.initrd.as_ref()).map(|(path, file)| Part::Of {
+            path,
+            size: file.size,
+            sha256: file.sha256,
+        });
+        let is_of_kernel = |input: &&Input| match input.kind {
+            InputKind::KernelFile | InputKind::KernelPackage => true,
+            InputKind::Agent | InputKind::Package => false,
+        };
+        let inputs = manifest.created_from.iter().filter(is_of_kernel).cloned().collect();
+        (Self { vmlinux, initrd, cmdline: kernel.cmdline.clone() }, inputs)
+    }
+
     /// A kernel that was given as a file.
     pub(crate) fn of_file(bytes: &[u8]) -> Result<Self, GuestKernelError> {
         let vmlinux = kernel::vmlinux(bytes)
             .map_err(|source| GuestKernelError::Kernel { name: "file".to_owned(), source })?
             .into_owned();
-        let cmdline = vec!["rootfstype=squashfs".to_owned(), "init=/sbin/init".to_owned()];
-        Ok(Self { vmlinux, initrd: None, cmdline })
+        let cmdline = vec!["rootfstype=squashfs".to_owned(), format!("init={}", fit::AGENT)];
+        Ok(Self { vmlinux: Part::Made(vmlinux), initrd: None, cmdline })
     }
 
     /// The kernel, the modules and the initramfs of a downloaded package.
@@ -102,14 +136,17 @@ impl GuestKernel {
             .iter()
             .find(|(path, _)| path.as_str().starts_with("boot/vmlinuz-"))
             .and_then(|(path, _)| tree.file(path.as_str()))
-            .ok_or_else(|| GuestKernelError::NoKernel(name.to_owned()))?;
-        let vmlinux = kernel::vmlinux(image)
+            .ok_or_else(|| GuestKernelError::NoKernel(name.to_owned()))?
+            .bytes()
+            .map_err(|source| GuestKernelError::Open { path: path.to_owned(), source })?;
+        let vmlinux = kernel::vmlinux(&image)
             .map_err(|source| GuestKernelError::Kernel { name: name.to_owned(), source })?
             .into_owned();
         let modules = modules::in_load_order(&tree, &modules::WANTED)
             .map_err(|source| GuestKernelError::Modules { name: name.to_owned(), source })?;
         let initrd = initramfs::build(agent, &modules).map_err(GuestKernelError::Initramfs)?;
-        Ok(Self { vmlinux, initrd: Some(initrd), cmdline: Vec::new() })
+        let vmlinux = Part::Made(vmlinux);
+        Ok(Self { vmlinux, initrd: Some(Part::Made(initrd)), cmdline: Vec::new() })
     }
 }
 

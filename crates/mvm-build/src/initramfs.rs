@@ -10,10 +10,11 @@
 //! * `/dev/console` and `/dev/null` exist, so that process 1 has its three streams. `/proc`,
 //!   `/sys`, `/dev` and `/newroot` are empty directories to mount on.
 //! * The root file system is the squashfs on `/dev/vda`. Once that device is there (devtmpfs; wait
-//!   with a bound), it is mounted read-only on `/newroot`, moved over `/`, and `/sbin/init` of the
-//!   new root is executed. Everything else is done by that one.
+//!   with a bound), it is mounted read-only on `/newroot`, moved over `/`, and `/sbin/mvm-guest` of
+//!   the new root is executed. Everything else is done by that one.
 //! * The kernel's command line is left as it is for the second stage, `/proc/cmdline`.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use crate::modules::Module;
@@ -24,11 +25,22 @@ pub const MODULE_LIST: &str = "/modules.list";
 /// The device with the root file system.
 pub const ROOT_DEVICE: &str = "/dev/vda";
 
+/// Why an initramfs could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum InitramfsError {
+    /// It passes the bounds of a tree.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A file of it can't be read.
+    #[error("cannot read a file of the initramfs")]
+    Read(#[from] io::Error),
+}
+
 /// The initramfs of `agent` and `modules`.
 ///
 /// # Errors
-/// When it passes the bounds of a tree.
-pub fn build(agent: &[u8], modules: &[Module]) -> Result<Vec<u8>, TreeError> {
+/// When it passes the bounds of a tree, or a file of it can't be read.
+pub fn build(agent: &[u8], modules: &[Module]) -> Result<Vec<u8>, InitramfsError> {
     let mut tree = Tree::default();
     let mut list = String::new();
     for name in ["dev", "proc", "sys", "newroot", "modules"] {
@@ -43,29 +55,29 @@ pub fn build(agent: &[u8], modules: &[Module]) -> Result<Vec<u8>, TreeError> {
     }
     tree.put(TreePath::new("modules.list")?, Node::file(0o644, list.into_bytes()))?;
     tree.put(TreePath::new("init")?, Node::file(0o755, agent))?;
-    Ok(pack(&tree, &[("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3)]))
+    pack(&tree, &[("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3)])
 }
 
 /// A character device: path, permissions, major, minor.
 type Device<'a> = (&'a str, u32, u32, u32);
 
 /// Packs a tree, and then devices, which a tree can't hold.
-fn pack(tree: &Tree, devices: &[Device<'_>]) -> Vec<u8> {
+fn pack(tree: &Tree, devices: &[Device<'_>]) -> Result<Vec<u8>, InitramfsError> {
     let mut archive = Archive { bytes: Vec::new(), inode: 0 };
     for (path, node) in tree.iter() {
         let (kind, data) = match &node.entry {
-            Entry::Directory => (0o040_000, &[][..]),
-            Entry::File(bytes) => (0o100_000, &bytes[..]),
-            Entry::Symlink(target) => (0o120_000, target.as_bytes()),
+            Entry::Directory => (0o040_000, Cow::Borrowed(&[][..])),
+            Entry::File(content) => (0o100_000, content.bytes()?),
+            Entry::Symlink(target) => (0o120_000, Cow::Borrowed(target.as_bytes())),
         };
         let mode = kind | u32::from(node.mode);
-        archive.put(path.as_str(), mode, (node.uid, node.gid), (0, 0), data);
+        archive.put(path.as_str(), mode, (node.uid, node.gid), (0, 0), &data);
     }
     for (path, mode, major, minor) in devices {
         archive.put(path, 0o020_000 | mode, (0, 0), (*major, *minor), &[]);
     }
     archive.put("TRAILER!!!", 0, (0, 0), (0, 0), &[]);
-    archive.bytes
+    Ok(archive.bytes)
 }
 
 struct Archive {

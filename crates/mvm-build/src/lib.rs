@@ -2,16 +2,19 @@
 //!
 //! What this crate refuses to know: privilege, tenants, instances. It downloads pinned bytes
 //! (`catalogue`, `source`, `fetch`), puts a virtual machine monitor in place (`assets`), and turns
-//! Debian packages, a guest agent and a kernel into an image (`deb` → `tree` → `rootfs`, `kernel`
-//! and `initramfs`; driven by `image`, named by `recipe`, kept by `store`).
+//! archives, a guest agent and a kernel into an image (`untar`, `deb` → `tree` → `fit` → `rootfs`;
+//! `kernel` and `initramfs`; put together by `assemble`, named by `recipe`, kept by `store`).
 //!
 //! Nothing here retries, prints, or runs anything that was downloaded.
 
+pub mod assemble;
 pub mod assets;
 pub mod catalogue;
+pub mod content;
 pub mod deb;
 mod default_tree;
 pub mod fetch;
+mod fit;
 mod guest_kernel;
 pub mod hash;
 pub mod image;
@@ -25,12 +28,15 @@ pub mod rootfs;
 pub mod source;
 pub mod store;
 pub mod tree;
+pub mod untar;
 
+pub use assemble::{Answered, AssembleError, Assembly, Contents, Fittings, Order};
 pub use assets::{AssetError, Assets, VmmPaths};
 pub use catalogue::{Arch, Catalogue, CatalogueError};
 pub use default_tree::DefaultTreeError;
 pub use fetch::{FetchConfig, FetchError, Fetcher, Mirror};
-pub use guest_kernel::{GuestKernelError, KernelSource};
+pub use fit::FitError;
+pub use guest_kernel::{GuestKernelError, KernelFiles, KernelSource};
 pub use hash::ContentHash;
 pub use image::{BuildError, DefaultImage};
 pub use manifest::Manifest;

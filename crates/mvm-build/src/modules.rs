@@ -9,6 +9,7 @@ use std::io::{self, Read};
 
 use liblzma::read::XzDecoder;
 
+use crate::content::Content;
 use crate::tree::{Entry, Tree};
 
 /// What every guest needs, in the order to start from: the bus, its devices, the root file
@@ -46,6 +47,9 @@ pub enum ModuleError {
         #[source]
         source: io::Error,
     },
+    /// A file of the package can't be read.
+    #[error("cannot read a file of the kernel package")]
+    Read(#[source] io::Error),
     /// Not an ELF file with a `.modinfo` section.
     #[error("the kernel module {0} has no readable information section")]
     NoInfo(String),
@@ -65,7 +69,7 @@ pub struct Module {
 
 /// A kernel package's modules by name.
 struct Index<'a> {
-    modules: BTreeMap<String, (&'a str, &'a [u8])>,
+    modules: BTreeMap<String, (&'a str, &'a Content)>,
     builtin: BTreeSet<String>,
 }
 
@@ -98,9 +102,9 @@ fn visit(
     if index.builtin.contains(name) || !visited.insert(name.to_owned()) {
         return Ok(());
     }
-    let (path, bytes) =
+    let (path, content) =
         index.modules.get(name).ok_or_else(|| ModuleError::Missing(name.to_owned()))?;
-    let bytes = decompress(name, path, bytes)?;
+    let bytes = decompress(name, path, &content.bytes().map_err(ModuleError::Read)?)?;
     let info = modinfo(&bytes).ok_or_else(|| ModuleError::NoInfo(name.to_owned()))?;
     for needed in info.soft {
         if index.builtin.contains(&needed) || index.modules.contains_key(&needed) {
@@ -126,12 +130,13 @@ impl<'a> Index<'a> {
         let mut modules = BTreeMap::new();
         let mut builtin = None;
         for (path, node) in tree.iter() {
-            let Entry::File(bytes) = &node.entry else { continue };
+            let Entry::File(content) = &node.entry else { continue };
             if path.as_str().ends_with("/modules.builtin") {
-                let text = String::from_utf8_lossy(bytes);
+                let bytes = content.bytes().map_err(ModuleError::Read)?;
+                let text = String::from_utf8_lossy(&bytes);
                 builtin = Some(text.lines().filter_map(module_name).collect());
             } else if let Some(name) = module_name(path.as_str()) {
-                modules.insert(name, (path.as_str(), &bytes[..]));
+                modules.insert(name, (path.as_str(), content));
             }
         }
         Ok(Self { modules, builtin: builtin.ok_or(ModuleError::NoBuiltin)? })

@@ -12,7 +12,7 @@ use crate::rootfs::RootCompression;
 
 /// How images are put together. It is raised with every change of what this crate writes into an
 /// image from the same inputs.
-pub const RECIPE_VERSION: u32 = 1;
+pub const RECIPE_VERSION: u32 = 2;
 
 /// One thing that went into an image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 //! held once per host in the page cache, and a guest on a slow processor boots without spending
 //! time on decompression. It knows nothing of what the files are for.
 
-use std::io::{Cursor, Seek, Write};
+use std::io::{Seek, Write};
 use std::path::Path;
 
 use backhand::compression::{CompressionOptions, Compressor, DefaultCompressor, Zstd};
@@ -107,7 +107,7 @@ pub fn write(
         match &node.entry {
             Entry::Directory => writer.push_dir(path, header)?,
             Entry::Symlink(target) => writer.push_symlink(target.as_str(), path, header)?,
-            Entry::File(bytes) => writer.push_file(Cursor::new(&bytes[..]), path, header)?,
+            Entry::File(content) => writer.push_file(content.reader(), path, header)?,
         }
     }
     let (_, length) = writer.write(to)?;
@@ -123,7 +123,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
     use std::collections::BTreeMap;
-    use std::io::Read;
+    use std::io::{Cursor, Read};
 
     use backhand::{FilesystemReader, InnerNode};
 
@@ -185,7 +185,9 @@ mod tests {
                 assert_eq!((*mode, *uid, *gid), (node.mode, node.uid, node.gid), "{path}");
                 assert_eq!(*time, FILE_TIME);
                 match &node.entry {
-                    Entry::File(bytes) => assert_eq!(data[..], bytes[..], "{path}"),
+                    Entry::File(content) => {
+                        assert_eq!(data[..], content.bytes().unwrap()[..], "{path}")
+                    }
                     Entry::Symlink(target) => assert_eq!(data[..], *target.as_bytes()),
                     Entry::Directory => {}
                 }

@@ -2,7 +2,7 @@
 //!
 //! The image's builder packs this program as `/init` beside `/modules.list`, which names one module
 //! per line, as an absolute path, in the order to load. The root is the squashfs on `/dev/vda`;
-//! its `/sbin/init` takes over with a memory file system that holds nothing any more. This module
+//! its `/sbin/mvm-guest` takes over with a memory file system that holds nothing any more. This module
 //! refuses to know what the modules are for and what the second stage does.
 
 use std::convert::Infallible;
@@ -24,7 +24,7 @@ use mvm_proto::FailureKind;
 const MODULE_LIST: &str = "/modules.list";
 const ROOT_DEVICE: &str = "/dev/vda";
 const NEW_ROOT: &str = "/newroot";
-const SECOND_STAGE: &str = "/sbin/init";
+const SECOND_STAGE: &str = "/sbin/mvm-guest";
 
 /// How long the root's device may take to appear after its driver is loaded. The driver finds it
 /// while it loads, so this is spent only where there is no such device.

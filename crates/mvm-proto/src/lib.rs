@@ -25,6 +25,7 @@ pub mod generation;
 pub mod message;
 pub mod routes;
 pub mod session;
+pub mod workload;
 
 pub use config::{GuestConfig, Integration, MacAddress, MinRuntimePolicy, NetworkIdentity};
 pub use frame::{DATA_MAX, Decoder, Frame, FrameError, JSON_MAX, Kind};
@@ -37,6 +38,7 @@ pub use routes::{
     Backend, DEFAULT_ROUTE_PORT, InstanceSelector, MatchRule, Route, RouteTarget, Routes,
 };
 pub use session::{Event, ProtocolError, SendError, Session, StreamId};
+pub use workload::{Restart, Service, Workload};
 
 /// The vsock port that the agent in the guest listens on (SPEC §6).
 pub const GUEST_PORT: u32 = 5252;

@@ -22,7 +22,7 @@ const LAYERS: &[Layer] = &[
         normal: &["mvm-core", "mvm-pager", "mvm-proto", "mvm-shim"],
         tests: &["mvm-sim"],
     },
-    Layer { name: "mvm-build", normal: &["mvm-core"], tests: &[] },
+    Layer { name: "mvm-build", normal: &["mvm-core", "mvm-proto"], tests: &[] },
     Layer { name: "mvm-engine", normal: &["mvm-core"], tests: &["mvm-sim"] },
     Layer { name: "mvm-fleet", normal: &["mvm-core", "mvm-engine"], tests: &["mvm-sim"] },
     Layer {

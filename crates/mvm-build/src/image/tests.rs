@@ -151,7 +151,7 @@ fn a_dynamic_program_or_a_script_is_no_guest_agent() {
     for bytes in [program(1, true), b"#!/bin/sh\n".to_vec(), b"\x7fELF\x02\x01".to_vec()] {
         fs::write(&image.agent, bytes).unwrap();
         let error = world.build(&image, &|_| ()).unwrap_err();
-        assert!(matches!(error, BuildError::Agent(_)), "{error}");
+        assert!(matches!(error, BuildError::Assemble(AssembleError::Agent(_))), "{error}");
     }
     assert!(world.store.list().unwrap().is_empty());
 }

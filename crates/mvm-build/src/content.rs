@@ -1,0 +1,181 @@
+//! `Content`: the bytes of a file of a tree, in memory or in a spool.
+//!
+//! A spool is one unnamed file on disk to which contents are appended, so that a tree of any size
+//! needs memory for its names only. It knows nothing of paths and of who asked.
+
+use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Cursor, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The bytes of a file. Copies share them.
+#[derive(Debug, Clone)]
+pub struct Content(Place);
+
+#[derive(Debug, Clone)]
+enum Place {
+    Memory(Arc<[u8]>),
+    Spool { file: Arc<File>, offset: u64, length: u64 },
+}
+
+impl Content {
+    /// How many bytes there are.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        match &self.0 {
+            Place::Memory(bytes) => bytes.len() as u64,
+            Place::Spool { length, .. } => *length,
+        }
+    }
+
+    /// All bytes.
+    ///
+    /// # Errors
+    /// When the spool can't be read.
+    pub fn bytes(&self) -> io::Result<Cow<'_, [u8]>> {
+        match &self.0 {
+            Place::Memory(bytes) => Ok(Cow::Borrowed(bytes)),
+            Place::Spool { .. } => {
+                let mut bytes = Vec::new();
+                self.reader().read_to_end(&mut bytes)?;
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
+
+    /// Reads the bytes from their beginning, however many others read them.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader(match &self.0 {
+            Place::Memory(bytes) => Source::Memory(Cursor::new(bytes.clone())),
+            Place::Spool { file, offset, length } => {
+                Source::Spool { file: file.clone(), at: *offset, left: *length }
+            }
+        })
+    }
+}
+
+impl PartialEq for Content {
+    /// Whether the same bytes are meant: those in memory are compared, of spooled ones their place.
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Place::Memory(one), Place::Memory(two)) => one == two,
+            (
+                Place::Spool { file, offset, length },
+                Place::Spool { file: of, offset: from, length: count },
+            ) => Arc::ptr_eq(file, of) && offset == from && length == count,
+            (Place::Memory(_), Place::Spool { .. }) | (Place::Spool { .. }, Place::Memory(_)) => {
+                false
+            }
+        }
+    }
+}
+
+impl Eq for Content {}
+
+impl<T: Into<Arc<[u8]>>> From<T> for Content {
+    fn from(bytes: T) -> Self {
+        Self(Place::Memory(bytes.into()))
+    }
+}
+
+/// Yields the bytes of a content.
+#[derive(Debug)]
+pub struct Reader(Source);
+
+#[derive(Debug)]
+enum Source {
+    Memory(Cursor<Arc<[u8]>>),
+    Spool { file: Arc<File>, at: u64, left: u64 },
+}
+
+impl Read for Reader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Source::Memory(cursor) => cursor.read(into),
+            Source::Spool { file, at, left } => {
+                let most = usize::try_from(*left).unwrap_or(usize::MAX).min(into.len());
+                let count = file.read_at(into.get_mut(..most).unwrap_or_default(), *at)?;
+                if count == 0 && most > 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                *at += count as u64;
+                *left -= count as u64;
+                Ok(count)
+            }
+        }
+    }
+}
+
+/// Where contents go that are too many for memory.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    file: Arc<File>,
+    end: u64,
+}
+
+impl Spool {
+    /// An empty spool on the disk of `directory`; it goes when nobody has a content of it.
+    pub(crate) fn on(directory: &Path) -> io::Result<Self> {
+        Ok(Self { file: Arc::new(tempfile::tempfile_in(directory)?), end: 0 })
+    }
+
+    /// Appends exactly `length` bytes of `from`.
+    pub(crate) fn append(&mut self, from: &mut impl Read, length: u64) -> io::Result<Content> {
+        let offset = self.end;
+        let copied = io::copy(&mut from.take(length), &mut At(self))?;
+        if copied != length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Content(Place::Spool { file: self.file.clone(), offset, length }))
+    }
+}
+
+/// The end of a spool.
+struct At<'a>(&'a mut Spool);
+
+impl Write for At<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.0.file.write_at(bytes, self.0.end)?;
+        self.0.end += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+    use super::*;
+
+    #[test]
+    fn spooled_contents_read_back_each_by_itself_and_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut spool = Spool::on(directory.path()).unwrap();
+        let long = vec![7; 200_000];
+        let one = spool.append(&mut &long[..], 200_000).unwrap();
+        let none = spool.append(&mut &b"x"[..], 0).unwrap();
+        let two = spool.append(&mut &b"tail and more"[..], 4).unwrap();
+        for _ in 0..2 {
+            assert_eq!(one.bytes().unwrap()[..], long[..]);
+            assert_eq!(two.bytes().unwrap()[..], *b"tail");
+        }
+        assert_eq!((one.length(), none.length(), two.length()), (200_000, 0, 4));
+        assert!(one != two && one == one.clone());
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_content_that_ends_early_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut spool = Spool::on(directory.path()).unwrap();
+        let error = spool.append(&mut &b"abc"[..], 4).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}
