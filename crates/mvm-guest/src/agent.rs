@@ -27,7 +27,7 @@ pub(crate) struct Places {
     pub(crate) secrets: PathBuf,
     /// `config.json` and `routes.json`.
     pub(crate) config: PathBuf,
-    /// The image's own settings: `start`, `drain`, `ssh_authorized_keys`.
+    /// The image's own settings: `start` or `workload.json`, `drain`, `ssh_authorized_keys`.
     pub(crate) image: PathBuf,
 }
 
@@ -45,7 +45,7 @@ impl Places {
     }
 }
 
-/// The service `/etc/mvm/start`.
+/// The service `/etc/mvm/start`, or those of `/etc/mvm/workload.json` together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     /// Held at the start gate: the guest does not know yet who it is.
@@ -71,6 +71,7 @@ pub(crate) struct Agent {
     service: Mutex<Service>,
     is_frozen: AtomicBool,
     is_data_frozen: AtomicBool,
+    is_ending: AtomicBool,
     /// Counts freezes and thaws.
     quiet: AtomicU64,
     generation: AtomicU64,
@@ -91,6 +92,7 @@ impl Agent {
             service: Mutex::new(Service::Held),
             is_frozen: AtomicBool::new(false),
             is_data_frozen: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             quiet: AtomicU64::new(0),
             generation: AtomicU64::new(0),
             secrets_epoch: AtomicU64::new(0),
@@ -172,6 +174,16 @@ impl Agent {
 
     pub(crate) fn set_data_frozen(&self, is_frozen: bool) {
         self.is_data_frozen.store(is_frozen, Ordering::SeqCst);
+    }
+
+    /// Whether the machine goes down, so that nothing is to be started again.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::SeqCst)
+    }
+
+    /// The machine goes down from here on.
+    pub(crate) fn set_ending(&self) {
+        self.is_ending.store(true, Ordering::SeqCst);
     }
 
     /// Which freeze or thaw was the last.

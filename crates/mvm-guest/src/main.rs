@@ -33,6 +33,7 @@ mod process;
 mod quiesce;
 mod routes;
 mod serve;
+mod services;
 mod story;
 mod users;
 mod wake;

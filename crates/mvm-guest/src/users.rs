@@ -33,7 +33,8 @@ impl User {
     }
 }
 
-/// Finds a user by name or uid; a uid without an entry is a user without a name.
+/// Finds a user by name or uid; a uid without an entry is a user without a name. After a colon a
+/// group may stand, by name or number, instead of those that the user has.
 pub(crate) fn find(wanted: &str) -> Outcome<User> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
@@ -42,6 +43,10 @@ pub(crate) fn find(wanted: &str) -> Outcome<User> {
 }
 
 fn find_in(wanted: &str, passwd: &str, groups: &str) -> Option<User> {
+    if let Some((user, group)) = wanted.split_once(':') {
+        let gid = group_in(group, groups)?;
+        return Some(User { gid, groups: vec![gid], ..find_in(user, passwd, groups)? });
+    }
     let number = wanted.parse::<u32>().ok();
     let entry = passwd.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -67,6 +72,14 @@ fn find_in(wanted: &str, passwd: &str, groups: &str) -> Option<User> {
     }));
     let home = if home.is_empty() { "/".to_owned() } else { home };
     Some(User { name, uid, gid, groups: member_of, home })
+}
+
+fn group_in(wanted: &str, groups: &str) -> Option<u32> {
+    let named = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == wanted).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    named.or_else(|| wanted.parse().ok())
 }
 
 /// Finds a program as a shell does.
@@ -124,6 +137,10 @@ mod tests {
         assert_eq!(find_in("1000", PASSWD, GROUP).unwrap().gid, 1000);
         assert_eq!(find_in("nobody", PASSWD, GROUP), None);
         assert_eq!(find_in("0", "", "").unwrap().home, "/root");
+        let logged = find_in("web:log", PASSWD, GROUP).unwrap();
+        assert_eq!((logged.uid, logged.gid, logged.groups), (33, 7, vec![7]));
+        assert_eq!(find_in("33:1000", PASSWD, GROUP).unwrap().gid, 1000);
+        assert_eq!(find_in("web:nogroup", PASSWD, GROUP), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::agent::{Agent, Service};
 use crate::console::say;
 use crate::failure::{Context, Outcome, failure};
 use crate::serve::spawn;
-use crate::{exec, gateway, process, quiesce};
+use crate::{exec, gateway, process, quiesce, services};
 
 /// How long the last answer may take to leave the guest.
 pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
@@ -42,8 +42,14 @@ pub(crate) fn start(agent: &Arc<Agent>) {
         return;
     }
     let program = agent.places.image.join("start");
+    let services = services::read(agent).unwrap_or_else(|error| {
+        say(&error.message);
+        Vec::new()
+    });
     if is_executable(&program) {
         start_service(agent, &program.display().to_string());
+    } else if !services.is_empty() {
+        services::start(agent, services);
     } else if agent.config().is_some_and(|config| config.role == GATEWAY) {
         let agent = Arc::clone(agent);
         spawn("gateway", move || keep_gateway(&agent));
@@ -103,6 +109,9 @@ fn keep_gateway(agent: &Arc<Agent>) {
         match started {
             Ok(started) => report_end("the gateway", started.pid),
             Err(error) => say(&error.message),
+        }
+        if agent.is_ending() {
+            return;
         }
         std::thread::sleep(GATEWAY_PAUSE);
     }
@@ -177,6 +186,7 @@ pub(crate) fn end_drain(agent: &Agent) {
 /// Stops the workload and then the machine; `farewell` runs before anything is stopped.
 pub(crate) fn shut_down(agent: &Agent, grace_secs: u32, farewell: impl FnOnce()) {
     let _nothing_else_changes = agent.change();
+    agent.set_ending();
     farewell();
     say("going down");
     let _ = quiesce::thaw_alone(agent);
