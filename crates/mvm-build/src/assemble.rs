@@ -94,6 +94,16 @@ pub(crate) fn file(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> 
     move |source| AssembleError::File { act, path: path.to_owned(), source }
 }
 
+/// A workload as an input: for an image whose other inputs do not say what it runs.
+///
+/// # Errors
+/// When it can't be written down.
+pub fn workload_input(workload: &Workload) -> Result<Input, AssembleError> {
+    let json = serde_json::to_vec(workload).map_err(FitError::from)?;
+    let (kind, name) = (InputKind::Workload, "services".to_owned());
+    Ok(Input { kind, name, version: None, sha256: ContentHash::of(&json) })
+}
+
 /// What shall be made.
 #[derive(Debug, Clone)]
 pub struct Order<'a> {

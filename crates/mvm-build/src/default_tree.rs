@@ -1,4 +1,4 @@
-//! The root file system of the default image, as a tree.
+//! The root file system of the default image, and of others of Debian packages, as a tree.
 //!
 //! A merged `/usr`: every program is in `/usr/bin`, and `/bin`, `/sbin` and `/usr/sbin` lead
 //! there, so that a program is found under any path that Debian or busybox know it by. The root is
@@ -13,7 +13,7 @@
 //! | `/data`, `/etc/mvm`, `/etc/mvm-config`, `/run`, `/tmp`, `/root`, `/var`, `/etc/dropbear` | directories to mount on |
 
 use crate::recipe::RECIPE_VERSION;
-use crate::tree::{Node, Tree, TreeError, TreePath};
+use crate::tree::{Entry, Node, Tree, TreeError, TreePath};
 
 /// What the default image can't be made from.
 #[derive(Debug, thiserror::Error)]
@@ -144,35 +144,50 @@ pub(crate) fn placement(path: &TreePath) -> Option<TreePath> {
     TreePath::new(&place).ok()
 }
 
-/// Completes a tree that holds the packages: the applets, the directories, links and files of the
-/// default image.
+/// Completes a tree that holds the packages of the default image, as [`lay_out`] does.
 ///
 /// # Errors
 /// When busybox or dropbear are not in the tree, or it refuses an entry.
 pub(crate) fn complete(tree: &mut Tree) -> Result<(), DefaultTreeError> {
+    lay_out(tree)?;
+    let release = format!(
+        "NAME=\"mvm default image\"\nID=mvm\nID_LIKE=debian\nVERSION_ID={RECIPE_VERSION}\n"
+    );
+    tree.put(TreePath::new("etc/os-release")?, Node::file(0o644, release.into_bytes()))?;
+    for (path, name) in [("usr/bin/busybox", "busybox"), ("usr/bin/dropbear", "dropbear")] {
+        tree.file(path).ok_or(DefaultTreeError::Missing(name))?;
+    }
+    Ok(())
+}
+
+/// Completes a tree of packages that were placed by [`placement`]: the directories and links of a
+/// merged `/usr`, the files that no package brings, and the applets of a busybox, if there is one.
+///
+/// # Errors
+/// When a busybox has no list of applets, or the tree refuses an entry.
+pub(crate) fn lay_out(tree: &mut Tree) -> Result<(), DefaultTreeError> {
     for (path, mode) in DIRECTORIES {
-        tree.put(TreePath::new(path)?, Node::directory(mode))?;
+        let path = TreePath::new(path)?;
+        if tree.get(&path).is_none_or(|node| node.entry == Entry::Directory) {
+            tree.put(path, Node::directory(mode))?;
+        }
     }
     for (path, target) in LINKS {
         tree.put(TreePath::new(path)?, Node::symlink(target))?;
     }
     for (path, mode, text) in FILES {
-        tree.put(TreePath::new(path)?, Node::file(mode, text.as_bytes()))?;
+        let path = TreePath::new(path)?;
+        if tree.get(&path).is_none() {
+            tree.put(path, Node::file(mode, text.as_bytes()))?;
+        }
     }
-    let release = format!(
-        "NAME=\"mvm default image\"\nID=mvm\nID_LIKE=debian\nVERSION_ID={RECIPE_VERSION}\n"
-    );
-    tree.put(TreePath::new("etc/os-release")?, Node::file(0o644, release.into_bytes()))?;
-    let busybox = tree.file("usr/bin/busybox").ok_or(DefaultTreeError::Missing("busybox"))?;
+    let Some(busybox) = tree.file("usr/bin/busybox").cloned() else { return Ok(()) };
     let names = applets(&busybox.bytes().map_err(DefaultTreeError::Read)?);
     for applet in names.ok_or(DefaultTreeError::Applets)? {
         let path = TreePath::new(&format!("usr/bin/{applet}"))?;
         if tree.get(&path).is_none() {
             tree.put(path, Node::symlink("busybox"))?;
         }
-    }
-    if tree.file("usr/bin/dropbear").is_none() {
-        return Err(DefaultTreeError::Missing("dropbear"));
     }
     Ok(())
 }
@@ -206,7 +221,6 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
     use super::*;
-    use crate::tree::Entry;
 
     fn place(text: &str) -> Option<String> {
         placement(&TreePath::new(text).unwrap()).map(|path| path.as_str().to_owned())

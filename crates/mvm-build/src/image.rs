@@ -219,7 +219,8 @@ fn fill(tree: &mut Tree, packages: &PackageFiles, on: OnProgress<'_>) -> Result<
     Ok(())
 }
 
-fn unpack(package: &str, path: &Path, tree: &mut Tree) -> Result<(), BuildError> {
+/// Unpacks a package of an image.
+pub(crate) fn unpack(package: &str, path: &Path, tree: &mut Tree) -> Result<(), BuildError> {
     let archive = File::open(path).map_err(file("open", path))?;
     deb::unpack(BufReader::new(archive), tree, &default_tree::placement)
         .map_err(|source| BuildError::Unpack { package: package.to_owned(), source })

@@ -39,8 +39,12 @@ pub enum InputKind {
     KernelFile,
     /// A package with a kernel.
     KernelPackage,
+    /// The document that names all of an OCI image: its manifest, or its configuration.
+    OciImage,
     /// A package of the user space.
     Package,
+    /// What the image runs, where that does not follow from the rest.
+    Workload,
 }
 
 impl InputKind {
@@ -49,7 +53,9 @@ impl InputKind {
             Self::Agent => "agent",
             Self::KernelFile => "kernel_file",
             Self::KernelPackage => "kernel_package",
+            Self::OciImage => "oci_image",
             Self::Package => "package",
+            Self::Workload => "workload",
         }
     }
 }
@@ -147,7 +153,9 @@ mod tests {
             Just(InputKind::Agent),
             Just(InputKind::KernelFile),
             Just(InputKind::KernelPackage),
+            Just(InputKind::OciImage),
             Just(InputKind::Package),
+            Just(InputKind::Workload),
         ]
     }
 

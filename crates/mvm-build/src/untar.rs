@@ -2,7 +2,7 @@
 //!
 //! Yields each entry once, its path checked, and bounds what a stream may cost: its length, and the
 //! bytes that describe an entry. [`unpack`] puts the entries of one stream into a tree as they
-//! are; what layers do to each other is `oci::layer`'s.
+//! are; what layers do to each other is `oci`'s.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -46,6 +46,8 @@ pub(crate) struct Found<'a> {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) what: What<'a>,
+    /// Whether it has extended attributes, which images don't hold.
+    pub(crate) has_attributes: bool,
 }
 
 /// What an entry is.
@@ -122,6 +124,7 @@ pub(crate) fn each(
         let text = utf8(&entry.path_bytes())?;
         let Some(path) = inside(&text)? else { continue };
         let kind = entry.header().entry_type();
+        let has_attributes = has_attributes(&mut entry)?;
         let Some((mode, uid, gid)) = numbers(entry.header()) else {
             return Err(UntarError::Header(path));
         };
@@ -141,7 +144,7 @@ pub(crate) fn each(
         } else {
             What::Other
         };
-        visit(Found { path, mode, uid, gid, what })?;
+        visit(Found { path, mode, uid, gid, what, has_attributes })?;
     }
     Ok(())
 }
@@ -168,6 +171,11 @@ fn numbers(header: &tar::Header) -> Option<(u16, u32, u32)> {
     let uid = u32::try_from(header.uid().ok()?).ok()?;
     let gid = u32::try_from(header.gid().ok()?).ok()?;
     Some((mode, uid, gid))
+}
+
+fn has_attributes(entry: &mut tar::Entry<'_, impl Read>) -> io::Result<bool> {
+    let Some(extensions) = entry.pax_extensions()? else { return Ok(false) };
+    Ok(extensions.flatten().any(|one| one.key_bytes().starts_with(b"SCHILY.xattr.")))
 }
 
 /// A stream that fails when it is too long, or when more is read than what was announced.

@@ -186,7 +186,9 @@ const fn kind(value: &Value) -> &'static str {
 }
 
 /// The key that was probably meant: at most two letters away, or a third of its length, or begun.
-fn nearest<'k>(key: &str, keys: &[&'k str]) -> Option<&'k str> {
+/// The word among `keys` that was probably meant by `key`, if one is close.
+#[must_use]
+pub fn nearest<'k>(key: &str, keys: &[&'k str]) -> Option<&'k str> {
     let close = keys.iter().map(|known| (distance(key, known), *known)).min()?;
     let is_begun = key.len() > 2 && close.1.starts_with(key);
     (is_begun || close.0 <= 2.max(key.len() / 3)).then_some(close.1)

@@ -4,8 +4,10 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+pub mod image;
 mod policy;
 
+pub use image::ImageRef;
 pub use policy::{Compression, OnNodeLoss, PoolPolicy, Readiness, SeccompPolicy, SleepPolicy};
 
 use crate::{
@@ -90,7 +92,7 @@ impl From<Role> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// A ready image by name or hash; `default` is the one that `mvm` makes itself.
+    /// An image as [`ImageRef`] reads it; `default` is the one that `mvm` makes itself.
     Image(String),
     /// A Nix flake reference, built in an ephemeral builder VM (SPEC §10).
     Flake(String),
@@ -127,10 +129,7 @@ impl Source {
             );
         }
         match self {
-            Self::Image(_) if text.contains("..") => {
-                wrong("an image", "write a name, `name:tag`, or a hash")
-            }
-            Self::Image(_) => Ok(()),
+            Self::Image(_) => text.parse::<ImageRef>().map(drop),
             Self::Flake(_) => match text.split_once(':') {
                 Some((scheme, rest)) if is_scheme(scheme) && !rest.is_empty() => Ok(()),
                 None if text.starts_with('/') || text.starts_with("./") => Ok(()),

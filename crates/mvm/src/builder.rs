@@ -1,22 +1,29 @@
 //! The `Builder` port over `mvm-build`: images and the VMM that boots them, fetched and made when
 //! missing.
+//!
+//! Every image but the default one boots the default one's kernel, which is made first when it is
+//! missing. What an image is made of is told from its name (`mvm_core::pool::image`).
+
+mod debian;
+mod mvmfile;
+mod oci;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     thread,
 };
 
 use mvm_build::{
-    Arch, Assets, Catalogue, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource,
-    RootCompression, Step, StoreError,
+    Answered, Arch, AssembleError, Assembly, Assets, Catalogue, DefaultImage, FetchConfig, Fetcher,
+    Fittings, Image, ImageStore, KernelSource, PackageImage, RootCompression, Step, StoreError,
 };
 use mvm_core::{
     error::{Error, ErrorKind},
     id::ImageHash,
     layout::data,
     operation::{Operation, Rebuild},
-    pool::{Role, Source},
+    pool::{ImageRef, Role, Source},
     port::{BuildOrder, Builder, Progress, ProgressStep},
 };
 
@@ -110,11 +117,10 @@ impl Workshop {
     }
 
     /// Checks that the disk has room for what a build may write, before it begins.
-    fn admit(&self) -> Result<(), Error> {
+    fn admit(&self, what: &str, mib: u64) -> Result<(), Error> {
         std::fs::create_dir_all(&self.config.data_dir)
             .map_err(|error| failed(ErrorKind::Failed, "cannot make the data directory", &error))?;
-        space::room_of(&self.config.data_dir, self.config.disk_reserve_percent)?
-            .admit("a build of the default image", BUILD_MIB)
+        space::room_of(&self.config.data_dir, self.config.disk_reserve_percent)?.admit(what, mib)
     }
 
     fn make_default(
@@ -191,12 +197,40 @@ impl Workshop {
         let directory = self.config.data_dir.join(data::IMAGES);
         let store = ImageStore::open(&directory)
             .map_err(|error| failed(ErrorKind::Failed, "cannot open the image store", &error))?;
-        let name = order.source.text();
-        match store.find(name) {
-            Ok(_) if name == DEFAULT && order.rebuild == Rebuild::Always => {
-                self.make_default(&store, order.rebuild, progress)
+        match order.source.text().parse::<ImageRef>()? {
+            ImageRef::Stored(name) => self.stored(&store, &name, order.rebuild, progress),
+            ImageRef::Oci(_) | ImageRef::OciArchive(_) => {
+                let name = order.source.text().parse()?;
+                self.make_oci(&store, &name, None, order.rebuild, progress)
             }
-            Ok(image) if order.rebuild == Rebuild::Always => {
+            ImageRef::Packages(packages) => {
+                let image = PackageImage { packages, workload: None };
+                self.make_packages(&store, &image, order.rebuild, progress)
+            }
+            ImageRef::PackageFile(path) => {
+                let packages = debian::listed(Path::new(&path))?;
+                let image = PackageImage { packages, workload: None };
+                self.make_packages(&store, &image, order.rebuild, progress)
+            }
+            ImageRef::Directory(path) => {
+                self.make_mvmfile(&store, Path::new(&path), order.rebuild, progress)
+            }
+        }
+    }
+
+    /// An image that is in the store; the default one is made when it is missing.
+    fn stored(
+        &self,
+        store: &ImageStore,
+        name: &str,
+        rebuild: Rebuild,
+        progress: &dyn Progress,
+    ) -> Result<ImageHash, Error> {
+        match store.find(name) {
+            Ok(_) if name == DEFAULT && rebuild == Rebuild::Always => {
+                self.make_default(store, rebuild, progress)
+            }
+            Ok(image) if rebuild == Rebuild::Always => {
                 // A ready image has nothing that it could be made from; its bytes are looked at.
                 image.verify().map_err(|error| {
                     failed(ErrorKind::Integrity, &format!("cannot use the image {name:?}"), &error)
@@ -205,8 +239,8 @@ impl Workshop {
             }
             Ok(image) => hash_of(&image.manifest.hash.to_string()),
             Err(StoreError::NotFound(_)) if name == DEFAULT => {
-                self.admit()?;
-                self.make_default(&store, order.rebuild, progress)
+                self.admit("a build of the default image", BUILD_MIB)?;
+                self.make_default(store, rebuild, progress)
             }
             Err(error @ (StoreError::NotFound(_) | StoreError::Ambiguous(_))) => {
                 Err(failed(ErrorKind::NotFound, &format!("there is no image {name:?}"), &error)
@@ -216,6 +250,57 @@ impl Workshop {
                 Err(failed(ErrorKind::Integrity, &format!("cannot use the image {name:?}"), &error))
             }
         }
+    }
+}
+
+impl Workshop {
+    /// What every image gets, for one that is made here of whatever root.
+    fn assembly<'s>(&self, store: &'s ImageStore, rebuild: Rebuild) -> Result<Assembly<'s>, Error> {
+        let fittings = Fittings {
+            agent: self.agent.clone(),
+            agent_protocol: AGENT_PROTOCOL,
+            arch: arch()?,
+            compression: RootCompression::Stored,
+        };
+        let answered = match rebuild {
+            Rebuild::WhenChanged => Answered::Used,
+            Rebuild::Always => Answered::Ignored,
+        };
+        Assembly::new(&fittings, store, answered)
+            .map_err(|error| failed(kind_of(&error), "cannot prepare the build", &error))
+    }
+
+    /// The default image, whose kernel every other one boots; made when it is missing or has
+    /// another agent.
+    fn base(
+        &self,
+        store: &ImageStore,
+        assembly: &Assembly<'_>,
+        progress: &dyn Progress,
+    ) -> Result<Image, Error> {
+        match store.find(DEFAULT) {
+            Ok(image) if assembly.has_agent(&image) => return Ok(image),
+            Ok(_) | Err(StoreError::NotFound(_) | StoreError::Damaged { .. }) => {}
+            Err(error) => {
+                return Err(failed(ErrorKind::Integrity, "cannot use the default image", &error));
+            }
+        }
+        self.admit("a build of the default image", BUILD_MIB)?;
+        let hash = self.make_default(store, Rebuild::WhenChanged, progress)?;
+        store
+            .find(hash.as_str())
+            .map_err(|error| failed(ErrorKind::Integrity, "cannot use the default image", &error))
+    }
+}
+
+fn kind_of(error: &AssembleError) -> ErrorKind {
+    match error {
+        AssembleError::Fit(_) => ErrorKind::Invalid,
+        AssembleError::Store(StoreError::Busy { .. }) => ErrorKind::Unavailable,
+        AssembleError::Root(_)
+        | AssembleError::Store(_)
+        | AssembleError::File { .. }
+        | AssembleError::Agent(_) => ErrorKind::Failed,
     }
 }
 

@@ -65,6 +65,11 @@ pub struct Config {
     pub cache_budget_mib: u32,
     /// Where assets are looked for before their own sources (`MVM_ASSET_MIRROR`).
     pub asset_mirror: Option<String>,
+    /// A file with credentials for registries, as `docker login` writes it
+    /// (`registries.auth_file`, `~/.docker/config.json`).
+    pub registry_auth_file: PathBuf,
+    /// Registries that are spoken to without TLS (`registries.insecure`); this machine always is.
+    pub insecure_registries: Vec<String>,
     /// How long a command waits for another one on the same subject (`lock_wait_seconds`).
     pub lock_wait: Duration,
     /// Where microVMs run (`MVM_HOST`).
@@ -158,6 +163,8 @@ struct File {
     #[serde(default)]
     gc: GcTable,
     #[serde(default)]
+    registries: RegistriesTable,
+    #[serde(default)]
     policy: PolicyTable,
 }
 
@@ -175,6 +182,14 @@ struct PolicyTable {
 struct AuditTable {
     rotate_bytes: Option<u64>,
     keep_files: Option<u64>,
+}
+
+/// The table `[registries]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegistriesTable {
+    auth_file: Option<PathBuf>,
+    insecure: Option<Vec<String>>,
 }
 
 /// The table `[gc]`.
@@ -314,6 +329,7 @@ impl Config {
             .file(file.guest_memory_percent)
             .or(GUEST_MEMORY_PERCENT);
         let (keep_builds, cache_budget_mib) = gc(&mut all, &file.gc);
+        let (registry_auth_file, insecure_registries) = registries(&mut all, file.registries);
         let pressure = pressure(&mut all, &file.policy);
         let config = Self {
             data_dir,
@@ -326,6 +342,8 @@ impl Config {
             keep_builds,
             cache_budget_mib,
             asset_mirror,
+            registry_auth_file,
+            insecure_registries,
             lock_wait: Duration::from_secs(lock_wait.into()),
             log,
             log_format,
@@ -402,6 +420,15 @@ fn version(text: String) -> Result<VmmVersion, Error> {
 /// The value of a variable of the environment, when it is text.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// The settings about registries of images.
+fn registries(all: &mut Settings<'_>, table: RegistriesTable) -> (PathBuf, Vec<String>) {
+    let home = variable("HOME").filter(|home| home.starts_with('/'));
+    let usual = Path::new(home.as_deref().unwrap_or("/root")).join(".docker/config.json");
+    let auth_file = all.named("registries.auth_file").file(table.auth_file).or(usual);
+    let insecure = all.named("registries.insecure").file(table.insecure).or(Vec::new());
+    (auth_file, insecure)
 }
 
 /// Whether a variable goes along into another machine.

@@ -9,7 +9,7 @@ use std::{
     fs,
     io::{self, ErrorKind as Io},
     os::unix::{
-        fs::{PermissionsExt, chown},
+        fs::{MetadataExt, PermissionsExt, chown},
         net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -21,6 +21,7 @@ use mvm_core::{
     error::{Error, ErrorKind},
     id::ImageHash,
     layout,
+    pool::{ImageRef, Source},
     port::{BuildOrder, Builder, Progress},
 };
 use mvm_host::{
@@ -33,7 +34,7 @@ use mvm_host::{
     lock, tool,
 };
 
-use crate::{config::Config, wiring};
+use crate::{config::Config, mvmfile, wiring};
 
 /// The user that an agent runs as, unless told otherwise.
 pub const USER: &str = "mvm";
@@ -113,6 +114,44 @@ impl Builder for Apart {
     }
 }
 
+/// Whoever asks the daemon has the image that is made for them, so a source may name only a file that
+/// everybody may read: root's eyes are not lent. Only root may change the directories that lead to
+/// it, so that nothing else lies there when it is opened.
+///
+/// # Errors
+/// `Permission` for another one, `NotFound` when it is not there.
+fn admit_file(source: &Source) -> Result<(), Error> {
+    let text = match source {
+        Source::Image(text) => text,
+        Source::Flake(_) | Source::Template(_) => return Ok(()),
+    };
+    // What an Mvmfile names may be root's own, so only root may write that file.
+    let (path, writers) = match text.parse::<ImageRef>()? {
+        ImageRef::OciArchive(path) | ImageRef::PackageFile(path) => (PathBuf::from(path), 0o777),
+        ImageRef::Directory(path) => (Path::new(&path).join(mvmfile::NAME), 0o755),
+        ImageRef::Stored(_) | ImageRef::Oci(_) | ImageRef::Packages(_) => return Ok(()),
+    };
+    let real = fs::canonicalize(&path).map_err(|error| {
+        Error::new(ErrorKind::NotFound, format!("cannot find {}", path.display())).because(&error)
+    })?;
+    let is_open = fs::metadata(&real).is_ok_and(|file| {
+        let is_ours = writers == 0o777 || (file.uid() == 0 && file.mode() & 0o777 & !writers == 0);
+        file.is_file() && file.mode() & 0o004 != 0 && is_ours
+    });
+    let leads_there = |directory: &Path| {
+        fs::metadata(directory).is_ok_and(|found| {
+            found.uid() == 0 && found.mode() & 0o022 == 0 && found.mode() & 0o001 != 0
+        })
+    };
+    if is_open && real == path && real.ancestors().skip(1).all(leads_there) {
+        return Ok(());
+    }
+    let message = format!("mvm-hostd does not read {} for others", path.display());
+    Err(Error::new(ErrorKind::Permission, message).hint(
+        "put the file, open to all, where only root may write and no link leads; or build as root",
+    ))
+}
+
 /// Makes the image of an order, for a daemon that asked for it.
 ///
 /// # Errors
@@ -126,6 +165,35 @@ pub fn build_image(
     wiring::make_directories(config)?;
     let Build { source, profile, role, rebuild, timeout } = serde_json::from_str(order)
         .map_err(|error| Error::new(ErrorKind::Invalid, "the order is refused").because(&error))?;
+    admit_file(&source)?;
     let order = BuildOrder { source, profile, role, rebuild, timeout };
     wiring::builder(config).ensure_image(&order, progress)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use super::*;
+
+    fn admitted(text: &str) -> Result<(), ErrorKind> {
+        admit_file(&Source::Image(text.to_owned())).map_err(|error| error.kind)
+    }
+
+    #[test]
+    fn the_daemon_reads_no_file_for_others_that_they_may_not_read_themselves() {
+        for name in ["default", "oci:r.example.com/a", "deb:busybox-static", "deb:/etc/passwd"] {
+            assert_eq!(admitted(name), Ok(()), "{name}");
+        }
+        assert_eq!(admitted("oci-archive:/etc/shadow"), Err(ErrorKind::Permission));
+        assert_eq!(admitted("oci-archive:/no/such/file"), Err(ErrorKind::NotFound));
+        let place = tempfile::tempdir().unwrap();
+        let (file, link) = (place.path().join("file"), place.path().join("link"));
+        fs::write(&file, "x").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
+        for path in [file, link] {
+            let name = format!("oci-archive:{}", path.display());
+            assert_eq!(admitted(&name), Err(ErrorKind::Permission), "{name}");
+        }
+    }
 }

@@ -26,6 +26,7 @@ pub mod hostd;
 pub mod manifest;
 mod methods;
 pub mod metrics;
+mod mvmfile;
 pub mod provider;
 mod rebuild;
 mod wiring;

@@ -40,6 +40,15 @@ pub enum AptError {
         /// The package.
         package: String,
     },
+    /// apt doesn't find a way to have all of the packages at once.
+    #[error("apt cannot have {packages} with all that they depend on")]
+    NoClosure {
+        /// The packages asked for.
+        packages: String,
+        /// apt's reason.
+        #[source]
+        source: Box<AptError>,
+    },
     /// The kernel's family package depends on no kernel.
     #[error("{package} depends on no linux-image package")]
     NoKernel {
@@ -227,6 +236,42 @@ impl Apt<'_> {
         Ok(Resolution { packages, kernel, notes })
     }
 
+    /// The current versions of packages and of all that they depend on, as if nothing were installed;
+    /// what they merely recommend is left out.
+    pub(crate) fn closure(
+        &self,
+        arch: Arch,
+        names: &[String],
+    ) -> Result<Vec<LockedPackage>, AptError> {
+        let words = ["-qq", "--simulate", "--no-install-recommends", "-o"];
+        let mut arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
+        arguments.extend(["Dir::State::status=/dev/null".into(), "install".into()]);
+        arguments.extend(names.iter().map(|name| format!("{name}:{}", arch.debian()).into()));
+        let program = self.tools.apt_get.as_deref();
+        let act = "choose packages";
+        let plan = self.run(act, program, arguments, self.directory, &|| ()).map_err(|source| {
+            AptError::NoClosure { packages: names.join(", "), source: Box::new(source) }
+        })?;
+        let chosen: Vec<(&str, &str)> = plan.lines().filter_map(planned).collect();
+        let all: Vec<String> = chosen.iter().map(|(name, _)| (*name).to_owned()).collect();
+        let mut known = self.show(arch, &all, &[])?;
+        let mut packages = Vec::new();
+        for (name, version) in chosen {
+            let records = known.remove(name).unwrap_or_default();
+            let record = records.into_iter().find(|record| record.package.version == version);
+            let package = record.map(|record| record.package).ok_or_else(|| {
+                AptError::NotInIndex { package: name.to_owned(), arch: arch.debian() }
+            })?;
+            packages.push(package);
+        }
+        packages.sort_by(|a, b| a.name.cmp(&b.name));
+        // apt takes a name that no package has for a pattern.
+        match names.iter().find(|name| packages.iter().all(|package| package.name != **name)) {
+            None => Ok(packages),
+            Some(name) => Err(AptError::NotInIndex { package: name.clone(), arch: arch.debian() }),
+        }
+    }
+
     fn current_kernel(&self, arch: Arch, family: &str) -> Result<LockedPackage, AptError> {
         let record = self.current(arch, family)?;
         let name = first_kernel(&record.depends)
@@ -257,6 +302,13 @@ fn note(locked: &LockedPackage, current: &LockedPackage) -> String {
         "{} {} of the lock has left the signed package index; {} {} was taken",
         locked.name, locked.version, current.name, current.version
     )
+}
+
+/// Name and version of a line `Inst NAME[:ARCH] (VERSION …` of a simulated installation.
+fn planned(line: &str) -> Option<(&str, &str)> {
+    let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;
+    let version = rest.split_once('(')?.1.split([' ', ')']).next()?;
+    Some((name.split(':').next()?, version))
 }
 
 /// The first `linux-image-…` package of a `Depends` field.

@@ -121,6 +121,18 @@ pub struct Pinned {
     pub sha256: ContentHash,
 }
 
+/// Names and values of headers. What is secret is in here, never in a URL, since errors show those.
+pub(crate) type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// A short answer.
+pub(crate) struct Document {
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// How the server wants to be told who asks.
+    pub(crate) challenge: Option<String>,
+    pub(crate) body: Vec<u8>,
+}
+
 /// An HTTP client with this crate's bounds.
 pub(crate) struct Client {
     agent: ureq::Agent,
@@ -147,8 +159,16 @@ impl Client {
         Ok(Self { agent: config.build().new_agent(), limits })
     }
 
-    fn get(&self, url: &str, from: u64) -> Result<ureq::http::Response<ureq::Body>, HttpError> {
+    fn get(
+        &self,
+        url: &str,
+        from: u64,
+        headers: Headers<'_>,
+    ) -> Result<ureq::http::Response<ureq::Body>, HttpError> {
         let mut request = self.agent.get(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if from > 0 {
             request = request.header("Range", format!("bytes={from}-"));
         }
@@ -161,10 +181,39 @@ impl Client {
             .map_err(|source| HttpError::Request { url: url.to_owned(), source: Box::new(source) })
     }
 
+    /// Gets an answer of at most `limit` bytes whatever its status is.
+    pub(crate) fn document(
+        &self,
+        url: &str,
+        headers: Headers<'_>,
+        limit: u64,
+    ) -> Result<Document, HttpError> {
+        let response = self.get(url, 0, headers)?;
+        let status = response.status().as_u16();
+        let challenge = response
+            .headers()
+            .get("www-authenticate")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
+        let mut body = Vec::new();
+        let reader = response.into_body().into_with_config().limit(u64::MAX).reader();
+        reader.take(limit + 1).read_to_end(&mut body).map_err(|source| HttpError::Cut {
+            url: url.to_owned(),
+            have: 0,
+            want: limit,
+            source: Some(source),
+        })?;
+        if body.len() as u64 > limit {
+            return Err(HttpError::Oversize { url: url.to_owned(), limit });
+        }
+        Ok(Document { status, challenge, body })
+    }
+
     /// Brings `part` to exactly the pinned bytes, going on from what it already holds.
     pub(crate) fn resume(
         &self,
         url: &str,
+        headers: Headers<'_>,
         pinned: Pinned,
         part: &Path,
         tick: &dyn Fn(u64),
@@ -182,7 +231,7 @@ impl Client {
             have = 0;
         }
         if have < pinned.size {
-            let response = self.get(url, have)?;
+            let response = self.get(url, have, headers)?;
             have = match response.status().as_u16() {
                 206 if range_start(&response) == Some(have) => have,
                 200 => 0,
@@ -242,7 +291,7 @@ impl Client {
     ) -> Result<(), HttpError> {
         let write = |source| HttpError::Write { path: to.to_owned(), source };
         let limit = self.limits.archive_bytes;
-        let response = self.get(url, 0)?;
+        let response = self.get(url, 0, &[])?;
         let status = response.status().as_u16();
         if status != 200 {
             return Err(HttpError::Status { url: url.to_owned(), status });

@@ -18,6 +18,7 @@ mod http;
 mod member;
 mod packages;
 mod pip;
+pub(crate) mod registry;
 mod tool;
 
 use std::fs::{self, File, TryLockError};
@@ -32,6 +33,7 @@ pub use http::{HttpError, Limits, Pinned};
 pub use member::MemberError;
 pub use packages::{PackageFiles, WithKernel};
 pub use pip::PipError;
+pub use registry::{Credentials, Registry, RegistryError, RegistryRules};
 pub use tool::{ToolError, Tools};
 
 use crate::catalogue::LockedPackage;
@@ -55,6 +57,8 @@ pub struct Fetched {
 pub struct Fetcher {
     config: FetchConfig,
     client: http::Client,
+    /// Where apt's private lists and downloads are.
+    apt_directory: PathBuf,
 }
 
 impl Fetcher {
@@ -69,7 +73,8 @@ impl Fetcher {
         }
         let client = http::Client::new(config.limits.clone(), config.certificates.as_deref())
             .map_err(FetchError::Client)?;
-        Ok(Self { config, client })
+        let apt_directory = config.cache.join("apt");
+        Ok(Self { config, client, apt_directory })
     }
 
     /// Gets one pinned file, from the cache or the first source that delivers it.
@@ -90,6 +95,10 @@ impl Fetcher {
 
     fn blob(&self, hash: ContentHash) -> PathBuf {
         self.config.cache.join("blobs").join(hash.to_string())
+    }
+
+    fn part(&self, hash: ContentHash) -> PathBuf {
+        self.config.cache.join("parts").join(hash.to_string())
     }
 
     /// Whether the cache has these bytes; a file that rotted is removed.
@@ -135,7 +144,7 @@ impl Fetcher {
         if self.cached(pinned.sha256) {
             return Ok(Fetched { path, source: None });
         }
-        let part = self.config.cache.join("parts").join(pinned.sha256.to_string());
+        let part = self.part(pinned.sha256);
         let tick = |done| {
             let done = pinned.size.min(done);
             on(Progress { step: Step::Fetch, name, done, total: Some(pinned.size) });
@@ -174,7 +183,7 @@ impl Fetcher {
         match mirror {
             Mirror::Url(base) => {
                 let url = format!("{base}/{}", pinned.sha256);
-                Ok(self.client.resume(&url, pinned, part, tick)?)
+                Ok(self.client.resume(&url, &[], pinned, part, tick)?)
             }
             Mirror::Directory(directory) => {
                 let path = directory.join(pinned.sha256.to_string());
@@ -193,12 +202,12 @@ impl Fetcher {
     ) -> Result<(), SourceFailure> {
         let limits = &self.config.limits;
         match source {
-            Source::Url(url) => Ok(self.client.resume(url, pinned, part, tick)?),
+            Source::Url(url) => Ok(self.client.resume(url, &[], pinned, part, tick)?),
             Source::Github { owner, repo, tag, file, member } => {
                 let base = &self.config.github;
                 let url = format!("{base}/{owner}/{repo}/releases/download/{tag}/{file}");
                 let Some(member) = member else {
-                    return Ok(self.client.resume(&url, pinned, part, tick)?);
+                    return Ok(self.client.resume(&url, &[], pinned, part, tick)?);
                 };
                 let parts = self.config.cache.join("parts");
                 let archive = tempfile::NamedTempFile::new_in(&parts)

@@ -11,6 +11,10 @@ use crate::catalogue::{Arch, LockedPackage, PackageLock, PackageSet};
 use crate::hash::ContentHash;
 use crate::progress::{OnProgress, Progress, Step};
 
+/// The package lists to try, in this order, and what each is called.
+const LISTS: [(Lists, &str); 2] =
+    [(Lists::System, "deb: (the machine's lists)"), (Lists::Private, "deb: (fresh lists)")];
+
 /// Debian packages in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackageFiles {
@@ -62,15 +66,89 @@ impl Fetcher {
             return Ok(self.package_files(locked, kernel));
         }
         let mut attempts = Attempts::default();
-        for (lists, label) in
-            [(Lists::System, "deb: (the machine's lists)"), (Lists::Private, "deb: (fresh lists)")]
-        {
+        for (lists, label) in LISTS {
             match self.by_apt(lists, set, lock, kernel, on) {
                 Ok(resolution) => return Ok(self.package_files(resolution, kernel)),
                 Err(failure) => attempts.0.push((label.to_owned(), failure)),
             }
         }
         Err(FetchError::NoSource { name: set.name.clone(), attempts })
+    }
+
+    /// Gets the current versions of packages and of all that they depend on, in alphabetical order,
+    /// each verified against the digest in the signed index.
+    ///
+    /// # Errors
+    /// [`FetchError::NoSource`] with apt's reason.
+    pub fn newest(
+        &self,
+        arch: Arch,
+        names: &[String],
+        on: OnProgress<'_>,
+    ) -> Result<Vec<(LockedPackage, PathBuf)>, FetchError> {
+        let _lock = self.lock()?;
+        let mut attempts = Attempts::default();
+        for (lists, label) in LISTS {
+            let apt = self.apt(lists);
+            let tried = (|| {
+                on(Progress { step: Step::Resolve, name: "packages", done: 0, total: None });
+                self.update(&apt, on)?;
+                let packages = apt.closure(arch, names)?;
+                self.download(&apt, arch, "packages", &packages, on)?;
+                Ok(packages)
+            })();
+            match tried {
+                Ok(packages) => {
+                    let place = |package: LockedPackage| {
+                        let path = self.blob(package.sha256);
+                        (package, path)
+                    };
+                    return Ok(packages.into_iter().map(place).collect());
+                }
+                Err(failure) => attempts.0.push((label.to_owned(), failure)),
+            }
+        }
+        Err(FetchError::NoSource { name: names.join(", "), attempts })
+    }
+
+    fn apt(&self, lists: Lists) -> Apt<'_> {
+        Apt {
+            tools: &self.config.tools,
+            lists,
+            directory: self.apt_directory.as_path(),
+            deadline: self.config.limits.whole,
+        }
+    }
+
+    fn update(&self, apt: &Apt<'_>, on: OnProgress<'_>) -> Result<(), AptError> {
+        apt.update(&|done| {
+            on(Progress { step: Step::Resolve, name: "package lists", done, total: None });
+        })
+    }
+
+    /// Brings those of the packages into the cache that are not there.
+    fn download(
+        &self,
+        apt: &Apt<'_>,
+        arch: Arch,
+        name: &str,
+        packages: &[LockedPackage],
+        on: OnProgress<'_>,
+    ) -> Result<(), SourceFailure> {
+        let missing: Vec<LockedPackage> =
+            packages.iter().filter(|package| !self.cached(package.sha256)).cloned().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let report = |done, total| on(Progress { step: Step::Fetch, name, done, total });
+        let directory = &self.apt_directory;
+        let scratch = tempfile::tempdir_in(directory)
+            .map_err(|source| SourceFailure::File { path: directory.clone(), source })?;
+        let total = missing.iter().map(|package| package.size).sum();
+        apt.download(arch, &missing, scratch.path(), &|done| report(done, Some(total)))?;
+        self.adopt(scratch.path(), &missing)?;
+        report(total, Some(total));
+        Ok(())
     }
 
     fn by_apt(
@@ -81,32 +159,12 @@ impl Fetcher {
         kernel: WithKernel,
         on: OnProgress<'_>,
     ) -> Result<Resolution, SourceFailure> {
-        let directory = self.config.cache.join("apt");
-        let file = |source| SourceFailure::File { path: directory.clone(), source };
-        let apt = Apt {
-            tools: &self.config.tools,
-            lists,
-            directory: &directory,
-            deadline: self.config.limits.whole,
-        };
-        let report = |step, name, done, total| on(Progress { step, name, done, total });
-        report(Step::Resolve, &set.name, 0, None);
-        apt.update(&|done| report(Step::Resolve, "package lists", done, None))?;
+        let apt = self.apt(lists);
+        on(Progress { step: Step::Resolve, name: &set.name, done: 0, total: None });
+        self.update(&apt, on)?;
         let resolution = apt.resolve(set, lock, kernel)?;
-        let missing: Vec<LockedPackage> = wanted(&resolution, kernel)
-            .filter(|package| !self.cached(package.sha256))
-            .cloned()
-            .collect();
-        if missing.is_empty() {
-            return Ok(resolution);
-        }
-        let scratch = tempfile::tempdir_in(&directory).map_err(file)?;
-        let total = missing.iter().map(|package| package.size).sum();
-        apt.download(lock.arch, &missing, scratch.path(), &|done| {
-            report(Step::Fetch, &set.name, done, Some(total));
-        })?;
-        self.adopt(scratch.path(), &missing)?;
-        report(Step::Fetch, &set.name, total, Some(total));
+        let packages: Vec<LockedPackage> = wanted(&resolution, kernel).cloned().collect();
+        self.download(&apt, lock.arch, &set.name, &packages, on)?;
         Ok(resolution)
     }
 
@@ -143,15 +201,10 @@ impl Fetcher {
         part: &Path,
         tick: &dyn Fn(u64),
     ) -> Result<(), SourceFailure> {
-        let directory = self.config.cache.join("apt");
-        let scratch = tempfile::tempdir_in(&directory)
+        let directory = &self.apt_directory;
+        let scratch = tempfile::tempdir_in(directory)
             .map_err(|source| SourceFailure::File { path: directory.clone(), source })?;
-        let apt = Apt {
-            tools: &self.config.tools,
-            lists: Lists::System,
-            directory: &directory,
-            deadline: self.config.limits.whole,
-        };
+        let apt = self.apt(Lists::System);
         let arch = Arch::native().unwrap_or(Arch::X86_64);
         let packages = std::slice::from_ref(wanted);
         apt.download(arch, packages, scratch.path(), tick)?;

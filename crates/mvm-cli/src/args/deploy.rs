@@ -43,7 +43,7 @@ pub(crate) struct NewSource {
     /// Make all pools of this Nix flake
     #[arg(long, value_name = "REF")]
     flake: Option<String>,
-    /// Make all pools of this ready image; `default` is made from Debian packages
+    /// Make all pools of this image: `default`, a name or hash, `oci:…`, `oci-archive:/…` or `deb:…`
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 }

@@ -160,7 +160,7 @@ pub(crate) struct SourceArgs {
     /// A template, whose builds are shared between tenants
     #[arg(long, value_name = "NAME")]
     template: Option<String>,
-    /// A ready image; `default` is made from Debian packages
+    /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…` or `deb:…` (docs/images.md)
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 }
@@ -183,7 +183,7 @@ pub(crate) struct PoolUpdateArgs {
     /// A template, whose builds are shared between tenants
     #[arg(long, value_name = "NAME", group = "new_source")]
     template: Option<String>,
-    /// A ready image; `default` is made from Debian packages
+    /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…` or `deb:…` (docs/images.md)
     #[arg(long, value_name = "IMAGE", group = "new_source")]
     image: Option<String>,
     /// The profile of the source

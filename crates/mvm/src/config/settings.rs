@@ -121,6 +121,12 @@ impl Shown for String {
     }
 }
 
+impl Shown for Vec<String> {
+    fn shown(&self) -> String {
+        self.join(", ")
+    }
+}
+
 impl Shown for VmmVersion {
     fn shown(&self) -> String {
         self.to_string()

@@ -178,3 +178,25 @@ fn a_package_that_nobody_has_is_named() {
     let error = archive.fetcher().packages(&set(), &lock, WithKernel::No, &|_| ()).unwrap_err();
     assert!(error.to_string().contains("no tool for amd64"), "{error}");
 }
+
+#[test]
+fn packages_come_with_what_they_depend_on_in_the_version_that_apt_chose() {
+    let archive = Archive::new();
+    let library = archive.put("index", "library", "1:2", "");
+    let tool = archive.put("index", "tool", "1", "library");
+    let plan = archive.base.path().join("index/plan");
+    let lines = "Inst library:amd64 (1:2 Debian:12.1/stable [amd64])\n\
+                 Inst tool (1 Debian:12.1/stable [amd64]) []\nConf tool (1 Debian:12.1/stable [amd64])\n";
+    fs::write(&plan, lines).unwrap();
+    let names = ["tool".to_owned()];
+    let found = archive.fetcher().newest(Arch::X86_64, &names, &|_| ()).unwrap();
+    assert_eq!(fs::read(&found[0].1).unwrap(), b"library 1:2");
+    let packages: Vec<_> = found.into_iter().map(|(package, _)| package).collect();
+    assert_eq!(packages, [library, tool]);
+    let names = ["to.l".to_owned()];
+    let error = archive.fetcher().newest(Arch::X86_64, &names, &|_| ()).unwrap_err();
+    assert!(error.to_string().contains("has no to.l for amd64"), "{error}");
+    fs::remove_file(&plan).unwrap();
+    let error = archive.fetcher().newest(Arch::X86_64, &names, &|_| ()).unwrap_err();
+    assert!(error.to_string().contains("cannot have to.l with all that"), "{error}");
+}

@@ -1,0 +1,99 @@
+# tier: ci
+# minutes: 4
+# Images of a registry and of archives: made, booted, put to sleep; what is wrong, foreign or hostile is refused.
+source /usr/local/lib/mvm-e2e/prelude.sh
+
+oci() { python3 -W ignore /usr/local/lib/mvm-e2e/oci.py "$@"; }
+work=/var/lib/registry-of-the-test; mkdir -p "$work"
+registry=127.0.0.1:5000
+password=secret-canary-$RANDOM
+current() { mvm --json pool info acme/app | jq -r '.revisions[0].image'; }
+
+say 'a registry that wants a password'
+python3 -W ignore -c 'import crypt, sys; print("ci:" + crypt.crypt(sys.argv[1], "$2b$04$abcdefghijklmnopqrstuu"))' "$password" >"$work/htpasswd"
+cat >"$work/config.yml" <<END
+version: 0.1
+log: {level: error}
+storage: {filesystem: {rootdirectory: $work/data}}
+http: {addr: $registry}
+auth: {htpasswd: {realm: test, path: $work/htpasswd}}
+END
+docker-registry serve "$work/config.yml" >"$work/log" 2>&1 &
+within 60 curl -s -o /dev/null "http://$registry/v2/" || fail "no registry: $(cat "$work/log")"
+read -r digest _ < <(oci push "$registry" "ci:$password" app:1 first)
+mkdir -p /etc/mvm
+printf '[registries]\nauth_file = "%s"\n' "$work/auth.json" >/etc/mvm/config.toml
+
+say 'who may not, may not'
+mvm tenant create acme
+refused 6 mvm pool create acme/app --image oci:app:1 --cpus 1 --mem 128
+mvm pool create acme/app --image "oci:$registry/app:1" --cpus 1 --mem 128
+refused 7 mvm pool build acme/app
+printf '{"auths":{"%s":{"auth":"%s"}}}' "$registry" "$(printf 'ci:%s' wrong | base64)" >"$work/auth.json"
+refused 7 mvm pool build acme/app
+case "$REFUSAL" in *wrong*) fail "a password is shown: $REFUSAL" ;; esac
+printf '{"auths":{"%s":{"auth":"%s"}}}' "$registry" "$(printf 'ci:%s' "$password" | base64)" >"$work/auth.json"
+
+say 'built and booted'
+mvm pool build acme/app
+first=$(current)
+id=$(mvm --json instance create acme/app | jq -r .instance)
+mvm instance start "$id"
+within 60 guest "$id" sh -c '[ -s /tmp/said ]' || fail "the program said nothing: $(mvm instance logs "$id" | tail -n 20)"
+equal 'the program has its arguments, directory, user and group; the upper layer holds, what it hides is gone' \
+    "$(guest "$id" cat /tmp/said | xargs)" 'hello world /srv/made 1234 55 first'
+before=$(guest "$id" cat /tmp/count)
+mvm instance sleep "$id"
+mvm instance wake "$id"
+within 30 guest "$id" sh -c "read c </tmp/count; [ \$c -gt $before ]" || fail 'after the wake its program stands still'
+equal 'it woke as what it was' "$(guest "$id" cat /tmp/said | xargs)" 'hello world /srv/made 1234 55 first'
+
+say 'nothing new is nothing to do'
+started=$(date +%s%N)
+said=$(mvm pool build acme/app 2>&1)
+echo "a warm build took $((($(date +%s%N) - started) / 1000000)) ms"
+case "$said" in *unpacking* | *fetching*) fail "the same digest was fetched or unpacked again: $said" ;; esac
+equal 'the same image' "$(current)" "$first"
+mvm pool update acme/app --image "oci:$registry/app@$digest"
+mvm pool build acme/app
+equal 'by its digest it is the same' "$(current)" "$first"
+
+say 'the tag moves'
+read -r _ layer < <(oci push "$registry" "ci:$password" app:2 second)
+mvm pool update acme/app --image "oci:$registry/app:2"
+stored=$work/data/docker/registry/v2/blobs/sha256/${layer:7:2}/${layer:7}/data
+cp "$stored" "$work/layer"
+printf 'X' | dd of="$stored" bs=1 seek=30 conv=notrunc status=none
+refused 9 mvm pool build acme/app
+equal 'what a registry alters is never current' "$(current)" "$first"
+cp "$work/layer" "$stored"
+mvm pool build acme/app
+check 'the other tag is another image' test "$(current)" != "$first"
+second=$(current)
+mvm pool update acme/app --image "oci:$registry/app:3"
+refused 3 mvm pool build acme/app
+mvm pool update acme/app --image "oci:$registry/app@sha256:$(printf '0%.0s' $(seq 64))"
+refused 3 mvm pool build acme/app
+equal 'a failed build leaves the current one' "$(current)" "$second"
+
+say 'archives'
+oci layout "$work/layout.tar" first
+oci save "$work/save.tar" third
+oci hostile "$work/hostile.tar"
+mvm pool update acme/app --image "oci-archive:$work/layout.tar"
+mvm pool build acme/app
+equal 'the same manifest is the same image, wherever it lies' "$(current)" "$first"
+mvm pool update acme/app --image "oci-archive:$work/save.tar"
+mvm pool build acme/app
+check 'what docker save writes is an image' test "$(current)" != "$first" -a "$(current)" != "$second"
+third=$(current)
+for image in "$work/hostile.tar" "$work/htpasswd"; do
+    mvm pool update acme/app --image "oci-archive:$image"
+    refused 6 mvm pool build acme/app
+done
+check 'nothing came out of the archive' test ! -e /root/evil
+equal 'and the current one is the current one' "$(current)" "$third"
+check 'no password is in a log or an event' sh -c "! grep -rqa '$password' /var/lib/mvm /run/mvm"
+
+mvm tenant destroy acme --force
+clean
