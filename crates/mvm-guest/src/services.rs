@@ -93,7 +93,13 @@ fn shell_code(kind: FailureKind) -> i32 {
     match kind {
         FailureKind::NotFound => 127,
         FailureKind::NotExecutable => 126,
-        _ => 125,
+        FailureKind::Unsupported
+        | FailureKind::Invalid
+        | FailureKind::Denied
+        | FailureKind::Busy
+        | FailureKind::Timeout
+        | FailureKind::Failed
+        | FailureKind::Unknown => 125,
     }
 }
 

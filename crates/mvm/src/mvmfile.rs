@@ -146,10 +146,13 @@ impl Mvmfile {
         let wrong = |kind, why: &dyn std::fmt::Display| {
             Error::new(kind, format!("cannot read {shown}: {why}"))
         };
-        let file = File::open(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => wrong(ErrorKind::NotFound, &error)
-                .hint(format!("write a {NAME} there, with a table [image] and in it a name")),
-            _ => wrong(ErrorKind::Failed, &error),
+        let file = File::open(&path).map_err(|error| {
+            if error.kind() == std::io::ErrorKind::NotFound {
+                wrong(ErrorKind::NotFound, &error)
+                    .hint(format!("write a {NAME} there, with a table [image] and in it a name"))
+            } else {
+                wrong(ErrorKind::Failed, &error)
+            }
         })?;
         let mut text = String::new();
         file.take(FILE_MAX + 1)

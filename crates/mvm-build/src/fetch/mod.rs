@@ -13,6 +13,7 @@
 
 mod apt;
 mod config;
+mod credentials;
 mod error;
 mod http;
 mod member;
@@ -28,12 +29,13 @@ use std::time::{Duration, Instant};
 
 pub use apt::{AptError, Resolution};
 pub use config::{FetchConfig, InvalidMirror, Mirror};
+pub use credentials::{Credentials, RegistryRules};
 pub use error::{Attempts, FetchError, SourceFailure};
 pub use http::{HttpError, Limits, Pinned};
 pub use member::MemberError;
 pub use packages::{PackageFiles, WithKernel};
 pub use pip::PipError;
-pub use registry::{Credentials, Registry, RegistryError, RegistryRules};
+pub use registry::{Registry, RegistryError};
 pub use tool::{ToolError, Tools};
 
 use crate::catalogue::LockedPackage;

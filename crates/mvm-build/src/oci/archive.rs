@@ -10,8 +10,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::OciError;
 use super::document::{self, Config, Document, Saved};
-use super::{Check, Layer, OciError};
+use super::packed::{Check, Layer};
 use crate::catalogue::Arch;
 use crate::fetch::Pinned;
 use crate::hash::ContentHash;

@@ -14,20 +14,18 @@
 mod archive;
 mod document;
 mod layer;
+mod packed;
 
-use std::cell::RefCell;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
-use flate2::read::MultiGzDecoder;
 use mvm_core::pool::image::{OciRef, OciVersion};
 use mvm_proto::workload::Workload;
-use sha2::{Digest, Sha256};
 
 use self::archive::{Archive, Section};
 use self::document::{Config, Descriptor, Document};
 use self::layer::LeftOut;
+use self::packed::{Check, Layer};
 use crate::assemble::{AssembleError, Assembly, Contents, Order, report, workload_input};
 use crate::catalogue::Arch;
 use crate::fetch::{Fetcher, Pinned, Registry, RegistryError, RegistryRules};
@@ -36,8 +34,8 @@ use crate::hash::ContentHash;
 use crate::progress::{OnProgress, Step};
 use crate::recipe::{Input, InputKind};
 use crate::store::Image;
-use crate::tree::{Tree, TreeLimits};
-use crate::untar::{self, UntarError};
+use crate::tree::TreeLimits;
+use crate::untar::UntarError;
 
 /// The name of every image that is made of an OCI image; what it was made of are its inputs.
 const NAME: &str = "oci";
@@ -132,23 +130,6 @@ pub enum OciError {
     /// The image could not be assembled.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
-}
-
-/// A layer and what its bytes must be.
-pub(crate) struct Layer {
-    section: Section,
-    check: Check,
-}
-
-/// What is verified while a layer is unpacked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Check {
-    /// Nothing: the cache did.
-    Done,
-    /// The digest of the bytes as they lie there.
-    Packed(ContentHash),
-    /// The digest of the tar inside.
-    Unpacked(ContentHash),
 }
 
 /// Where an OCI image is looked for.
@@ -311,7 +292,7 @@ impl Found<'_> {
             let mut left_out = LeftOut::default();
             for (number, layer) in (1..).zip(layers) {
                 report(on, Step::Unpack, &format!("layer {number}"));
-                unpack(layer, number, tree, &mut left_out)?;
+                packed::unpack(layer, number, tree, &mut left_out)?;
             }
             Ok(Contents { kernel, workload, notes: left_out.notes() })
         })
@@ -340,92 +321,6 @@ fn fetch(
         all.push(Layer { section, check: Check::Done });
     }
     Ok((config, all))
-}
-
-/// Unpacks and verifies one layer.
-fn unpack(
-    layer: Layer,
-    number: usize,
-    tree: &mut Tree,
-    left_out: &mut LeftOut,
-) -> Result<(), OciError> {
-    let wrap = |source: UntarError| OciError::Layer { number, source };
-    let read = |source: io::Error| wrap(source.into());
-    let mut packed = Hashed::new(BufReader::with_capacity(128 << 10, layer.section));
-    let kind = packed.kind().map_err(read)?;
-    let packed_hash = packed.hash.clone();
-    let unpacked_hash = {
-        let stream: Box<dyn Read + '_> = match kind {
-            Packing::Gzip => Box::new(MultiGzDecoder::new(&mut packed)),
-            Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(&mut packed).map_err(read)?),
-            Packing::Plain => Box::new(&mut packed),
-        };
-        let mut unpacked = Hashed::new(stream);
-        layer::apply(&mut unpacked, tree, left_out).map_err(wrap)?;
-        if matches!(layer.check, Check::Unpacked(_)) {
-            drain(&mut unpacked).map_err(read)?;
-        }
-        unpacked.hash
-    };
-    let (want, hash) = match layer.check {
-        Check::Done => return Ok(()),
-        Check::Packed(want) => {
-            drain(&mut packed).map_err(read)?;
-            (want, packed_hash)
-        }
-        Check::Unpacked(want) => (want, unpacked_hash),
-    };
-    let found = ContentHash::from_hasher(hash.borrow().clone());
-    if found == want { Ok(()) } else { Err(OciError::WrongDigest { what: "a layer", want, found }) }
-}
-
-/// Reads the rest of a stream, which may not be endless either.
-fn drain(stream: &mut impl Read) -> io::Result<()> {
-    let rest = io::copy(&mut stream.take(untar::STREAM_LIMIT), &mut io::sink())?;
-    if rest == untar::STREAM_LIMIT { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
-}
-
-/// How a layer is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
-    Gzip,
-    Zstd,
-    Plain,
-}
-
-/// A stream, and the digest of what was read of it.
-struct Hashed<R> {
-    stream: R,
-    hash: Rc<RefCell<Sha256>>,
-}
-
-impl<R: Read> Hashed<R> {
-    fn new(stream: R) -> Self {
-        Self { stream, hash: Rc::new(RefCell::new(Sha256::new())) }
-    }
-}
-
-impl<R: BufRead> Hashed<R> {
-    /// Looks at the first bytes: media types of layers are not always true, magic numbers are
-    /// (RFC 1952 §2.3.1, RFC 8878 §3.1.1).
-    fn kind(&mut self) -> io::Result<Packing> {
-        let start = self.stream.fill_buf()?;
-        Ok(if start.starts_with(&[0x1f, 0x8b]) {
-            Packing::Gzip
-        } else if start.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-            Packing::Zstd
-        } else {
-            Packing::Plain
-        })
-    }
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = self.stream.read(into)?;
-        self.hash.borrow_mut().update(into.get(..count).unwrap_or_default());
-        Ok(count)
-    }
 }
 
 #[cfg(test)]

@@ -26,9 +26,9 @@ pub(super) fn listed(path: &Path) -> Result<Vec<String>, Error> {
     let wrong = |kind, error: &dyn std::fmt::Display| {
         Error::new(kind, format!("cannot read the packages in {}: {error}", path.display()))
     };
-    let file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => wrong(ErrorKind::NotFound, &error),
-        _ => wrong(ErrorKind::Failed, &error),
+    let file = File::open(path).map_err(|error| {
+        let is_missing = error.kind() == std::io::ErrorKind::NotFound;
+        wrong(if is_missing { ErrorKind::NotFound } else { ErrorKind::Failed }, &error)
     })?;
     let mut text = String::new();
     file.take(LIST_MAX + 1)
