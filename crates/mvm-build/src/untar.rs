@@ -60,7 +60,7 @@ pub(crate) enum What<'a> {
         length: u64,
         bytes: &'a mut dyn Read,
     },
-    /// A device, a FIFO, or what nobody knows.
+    /// A device or a FIFO.
     Other,
 }
 
@@ -124,6 +124,9 @@ pub(crate) fn each(
         let text = utf8(&entry.path_bytes())?;
         let Some(path) = inside(&text)? else { continue };
         let kind = entry.header().entry_type();
+        if kind.is_pax_global_extensions() {
+            continue;
+        }
         let has_attributes = has_attributes(&mut entry)?;
         let Some((mode, uid, gid)) = numbers(entry.header()) else {
             return Err(UntarError::Header(path));
@@ -141,8 +144,11 @@ pub(crate) fn each(
             What::Link(TreePath::new(&utf8(&entry.link_name_bytes().unwrap_or_default())?)?)
         } else if kind.is_file() || kind.is_contiguous() {
             What::File { length, bytes: &mut entry }
-        } else {
+        } else if kind.is_character_special() || kind.is_block_special() || kind.is_fifo() {
             What::Other
+        } else {
+            // Also what would have to be put together, such as files with holes.
+            return Err(UntarError::Kind(path));
         };
         visit(Found { path, mode, uid, gid, what, has_attributes })?;
     }

@@ -17,7 +17,7 @@ const OPAQUE: &str = ".wh..wh..opq";
 /// What of the layers is not in the tree.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LeftOut {
-    /// Devices, FIFOs and what nobody knows.
+    /// Devices and FIFOs.
     special: usize,
     /// Entries whose extended attributes were dropped.
     attributes: usize,

@@ -120,7 +120,8 @@ fn hostile_layers_are_refused() {
     let ring: &[Item<'_>] = &[("r", Kind::Symlink, "r"), ("r/x", Kind::Regular, "1")];
     let file: &[Item<'_>] = &[("f", Kind::Regular, "1"), ("f/x", Kind::Regular, "1")];
     let large = "x".repeat(600);
-    let cases: [&[Item<'_>]; 9] = [
+    let cases: [&[Item<'_>]; 10] = [
+        &[("holes", Kind::GNUSparse, "")],
         &[("../x", Kind::Regular, "1")],
         &[("/x", Kind::Regular, "1")],
         &[("a/../../x", Kind::Regular, "1")],
