@@ -221,12 +221,10 @@ impl<'a> Registry<'a> {
             authorization.iter().map(|value| ("Authorization", value.as_str())).collect();
         self.fetcher.kept(name, pinned, on, &|part, tick| {
             self.fetcher.client.resume(&url, &headers, pinned, part, tick).map_err(|error| {
-                match error {
-                    HttpError::Status { status, .. } => {
-                        self.refusal(status, format!("blob sha256:{}", pinned.sha256))
-                    }
-                    source => RegistryError::Http { registry: self.registry.clone(), source },
+                if let HttpError::Status { status, .. } = &error {
+                    return self.refusal(*status, format!("blob sha256:{}", pinned.sha256));
                 }
+                RegistryError::Http { registry: self.registry.clone(), source: error }
             })
         })
     }
