@@ -1,9 +1,10 @@
 //! Packages and assets into verified, content-addressed files and images.
 //!
 //! What this crate refuses to know: privilege, tenants, instances. It downloads pinned bytes
-//! (`catalogue`, `source`, `fetch`), puts a virtual machine monitor in place (`assets`), and turns
-//! archives, a guest agent and a kernel into an image (`untar`, `deb` → `tree` → `fit` → `rootfs`;
-//! `kernel` and `initramfs`; put together by `assemble`, named by `recipe`, kept by `store`).
+//! (`catalogue`, `source`, `fetch`) and releases of this program (`release`), puts a virtual machine
+//! monitor in place (`assets`), and turns archives, a guest agent and a kernel into an image
+//! (`untar`, `deb` → `tree` → `fit` → `rootfs`; `kernel` and `initramfs`; put together by `assemble`,
+//! named by `recipe`, kept by `store`).
 //!
 //! Nothing here retries, prints, or runs anything that was downloaded.
 
@@ -26,6 +27,7 @@ pub mod modules;
 pub mod oci;
 pub mod progress;
 pub mod recipe;
+pub mod release;
 pub mod rootfs;
 pub mod source;
 pub mod store;

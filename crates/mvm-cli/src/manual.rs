@@ -27,7 +27,7 @@ const HEAD: &str = "# Command line reference\n\n\
     ## Exit codes\n\n\
     | code | meaning |\n|---|---|\n\
     | 0 | done |\n\
-    | 1 | tried, and did not succeed; findings of `net verify` |\n\
+    | 1 | tried, and did not succeed; findings of `net verify`, a newer version for `upgrade --check` |\n\
     | 2 | the command line makes no sense |\n\
     | 3 | not found |\n\
     | 4 | conflict, or illegal in the present state |\n\

@@ -76,6 +76,7 @@ fn go(
         Command::Shell => commands::machine::shell(global, &config, matches),
         Command::Stop => commands::machine::stop(global, &config),
         Command::Destroy(args) => commands::machine::destroy(global, &config, args),
+        Command::Upgrade(args) => commands::upgrade::run(global, &config, args),
         Command::Tenant(_)
         | Command::Pool(_)
         | Command::Instance(_)
@@ -187,7 +188,8 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         | Command::Status
         | Command::Shell
         | Command::Stop
-        | Command::Destroy(_) => Err(Error::new(ErrorKind::Failed, "this command has no session")),
+        | Command::Destroy(_)
+        | Command::Upgrade(_) => Err(Error::new(ErrorKind::Failed, "this command has no session")),
     }
 }
 

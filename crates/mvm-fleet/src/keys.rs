@@ -110,6 +110,13 @@ impl SigningKey {
         base64::encode(&self.public().0)
     }
 
+    /// Signs bytes that have a meaning of their own, as the list of a release's files has: the 64 bytes of
+    /// the signature.
+    #[must_use]
+    pub fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
+        self.pair.sign(message).as_ref().to_vec()
+    }
+
     /// Signs a document for a node.
     #[must_use]
     pub fn sign(&self, document: &[u8], node_id: &str, terms: &Terms) -> Envelope {

@@ -70,6 +70,8 @@ pub struct Config {
     pub registry_auth_file: PathBuf,
     /// Registries that are spoken to without TLS (`registries.insecure`); this machine always is.
     pub insecure_registries: Vec<String>,
+    /// The file of the key that releases must be signed with, instead of the one that is built in.
+    pub release_key: Option<PathBuf>,
     /// How long a command waits for another one on the same subject (`lock_wait_seconds`).
     pub lock_wait: Duration,
     /// Where microVMs run (`MVM_HOST`).
@@ -147,6 +149,7 @@ struct File {
     production: Option<bool>,
     firecracker: Option<VmmVersion>,
     asset_mirror: Option<String>,
+    release_key: Option<PathBuf>,
     lock_wait_seconds: Option<u16>,
     host: Option<HostChoice>,
     #[serde(default)]
@@ -306,20 +309,12 @@ impl Config {
             .variable("MVM_PRODUCTION", |text| yes_or_no("MVM_PRODUCTION", &text))?
             .file(file.production)
             .or(false);
-        let firecracker = all
-            .named("firecracker")
-            .variable("MVM_FC_VERSION", version)?
-            .file(file.firecracker)
-            .or(VmmVersion::built_in());
-        let mirror = all.named("asset_mirror").variable("MVM_ASSET_MIRROR", Ok)?;
-        let asset_mirror = mirror.file(file.asset_mirror).or_none();
+        let (firecracker, asset_mirror) = supply(&mut all, file.firecracker, file.asset_mirror)?;
+        let release_key = all.named("release_key").file(file.release_key).or_none();
         let (log, log_format) = logging(&mut all, overrides, file.log, file.log_format)?;
         let lock_wait = all.named("lock_wait_seconds").file(file.lock_wait_seconds).or(LOCK_WAIT);
-        let host_choice = all
-            .named("host")
-            .variable("MVM_HOST", |text| host(&text))?
-            .file(file.host)
-            .or(HostChoice::default());
+        let host_choice = all.named("host").variable("MVM_HOST", |text| host(&text))?;
+        let host_choice = host_choice.file(file.host).or(HostChoice::default());
         let (audit_rotate_bytes, audit_keep_files) = audit(&mut all, &file.audit);
         let mtu = all.named("mtu").file(file.mtu).or_none();
         let (disk_reserve_percent, vcpu_overcommit) =
@@ -344,6 +339,7 @@ impl Config {
             asset_mirror,
             registry_auth_file,
             insecure_registries,
+            release_key,
             lock_wait: Duration::from_secs(lock_wait.into()),
             log,
             log_format,
@@ -482,6 +478,18 @@ fn yes_or_no(name: &str, text: &str) -> Result<bool, Error> {
             Err(Error::new(ErrorKind::Invalid, format!("{name} is {other:?}: it must be 1 or 0")))
         }
     }
+}
+
+/// Which Firecracker new microVMs run, and who is asked for files before their own sources.
+fn supply(
+    all: &mut Settings<'_>,
+    firecracker: Option<VmmVersion>,
+    mirror: Option<String>,
+) -> Result<(VmmVersion, Option<String>), Error> {
+    let version = all.named("firecracker").variable("MVM_FC_VERSION", version)?;
+    let version = version.file(firecracker).or(VmmVersion::built_in());
+    let place = all.named("asset_mirror").variable("MVM_ASSET_MIRROR", Ok)?;
+    Ok((version, place.file(mirror).or_none()))
 }
 
 /// At which size audit logs are rotated, and how many files are kept.

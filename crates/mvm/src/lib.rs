@@ -29,6 +29,7 @@ pub mod metrics;
 mod mvmfile;
 pub mod provider;
 mod rebuild;
+pub mod upgrade;
 mod wiring;
 
 pub use agent::AgentOptions;

@@ -29,6 +29,7 @@ const OWN: &[&str] = &[
     "shell",
     "stop",
     "destroy",
+    "upgrade",
 ];
 
 /// Compares the four lists; `pages` are the generated files of `docs/`.

@@ -136,11 +136,10 @@ pub(crate) struct Document {
 /// An HTTP client with this crate's bounds.
 pub(crate) struct Client {
     agent: ureq::Agent,
-    limits: Limits,
 }
 
 impl Client {
-    pub(crate) fn new(limits: Limits, bundle: Option<&Path>) -> Result<Self, HttpError> {
+    pub(crate) fn new(limits: &Limits, bundle: Option<&Path>) -> Result<Self, HttpError> {
         let mut config = ureq::Agent::config_builder()
             .user_agent(concat!("mvm/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity")
@@ -156,7 +155,7 @@ impl Client {
                 .map_err(|source| HttpError::Certificates { path: path.to_owned(), source })?;
             config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
-        Ok(Self { agent: config.build().new_agent(), limits })
+        Ok(Self { agent: config.build().new_agent() })
     }
 
     fn get(
@@ -282,15 +281,15 @@ impl Client {
         }
     }
 
-    /// Gets a file of unknown length and digest into `to`, up to the bound for archives.
-    pub(crate) fn archive(
+    /// Gets a file of unknown length and digest into `to`, up to `limit` bytes.
+    pub(crate) fn whole(
         &self,
         url: &str,
+        limit: u64,
         to: &Path,
         tick: &dyn Fn(u64),
     ) -> Result<(), HttpError> {
         let write = |source| HttpError::Write { path: to.to_owned(), source };
-        let limit = self.limits.archive_bytes;
         let response = self.get(url, 0, &[])?;
         let status = response.status().as_u16();
         if status != 200 {

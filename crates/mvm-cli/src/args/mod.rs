@@ -33,7 +33,7 @@ pub(crate) use instance::{
     CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,
 };
 pub(crate) use logs::LogsArgs;
-pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs};
+pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs, UpgradeArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;
 pub(crate) use pool::{PoolCommand, PoolCreateArgs};
@@ -139,6 +139,9 @@ pub(crate) enum Command {
     Stop,
     /// Destroy the machine for microVMs with all that is in it
     Destroy(ForceArgs),
+    /// Install the newest version of mvm, verified by the release key, or bring back the former one
+    #[command(after_long_help = examples::UPGRADE)]
+    Upgrade(UpgradeArgs),
     /// Manage tenants: the boundary of network, quota and keys
     #[command(subcommand)]
     Tenant(TenantCommand),

@@ -18,6 +18,7 @@ pub(crate) mod new;
 pub(crate) mod node;
 pub(crate) mod pool;
 pub(crate) mod tenant;
+pub(crate) mod upgrade;
 pub(crate) mod volume;
 
 use std::{

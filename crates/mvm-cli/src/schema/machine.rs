@@ -3,6 +3,7 @@
 use mvm::{
     doctor::{Check, Health},
     provider::{HostKind, MachineState},
+    upgrade::{UpgradeAct, UpgradeReport},
 };
 use serde_json::Value;
 
@@ -23,6 +24,22 @@ describe!(Check, "Check", "One check of this machine.", {
     health: "The verdict.",
     found: "What was found.",
     advice: "What to do; null when all is well.",
+});
+
+words!(
+    UpgradeAct,
+    "UpgradeAct",
+    "What became of the version here: `none` when it is the one that was asked for.",
+    [None, Available, Installed, RolledBack]
+);
+
+describe!(UpgradeReport, "UpgradeReport", "What an upgrade found or did.", {
+    act: "What became of the version here.",
+    version: "The version that is in force.",
+    asked: "The version that was asked about: that of the release, or the former one.",
+    former: "The version that a rollback would bring back; null without one.",
+    directory: "The directory that programs are started from.",
+    restart: "Units that go on in their former version until they are restarted.",
 });
 
 impl Described for Machine {

@@ -191,6 +191,7 @@ impl<K, T: Described> Described for BTreeMap<K, T> {
 leaf! {
     String => { "type": "string" };
     &'static str => { "type": "string" };
+    std::path::PathBuf => { "type": "string" };
     bool => { "type": "boolean" };
     u8 => { "type": "integer", "minimum": 0 };
     u16 => { "type": "integer", "minimum": 0 };

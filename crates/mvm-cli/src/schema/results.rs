@@ -2,7 +2,7 @@
 
 use mvm::{
     AuditFile, AuditReport, CopyReport, Error, LoggedEvent, Logs, NetReport, OperationId, Origin,
-    Outcome, Preview, Rebuilt, Recovered, Setting, Volume, doctor::Check,
+    Outcome, Preview, Rebuilt, Recovered, Setting, Volume, doctor::Check, upgrade::UpgradeReport,
 };
 use serde_json::{Value, json};
 
@@ -40,6 +40,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
     match name {
         "doctor" => question(Vec::<Check>::schema),
         "bootstrap" | "setup" | "status" | "stop" | "destroy" => question(Machine::schema),
+        "upgrade" => question(UpgradeReport::schema),
         "connect" => question(Dashboard::schema),
         "tenant-list" => question(Vec::<Tenant>::schema),
         "tenant-info" => question(Tenant::schema),

@@ -14,6 +14,7 @@ mod outcome;
 mod pool;
 mod stats;
 mod tenant;
+mod upgrade;
 mod volume;
 
 pub(crate) use authority::{
@@ -38,6 +39,7 @@ pub(crate) use stats::{
     DiskFigures, Fleet, HealthFigures, MemoryFigures, NetworkFigures, Stats, fleet, stats,
 };
 pub(crate) use tenant::{Secrets, Tenant, secrets, tenant, tenants};
+pub(crate) use upgrade::upgrade;
 pub(crate) use volume::{volume, volumes};
 
 /// An amount of disk or memory for people, in the largest unit that leaves a whole number.
