@@ -1,6 +1,6 @@
 # tier: full
 # minutes: 6
-# images: debian
+# brings: debian
 # The default image as the product makes it by itself, with Debian's modular kernel and an initramfs,
 # boots, sleeps and wakes; what a guest's root calls to go down takes the VM down.
 source /usr/local/lib/mvm-e2e/prelude.sh

@@ -39,6 +39,13 @@ pub(crate) const NETWORK: &[Need] = &[
 pub(crate) const PROVIDER: &[Need] =
     &[Need { probe: "jq", package: "jq" }, Need { probe: "pgrep", package: "procps" }];
 
+/// What the tests of releases and of the installer need.
+pub(crate) const RELEASE: &[Need] = &[
+    Need { probe: "curl", package: "curl" },
+    Need { probe: "openssl", package: "openssl" },
+    Need { probe: "shellcheck", package: "shellcheck" },
+];
+
 /// What compiling the guest kernel needs.
 pub(crate) const KERNEL: &[Need] = &[
     Need { probe: "gcc", package: "build-essential" },

@@ -1,4 +1,4 @@
-//! The programs that go into a test host, and how each is built.
+//! The programs that are shipped or go into a test host, and how each is built.
 //!
 //! Adding a program is one line in `PROGRAMS`. A program whose package has no such target yet is
 //! left out with a note.
@@ -21,21 +21,34 @@ enum Linking {
     Static,
 }
 
-/// A program by the package it comes from, its file name in the host, and its linking.
+/// Whom a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Audience {
+    /// Everybody: it is shipped.
+    Users,
+    /// The tests, which get those that are shipped as well.
+    Tests,
+}
+
+/// A program by the package it comes from, its file name in the host, its linking, and whom it is for.
 struct Program {
     package: &'static str,
     name: &'static str,
     linking: Linking,
+    audience: Audience,
 }
 
+use Audience::{Tests, Users};
+use Linking::{Dynamic, Static};
+
 const PROGRAMS: &[Program] = &[
-    Program { package: "mvm-cli", name: "mvm", linking: Linking::Dynamic },
-    Program { package: "mvm-cli", name: "mvm-hostd", linking: Linking::Dynamic },
-    Program { package: "mvm-shim", name: "mvm-shim", linking: Linking::Static },
-    Program { package: "mvm-pager", name: "mvm-pager", linking: Linking::Static },
-    Program { package: "mvm-bench", name: "mvm-conformance", linking: Linking::Dynamic },
-    Program { package: "mvm-bench", name: "mvm-bench", linking: Linking::Dynamic },
-    Program { package: "mvm-guest", name: "mvm-guest", linking: Linking::Static },
+    Program { package: "mvm-cli", name: "mvm", linking: Dynamic, audience: Users },
+    Program { package: "mvm-cli", name: "mvm-hostd", linking: Dynamic, audience: Users },
+    Program { package: "mvm-shim", name: "mvm-shim", linking: Static, audience: Users },
+    Program { package: "mvm-pager", name: "mvm-pager", linking: Static, audience: Users },
+    Program { package: "mvm-bench", name: "mvm-conformance", linking: Dynamic, audience: Tests },
+    Program { package: "mvm-bench", name: "mvm-bench", linking: Dynamic, audience: Tests },
+    Program { package: "mvm-guest", name: "mvm-guest", linking: Static, audience: Users },
 ];
 
 /// Whether the host's programs are built for checking or for measuring.
@@ -55,14 +68,22 @@ pub(crate) struct Built {
     pub(crate) name: &'static str,
 }
 
-/// Builds every program that exists.
-pub(crate) fn build(profile: Profile) -> Result<Vec<Built>> {
+/// The packages that the programs for somebody come from.
+pub(crate) fn packages(audience: Audience) -> impl Iterator<Item = &'static str> {
+    PROGRAMS
+        .iter()
+        .filter(move |program| program.audience <= audience)
+        .map(|program| program.package)
+}
+
+/// Builds every program for somebody that exists.
+pub(crate) fn build(profile: Profile, audience: Audience) -> Result<Vec<Built>> {
     let metadata = workspace::metadata()?;
     let mut built = Vec::new();
     for linking in [Linking::Dynamic, Linking::Static] {
         let found: Vec<(&Program, String)> = PROGRAMS
             .iter()
-            .filter(|program| program.linking == linking)
+            .filter(|program| program.linking == linking && program.audience <= audience)
             .filter_map(|program| target(&metadata, program).map(|target| (program, target)))
             .collect();
         if found.is_empty() {

@@ -65,6 +65,7 @@ impl Report {
 fn phases(tier: Tier) -> Report {
     let mut report = Report::default();
     report.phase("check", |_| check::run());
+    report.phase("installer", |_| installer());
     report.phase("tests", |_| native_tests());
     report.phase("walls", |_| walls());
     if tier == Tier::Full {
@@ -78,6 +79,19 @@ fn phases(tier: Tier) -> Report {
         e2e::verdict(&report.outcomes)
     });
     report
+}
+
+/// The scripts that run on other people's machines; what they do is among the tests.
+fn installer() -> Result<()> {
+    apt::require(apt::RELEASE)?;
+    let scripts = [
+        "install.sh",
+        "packaging/debian/postinst",
+        "packaging/debian/prerm",
+        "packaging/debian/postrm",
+    ];
+    let mut check = tool::command(&["shellcheck"]);
+    tool::show(check.args(scripts).current_dir(workspace::root()))
 }
 
 /// The network on this machine's kernel, in namespaces: needs root, and fails without.

@@ -9,6 +9,7 @@ mod binaries;
 mod cache;
 mod check;
 mod ci;
+mod dist;
 mod docs;
 mod e2e;
 mod error;

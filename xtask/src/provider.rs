@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::binaries::{self, Profile};
+use crate::binaries::{self, Audience, Profile};
 use crate::cache::Cache;
 use crate::error::{Act, Error, Result};
 use crate::host::{self, RunDir};
@@ -55,7 +55,7 @@ fn attempt(tier: Tier) -> Result<Verdict> {
     apt::require(apt::PROVIDER)?;
     let cache = Cache::open()?;
     host::sweep(&cache)?;
-    let programs = binaries::build(Profile::Dev)?;
+    let programs = binaries::build(Profile::Dev, Audience::Tests)?;
     let image = host::default_image(&cache, &programs)?;
     let dir = RunDir::create(&cache)?;
     let bin = dir.path().join("bin");

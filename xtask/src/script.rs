@@ -4,7 +4,8 @@
 //! # tier: ci         run in every `cargo xtask ci` (the default), or only in `full`
 //! # minutes: 5       the deadline (the default)
 //! # hosts: 1         how many hosts; the script runs on host1 (the default is 1)
-//! # images: debian   besides `default`, the image `debian`: it has Debian's own kernel
+//! # brings: debian   besides the image `default` the image `debian`, which has Debian's own kernel
+//! # brings: release  in /root/release a release of the programs that the host has, and its public key
 //! # resets: 2        the script is run three times, with 0, 1 and 2 as its argument; in between the
 //! #                  host is reset, with whatever is still at work in it (the default is 0)
 //! ```
@@ -34,19 +35,21 @@ pub(crate) struct Header {
     pub(crate) deadline: Duration,
     /// How many hosts it needs, 1 to 9.
     pub(crate) hosts: u8,
-    /// The images it needs.
-    pub(crate) images: Images,
+    /// What it finds in its host.
+    pub(crate) load: Load,
     /// How often its host is reset.
     pub(crate) resets: u8,
 }
 
-/// The guest images that a script finds in its host.
+/// What a script finds in its host beside the programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Images {
-    /// `default`, with the guest kernel of the tests.
-    Default,
+pub(crate) enum Load {
+    /// The image `default`, with the guest kernel of the tests.
+    Usual,
     /// `debian` too: the same with Debian's own kernel and an initramfs, as the product makes it.
-    WithDebian,
+    Debian,
+    /// A signed release of these very programs.
+    Release,
 }
 
 /// One script.
@@ -91,7 +94,7 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
         tier: Tier::Ci,
         deadline: Duration::from_secs(300),
         hosts: 1,
-        images: Images::Default,
+        load: Load::Usual,
         resets: 0,
     };
     for line in text.lines().take_while(|line| line.starts_with('#')) {
@@ -121,10 +124,11 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
                 header.resets =
                     number().ok_or_else(|| format!("resets: {value} is not 1 to 255"))?;
             }
-            "images" => {
-                header.images = match value {
-                    "debian" => Images::WithDebian,
-                    other => return Err(format!("images: {other} is not debian")),
+            "brings" => {
+                header.load = match value {
+                    "debian" => Load::Debian,
+                    "release" => Load::Release,
+                    other => return Err(format!("brings: {other} is neither debian nor release")),
                 }
             }
             _ => {}
@@ -146,7 +150,7 @@ mod tests {
             tier: Tier::Ci,
             deadline: Duration::from_secs(300),
             hosts: 1,
-            images: Images::Default,
+            load: Load::Usual,
             resets: 0,
         };
         assert_eq!(parse("#!/bin/bash\n# About: nothing\nset -e\n"), Ok(header));
@@ -154,12 +158,12 @@ mod tests {
 
     #[test]
     fn the_header_ends_at_the_first_line_of_code() {
-        let text = "#!/bin/bash\n# tier: full\n# minutes: 12\n# hosts: 3\n# images: debian\nset -e\n# tier: ci\n";
+        let text = "#!/bin/bash\n# tier: full\n# minutes: 12\n# hosts: 3\n# brings: debian\nset -e\n# tier: ci\n";
         let header = Header {
             tier: Tier::Full,
             deadline: Duration::from_secs(720),
             hosts: 3,
-            images: Images::WithDebian,
+            load: Load::Debian,
             resets: 0,
         };
         assert_eq!(parse(text), Ok(header));
@@ -169,7 +173,7 @@ mod tests {
     fn a_typing_error_in_a_header_is_refused() {
         assert!(parse("# tier: cii\n").is_err());
         assert!(parse("# minutes: soon\n").is_err() && parse("# minutes: 0\n").is_err());
-        assert!(parse("# hosts: 10\n").is_err() && parse("# images: debain\n").is_err());
+        assert!(parse("# hosts: 10\n").is_err() && parse("# brings: debain\n").is_err());
         assert!(parse("# resets: 0\n").is_err() && parse("# resets: 1\n# hosts: 2\n").is_err());
     }
 }

@@ -18,7 +18,7 @@ use crate::binaries::Profile;
 use crate::cache::Cache;
 use crate::error::{Act, Error, Result};
 use crate::host::{Group, HostFiles, Payload, Put, TestHost};
-use crate::script::{Images, Script};
+use crate::script::{Load, Script};
 use crate::workspace;
 
 /// Stores the script away first, so that nothing in it can eat the rest of it from standard input.
@@ -75,7 +75,7 @@ pub(crate) struct Suite {
     files: HostFiles,
     payload: Payload,
     /// Only when a script asks for it, and only for that one: every host unpacks its payload.
-    with_debian: Option<Payload>,
+    heavier: Vec<(Load, Payload)>,
     logs: PathBuf,
 }
 
@@ -96,16 +96,16 @@ impl Suite {
             .into_iter()
             .filter(|put| put.from.is_dir())
             .collect();
-        let payload = Payload::build(&cache, profile, Images::Default, &puts)?;
-        let wants = |script: &Script| script.header.images == Images::WithDebian;
-        let with_debian = if scripts.iter().any(wants) {
-            Some(Payload::build(&cache, profile, Images::WithDebian, &puts)?)
-        } else {
-            None
-        };
+        let payload = Payload::build(&cache, profile, Load::Usual, &puts)?;
+        let mut heavier = Vec::new();
+        for load in [Load::Debian, Load::Release] {
+            if scripts.iter().any(|script| script.header.load == load) {
+                heavier.push((load, Payload::build(&cache, profile, load, &puts)?));
+            }
+        }
         let logs = workspace::metadata()?.target_directory.join(kind);
         fs::create_dir_all(&logs).act(|| format!("create {}", logs.display()))?;
-        Ok(Self { files, payload, with_debian, logs })
+        Ok(Self { files, payload, heavier, logs })
     }
 
     /// Runs all scripts, `at_once` of them side by side and the longest first; reports each on
@@ -165,10 +165,8 @@ impl Suite {
     fn attempt(&self, script: &Script, log: &Path) -> Result<Verdict> {
         let started = Instant::now();
         File::create(log).act(|| format!("create {}", log.display()))?;
-        let payload = match (script.header.images, &self.with_debian) {
-            (Images::WithDebian, Some(payload)) => payload,
-            (Images::WithDebian, None) | (Images::Default, _) => &self.payload,
-        };
+        let heavier = self.heavier.iter().find(|(load, _)| *load == script.header.load);
+        let payload = heavier.map_or(&self.payload, |(_, payload)| payload);
         if script.header.hosts == 1 {
             let mut host = TestHost::resume(&self.files, payload)?;
             if script.header.resets > 0 {

@@ -1,6 +1,7 @@
 //! The command line: one variant per task.
 
 use std::error::Error as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -8,7 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::script::Tier;
-use crate::{check, ci, docs, e2e, firecracker, host, interrupt, kernel, provider};
+use crate::{check, ci, dist, docs, e2e, firecracker, host, interrupt, kernel, provider};
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "The project's own tasks")]
@@ -55,6 +56,12 @@ enum Task {
         #[arg(long)]
         clean: bool,
     },
+    /// Build a release into target/dist: archive, Debian package, bill of materials, sums
+    Dist {
+        /// Sign with this key, as `mvm coordinator keygen` writes it
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
     /// Build the guest kernel and print its path
     Kernel,
     /// Remove cached artefacts that the present recipes do not use
@@ -100,6 +107,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Bench { names } => e2e::bench(&names).map(|()| ExitCode::SUCCESS),
         Task::Quickstart { clean } => e2e::quickstart(clean),
+        Task::Dist { key } => dist::run(key.as_deref()).map(|()| ExitCode::SUCCESS),
         Task::Kernel => {
             let kernel = kernel::ensure(&Cache::open()?)?;
             println!("{}", kernel.path.display());

@@ -15,7 +15,7 @@ use super::test_host::{HostFiles, TestHost};
 use crate::binaries::Profile;
 use crate::cache::Cache;
 use crate::error::{Act, Error, Result};
-use crate::script::Images;
+use crate::script::Load;
 
 /// What to do with test hosts.
 #[derive(Debug, Subcommand)]
@@ -80,7 +80,7 @@ pub(crate) fn run(host: Host) -> Result<ExitCode> {
         Host::Run { start, hosts, command } => in_hosts(&cache, &start, hosts, command),
         Host::Make => {
             HostFiles::ensure(&cache)?;
-            drop(Payload::build(&cache, Profile::Dev, Images::Default, &[])?);
+            drop(Payload::build(&cache, Profile::Dev, Load::Usual, &[])?);
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -113,7 +113,7 @@ fn up(cache: &Cache, start: &Start) -> Result<ExitCode> {
 fn prepare(cache: &Cache, start: &Start) -> Result<(HostFiles, Payload)> {
     let files = HostFiles::ensure(cache)?;
     let profile = if start.release { Profile::Release } else { Profile::Dev };
-    let payload = Payload::build(cache, profile, Images::Default, &start.put)?;
+    let payload = Payload::build(cache, profile, Load::Usual, &start.put)?;
     Ok((files, payload))
 }
 

@@ -13,11 +13,12 @@ use mvm_build::{
 
 use super::machine::PAYLOAD_BYTES;
 use super::rundir::RunDir;
-use crate::binaries::{self, Built, Profile};
+use crate::binaries::{self, Audience, Built, Profile};
 use crate::cache::Cache;
+use crate::dist;
 use crate::error::{Act, Error, Result};
 use crate::kernel;
-use crate::script::Images;
+use crate::script::Load;
 
 /// One file or directory and its absolute path in the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,14 +59,20 @@ impl Payload {
     pub(crate) fn build(
         cache: &Cache,
         profile: Profile,
-        images: Images,
+        load: Load,
         extra: &[Put],
     ) -> Result<Self> {
-        let programs = binaries::build(profile)?;
+        let programs = binaries::build(profile, Audience::Tests)?;
         let kernel = KernelSource::File(kernel::ensure(cache)?.path);
         let mut found = image(cache, &programs, kernel, "default")?.to_vec();
-        if images == Images::WithDebian {
+        if load == Load::Debian {
             found.extend(image(cache, &programs, KernelSource::Debian, "debian")?);
+        }
+        let dir = RunDir::create(cache)?;
+        if load == Load::Release {
+            let from = dir.path().join("release");
+            dist::rehearse(&programs, &from)?;
+            found.push(Put { from, to: "/root/release".to_owned() });
         }
         let mut puts: Vec<Put> = programs
             .into_iter()
@@ -73,7 +80,6 @@ impl Payload {
             .collect();
         puts.extend(found);
         puts.extend_from_slice(extra);
-        let dir = RunDir::create(cache)?;
         let payload = Self { dir };
         write(&payload.disk(), &puts)?;
         Ok(payload)
