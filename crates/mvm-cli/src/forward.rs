@@ -67,10 +67,7 @@ fn run(
     let mut env = config.travelling();
     env.entry("TERM".to_owned()).or_insert(size.term);
     provider.ensure_started(&Reporter::of(global))?;
-    let mut link = provider.connect()?;
-    if provider.kind() == mvm::provider::HostKind::Native {
-        forward::hello(&mut link)?;
-    }
+    let link = provider.connect()?;
     let plain = Request::plain();
     let request = Request {
         act,

@@ -126,7 +126,7 @@ pub(crate) fn destroy(
     said(global, &Machine::of(config, machine.kind(), machine.look()?))
 }
 
-fn kept(config: &Config) -> Result<provider::Qemu, Error> {
+fn kept(config: &Config) -> Result<Box<dyn Provider>, Error> {
     provider::kept_machine(config).ok_or_else(|| {
         Error::new(ErrorKind::Conflict, "this is the machine for microVMs itself")
             .hint("leave its shell, and say it to the `mvm` outside")

@@ -11,7 +11,7 @@ use super::{Definitions, Described, Fields, describe, words};
 use crate::show::Machine;
 
 words!(Health, "Health", "How a check ended.", [Ok, Warning, Failed]);
-words!(HostKind, "HostKind", "What runs microVMs.", [Native, Qemu]);
+words!(HostKind, "HostKind", "What runs microVMs.", [Native, Qemu, Lima]);
 words!(
     MachineState,
     "MachineState",

@@ -12,7 +12,7 @@ use crate::render::table;
 /// Where microVMs run.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Machine {
-    /// `native` or `qemu`; none when nothing can run them.
+    /// `native`, `qemu` or `lima`; none when nothing can run them.
     pub(crate) provider: Option<HostKind>,
     /// What the machine is at the moment.
     pub(crate) state: MachineState,

@@ -75,21 +75,32 @@ pub fn main(words: Vec<OsString>, inside: &dyn Inside) -> ExitCode {
         Err(_) => return ExitCode::FAILURE,
     };
     let base = PathBuf::from("/run/mvm/forwarded");
-    let served = serve(Box::new(io::stdin()), Box::new(io::stdout()), &own, &base, inside);
+    let far = Far { own: &own, base: &base, programs: Path::new(PROGRAMS_FILE) };
+    let served = serve(Box::new(io::stdin()), Box::new(io::stdout()), far, inside);
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Where things are at the far side.
+#[derive(Clone, Copy)]
+pub(super) struct Far<'a> {
+    /// The program that commands are run by.
+    pub(super) own: &'a Path,
+    /// Where sessions lie.
+    pub(super) base: &'a Path,
+    /// The stamps of the programs that were put here.
+    pub(super) programs: &'a Path,
 }
 
 /// Speaks on a link: hello, one request, its answer.
 pub(super) fn serve(
     mut from: Box<dyn Read + Send>,
     to: Box<dyn Write + Send>,
-    own: &Path,
-    base: &Path,
+    Far { own, base, programs }: Far<'_>,
     inside: &dyn Inside,
 ) -> io::Result<()> {
     let out = Out(Arc::new(Mutex::new(to)));
     let programs: Option<BTreeMap<String, String>> =
-        fs::read(PROGRAMS_FILE).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        fs::read(programs).ok().and_then(|text| serde_json::from_slice(&text).ok());
     out.send(&Frame::Hello(Hello { programs: programs.unwrap_or_default() }))?;
     let Some(Frame::Request(request)) = Frame::read(&mut from)? else { return Ok(()) };
     set_clock(request.now);

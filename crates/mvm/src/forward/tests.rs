@@ -34,14 +34,20 @@ impl server::Inside for Stubborn {
 /// A link to a serving thread whose `mvm` is `env`, so that the words are a command line.
 pub(crate) fn link(base: &Path) -> Link {
     let (here, there) = UnixStream::pair().unwrap();
-    let from = Box::new(there.try_clone().unwrap());
-    let base = base.join("sessions");
-    thread::spawn(move || {
-        // What went wrong is seen at the other end.
-        let _ = server::serve(from, Box::new(there), Path::new("/usr/bin/env"), &base, &Stubborn);
-    });
+    let base = base.to_owned();
+    thread::spawn(move || serve(there, Path::new("/usr/bin/env"), &base));
     let reader = Box::new(here.try_clone().unwrap());
     Link { reader, writer: Box::new(here), carrier: None, log: None }
+}
+
+/// Serves a connection to its end with this program as `mvm`, and the stamps that are below `base`.
+pub(crate) fn serve(there: UnixStream, own: &Path, base: &Path) {
+    let from = Box::new(there.try_clone().unwrap());
+    let sessions = base.join("sessions");
+    let programs = base.join(server::PROGRAMS_FILE.trim_start_matches('/'));
+    let far = server::Far { own, base: &sessions, programs: &programs };
+    // What went wrong is seen at the other end.
+    let _ = server::serve(from, Box::new(there), far, &Stubborn);
 }
 
 #[derive(Clone, Default)]

@@ -16,7 +16,7 @@ impl Progress for Silent {
 }
 
 /// Makes, starts, uses, stops, starts again and removes a machine, each twice.
-fn keeps_its_promises(provider: &dyn Provider) {
+pub(super) fn keeps_its_promises(provider: &dyn Provider) {
     let is_kept = provider.kind() != HostKind::Native;
     if is_kept {
         assert_eq!(provider.look().unwrap(), MachineState::Absent);
@@ -54,8 +54,7 @@ fn keeps_its_promises(provider: &dyn Provider) {
 }
 
 fn code(provider: &dyn Provider, words: &[&str]) -> u8 {
-    let mut link = provider.connect().unwrap();
-    forward::hello(&mut link).unwrap();
+    let link = provider.connect().unwrap();
     let act = Act::Run(words.iter().map(|word| (*word).to_owned()).collect());
     let (_sender, control) = mpsc::channel();
     let streams = ExecStreams {
@@ -113,7 +112,9 @@ impl Provider for Directory {
         if self.look()? != MachineState::Running {
             return Err(Error::new(ErrorKind::Unavailable, "the machine does not run"));
         }
-        Ok(forward::tests::link(&self.0))
+        let mut link = forward::tests::link(&self.0);
+        forward::hello(&mut link)?;
+        Ok(link)
     }
 
     fn ensure_published(&self, _ports: &[Published]) -> Result<(), Error> {
@@ -121,7 +122,7 @@ impl Provider for Directory {
     }
 }
 
-fn config(base: &std::path::Path, host: HostChoice) -> Config {
+pub(super) fn config(base: &std::path::Path, host: HostChoice) -> Config {
     let overrides =
         crate::config::Overrides { data_dir: Some(base.join("data")), ..Default::default() };
     let config = Config::read(&overrides).unwrap();
@@ -156,6 +157,5 @@ fn a_place_that_is_not_there_is_refused_with_what_to_do() {
     let base = tempfile::tempdir().unwrap();
     let refused = place(&config(base.path(), HostChoice::Qemu)).err().unwrap();
     assert!(refused.hints.concat().contains("mvm bootstrap"));
-    assert!(place(&config(base.path(), HostChoice::Lima)).is_err());
     assert!(matches!(place(&config(base.path(), HostChoice::Native)), Ok(Place::Here)));
 }

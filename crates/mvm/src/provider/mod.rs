@@ -4,6 +4,7 @@
 //! MVM_HOST=auto ─ KVM boots a guest? ─ yes ─▶ native: right here
 //!                                   └─ no ──▶ a machine was made? ─ yes ─▶ qemu: forward into it
 //!                                                                └─ no ──▶ refused: `mvm bootstrap`
+//! MVM_HOST=lima ─▶ lima: forward into the machine that Lima keeps
 //! ```
 //! A provider makes, starts, stops and removes a machine, and connects to the `mvm` inside. It
 //! refuses to know what is said over a connection (see [`crate::forward`]) and what a microVM is.
@@ -11,6 +12,8 @@
 
 #[cfg(test)]
 mod contract;
+mod files;
+mod lima;
 mod machine;
 mod native;
 mod programs;
@@ -26,6 +29,7 @@ use mvm_core::{
 use mvm_host::kvm::{self, Kvm};
 use serde::{Deserialize, Serialize};
 
+pub use lima::Lima;
 pub use machine::Machine;
 pub use native::Native;
 pub use qemu::{Qemu, base_key};
@@ -59,6 +63,8 @@ pub enum HostKind {
     Native,
     /// A machine in QEMU.
     Qemu,
+    /// A machine in Lima.
+    Lima,
 }
 
 impl fmt::Display for HostKind {
@@ -66,6 +72,7 @@ impl fmt::Display for HostKind {
         f.write_str(match self {
             Self::Native => "native",
             Self::Qemu => "qemu",
+            Self::Lima => "lima",
         })
     }
 }
@@ -137,7 +144,7 @@ pub trait Provider: Send + Sync {
     /// What could not be removed.
     fn ensure_removed(&self, progress: &dyn Progress) -> Result<(), Error>;
 
-    /// Connects to a waiting `mvm __forwarded` of the caller's build.
+    /// Connects to a waiting `mvm __forwarded` of the caller's build, whose hello was heard.
     ///
     /// # Errors
     /// `Unavailable` when it does not run or answer.
@@ -169,18 +176,8 @@ pub fn place(config: &Config) -> Result<Place, Error> {
     let qemu = || Qemu::new(config.clone());
     match config.host {
         HostChoice::Native => Ok(Place::Here),
-        HostChoice::Lima => Err(no_lima()),
-        HostChoice::Qemu => {
-            let qemu = qemu();
-            match qemu.look()? {
-                MachineState::Absent => Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "the machine for microVMs was not made yet",
-                )
-                .hint("run `mvm bootstrap`")),
-                MachineState::Stopped | MachineState::Running => Ok(Place::There(Box::new(qemu))),
-            }
-        }
+        HostChoice::Lima => there(Lima::new(config.clone())),
+        HostChoice::Qemu => there(qemu()),
         HostChoice::Auto => {
             let verdict = kvm::verdict(&wiring::roots(config));
             let qemu = qemu();
@@ -205,7 +202,7 @@ pub fn chosen(config: &Config, progress: &dyn Progress) -> Result<Box<dyn Provid
     match config.host {
         HostChoice::Native => Ok(native()),
         HostChoice::Qemu => Ok(qemu()),
-        HostChoice::Lima => Err(no_lima()),
+        HostChoice::Lima => Ok(Box::new(Lima::new(config.clone()))),
         HostChoice::Auto => {
             // The verdict needs Firecracker; without KVM at all nothing need be fetched for it.
             if std::path::Path::new("/dev/kvm").exists() {
@@ -219,13 +216,23 @@ pub fn chosen(config: &Config, progress: &dyn Progress) -> Result<Box<dyn Provid
     }
 }
 
-/// The machine of this configuration, whether it is used or not; none where there never is one.
-#[must_use]
-pub fn kept_machine(config: &Config) -> Option<Qemu> {
-    (!crate::forward::is_far()).then(|| Qemu::new(config.clone()))
+/// In a machine that was made.
+fn there(machine: impl Provider + 'static) -> Result<Place, Error> {
+    match machine.look()? {
+        MachineState::Absent => {
+            Err(Error::new(ErrorKind::Unavailable, "the machine for microVMs was not made yet")
+                .hint("run `mvm bootstrap`"))
+        }
+        MachineState::Stopped | MachineState::Running => Ok(Place::There(Box::new(machine))),
+    }
 }
 
-fn no_lima() -> Error {
-    Error::new(ErrorKind::Unavailable, "this build has no Lima provider")
-        .hint("set MVM_HOST to auto, native or qemu")
+/// The machine of this configuration, whether it is used or not; none where there never is one.
+#[must_use]
+pub fn kept_machine(config: &Config) -> Option<Box<dyn Provider>> {
+    let config = (!crate::forward::is_far()).then(|| config.clone())?;
+    Some(match config.host {
+        HostChoice::Lima => Box::new(Lima::new(config)),
+        HostChoice::Auto | HostChoice::Native | HostChoice::Qemu => Box::new(Qemu::new(config)),
+    })
 }

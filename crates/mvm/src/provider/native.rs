@@ -7,7 +7,7 @@ use mvm_core::{error::Error, port::Progress};
 use super::{HostKind, MachineState, Packages, Provider, spawn};
 use crate::{
     config::Config,
-    forward::{Link, Published},
+    forward::{self, Link, Published},
     wiring,
 };
 
@@ -65,7 +65,9 @@ impl Provider for Native {
     }
 
     fn connect(&self) -> Result<Link, Error> {
-        spawn::local_link()
+        let mut link = spawn::local_link()?;
+        forward::hello(&mut link)?;
+        Ok(link)
     }
 
     fn ensure_published(&self, _ports: &[Published]) -> Result<(), Error> {

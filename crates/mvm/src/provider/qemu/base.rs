@@ -18,6 +18,8 @@ use mvm_core::{
 };
 use mvm_host::tool;
 
+use crate::provider::files::fault;
+
 /// Raised when the way of making it changes.
 const RECIPE: &str = "2";
 /// The size of the base's file system in GiB; a machine's own disk grows it.
@@ -281,18 +283,6 @@ fn link(target: &str, path: &Path) -> Result<(), Error> {
     fs::create_dir_all(parent).map_err(fault("make", parent))?;
     let _may_be_missing = fs::remove_file(path);
     symlink(target, path).map_err(fault("link", path))
-}
-
-/// An error that names the act and the file.
-pub(super) fn fault(
-    act: &'static str,
-    path: &Path,
-) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let path = path.to_owned();
-    move |error| {
-        let message = format!("cannot {act} {}", path.display());
-        Error::new(ErrorKind::Failed, message).because(&error)
-    }
 }
 
 #[cfg(test)]

@@ -15,9 +15,10 @@ use mvm_core::error::{Error, ErrorKind};
 use mvm_host::{boot_id, tool, vmm::facts};
 use serde::{Deserialize, Serialize};
 
-use super::{base::fault, monitor};
+use super::monitor;
 use crate::provider::{
     Machine,
+    files::fault,
     spawn::{Identity, POLL},
 };
 

@@ -21,7 +21,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::{self, File},
-    os::unix::fs::DirBuilderExt,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -33,20 +32,23 @@ use mvm_core::{
     port::{Progress, ProgressStep},
 };
 use mvm_host::tool;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 pub(super) use base::DISK_GIB;
 pub use base::base_key;
+pub(super) use seed::Seed;
 
 use self::{
-    base::fault,
     emulator::{Running, Start},
     monitor::Monitor,
-    seed::{First, Seed},
+    seed::First,
     shell::Shell,
 };
-use super::{HostKind, MachineState, Packages, Provider, programs, spawn};
+use super::{
+    HostKind, MachineState, Packages, Provider,
+    files::{self, fault, write_whole},
+    programs, spawn,
+};
 use crate::{
     config::Config,
     forward::{self, Act, Link, Published, Request},
@@ -67,8 +69,6 @@ const NEEDS: &[spawn::Need] = &[
 const BOOT: Duration = Duration::from_secs(420);
 /// How long it may take to put its microVMs to rest and switch itself off.
 const POWER_OFF: Duration = Duration::from_secs(300);
-/// How long another command's start or stop is waited for.
-const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The machine of one data directory.
 pub struct Qemu {
@@ -112,29 +112,6 @@ impl Qemu {
             Error::new(ErrorKind::Integrity, format!("{} makes no sense", path.display()))
                 .because(&error)
         })
-    }
-
-    /// One command at a time makes, starts, stops or removes the machine.
-    fn lock(&self) -> Result<File, Error> {
-        let host = self.config.data_dir.clone();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&host)
-            .map_err(fault("make", &host))?;
-        let path = host.join("host.lock");
-        let file = File::create(&path).map_err(fault("create", &path))?;
-        let deadline = Instant::now() + PATIENCE;
-        while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            if Instant::now() > deadline {
-                return Err(Error::new(
-                    ErrorKind::Unavailable,
-                    "another command has been busy with the machine for 15 minutes",
-                ));
-            }
-            std::thread::sleep(spawn::POLL);
-        }
-        Ok(file)
     }
 
     fn assets(&self) -> Config {
@@ -290,14 +267,10 @@ impl Provider for Qemu {
             ));
         }
         spawn::ensure_packages(NEEDS, packages, progress)?;
-        let _lock = self.lock()?;
+        let _lock = files::lock(&self.config)?;
         let machine = self.machine();
         for dir in [self.host(), machine.clone(), self.assets().data_dir] {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&dir)
-                .map_err(fault("make", &dir))?;
+            files::make(&dir)?;
         }
         if self.made()?.is_some() {
             return Ok(());
@@ -323,17 +296,13 @@ impl Provider for Qemu {
         if Running::find(&self.run()).is_some() && self.is_up() {
             return Ok(());
         }
-        let _lock = self.lock()?;
+        let _lock = files::lock(&self.config)?;
         let Some(made) = self.made()? else {
             return Err(Error::new(ErrorKind::NotFound, "the machine was not made yet")
                 .hint("run `mvm bootstrap`"));
         };
         let run = self.run();
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&run)
-            .map_err(fault("make", &run))?;
+        files::make(&run)?;
         let running = match Running::find(&run) {
             Some(running) => running,
             None => {
@@ -360,12 +329,12 @@ impl Provider for Qemu {
     }
 
     fn ensure_stopped(&self, progress: &dyn Progress) -> Result<(), Error> {
-        let _lock = self.lock()?;
+        let _lock = files::lock(&self.config)?;
         self.stop(progress)
     }
 
     fn ensure_removed(&self, progress: &dyn Progress) -> Result<(), Error> {
-        let lock = self.lock()?;
+        let lock = files::lock(&self.config)?;
         if let Err(error) = self.stop(progress)
             && Running::find(&self.run()).is_some()
         {
@@ -374,14 +343,7 @@ impl Provider for Qemu {
         // The record goes first: what an interrupted removal leaves is no machine.
         let record = self.machine().join("machine.json");
         for path in [record, self.run(), self.host(), self.config.data_dir.join("host.lock")] {
-            let removed =
-                if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            match removed {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(fault("remove", &path)(error));
-                }
-                Ok(()) | Err(_) => {}
-            }
+            files::remove(&path)?;
         }
         drop(lock);
         Ok(())
@@ -437,13 +399,4 @@ impl Qemu {
 
 fn step(activity: &str, done: u64, total: u64) -> ProgressStep {
     ProgressStep { subject: "machine".to_owned(), activity: activity.to_owned(), done, total }
-}
-
-/// Writes a record whole or not at all.
-fn write_whole<T: Serialize>(path: &std::path::Path, value: &T) -> Result<(), Error> {
-    let text = serde_json::to_vec_pretty(value).unwrap_or_default();
-    let part = path.with_extension(format!("part-{}", std::process::id()));
-    fs::write(&part, text).map_err(fault("write", &part))?;
-    File::open(&part).and_then(|file| file.sync_all()).map_err(fault("sync", &part))?;
-    fs::rename(&part, path).map_err(fault("publish", path))
 }

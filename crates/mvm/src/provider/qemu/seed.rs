@@ -13,19 +13,21 @@ use std::{
 
 use mvm_core::error::{Error, ErrorKind};
 
-use super::base::fault;
-use crate::{forward::PROGRAMS_FILE, provider::programs};
+use crate::{
+    forward::PROGRAMS_FILE,
+    provider::{files::fault, programs},
+};
 
 /// What goes into a seed.
-pub(super) struct Seed {
+pub(in crate::provider) struct Seed {
     /// Our programs.
-    pub(super) programs: BTreeMap<&'static str, PathBuf>,
+    pub(in crate::provider) programs: BTreeMap<&'static str, PathBuf>,
     /// What only a new machine gets.
-    pub(super) first: Option<First>,
+    pub(in crate::provider) first: Option<First>,
 }
 
 /// What a machine gets once.
-pub(super) struct First {
+pub(in crate::provider) struct First {
     /// The directory with the keys.
     pub(super) keys: PathBuf,
     /// The data directory, and where Firecracker lies below it.
@@ -45,7 +47,7 @@ impl Seed {
     }
 
     /// Writes the archive.
-    pub(super) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
+    pub(in crate::provider) fn write(&self, to: &mut dyn Write) -> io::Result<()> {
         let mut archive = tar::Builder::new(to);
         archive.mode(tar::HeaderMode::Deterministic);
         archive.follow_symlinks(false);

@@ -13,10 +13,10 @@ use std::{
 use mvm_core::error::{Error, ErrorKind};
 use mvm_host::tool;
 
-use super::{base::fault, seed::Seed};
+use super::seed::Seed;
 use crate::{
     forward::{Link, SUBCOMMAND},
-    provider::{programs, spawn},
+    provider::{files::fault, programs, spawn},
 };
 
 /// The name under which the machine's host key is known.
