@@ -317,12 +317,10 @@ impl Config {
         let host_choice = host_choice.file(file.host).or(HostChoice::default());
         let (audit_rotate_bytes, audit_keep_files) = audit(&mut all, &file.audit);
         let mtu = all.named("mtu").file(file.mtu).or_none();
-        let (disk_reserve_percent, vcpu_overcommit) =
-            capacity(&mut all, file.disk_reserve_percent, file.vcpu_overcommit);
-        let guest_memory_percent = all
-            .named("guest_memory_percent")
-            .file(file.guest_memory_percent)
-            .or(GUEST_MEMORY_PERCENT);
+        let reserve = all.named("disk_reserve_percent").file(file.disk_reserve_percent);
+        let disk_reserve_percent = reserve.or(RESERVE_PERCENT);
+        let (vcpu_overcommit, guest_memory_percent) =
+            for_guests(&mut all, file.vcpu_overcommit, file.guest_memory_percent);
         let (keep_builds, cache_budget_mib) = gc(&mut all, &file.gc);
         let (registry_auth_file, insecure_registries) = registries(&mut all, file.registries);
         let pressure = pressure(&mut all, &file.policy);
@@ -551,11 +549,11 @@ fn socket(all: &mut Settings<'_>, overrides: &Overrides, run: &Path) -> PathBuf 
     chosen.or(run.join(layout::run::HOSTD))
 }
 
-/// What the node may be filled with.
-fn capacity(all: &mut Settings<'_>, reserve: Option<u8>, overcommit: Option<u32>) -> (u8, u32) {
-    let reserve = all.named("disk_reserve_percent").file(reserve).or(RESERVE_PERCENT);
+/// What guests may have of the node's processors and memory.
+fn for_guests(all: &mut Settings<'_>, overcommit: Option<u32>, memory: Option<u32>) -> (u32, u32) {
     let overcommit = all.named("vcpu_overcommit").file(overcommit).or(VCPU_OVERCOMMIT);
-    (reserve, overcommit)
+    let memory = all.named("guest_memory_percent").file(memory).or(GUEST_MEMORY_PERCENT);
+    (overcommit, memory)
 }
 
 /// What is logged, and in which form.
