@@ -56,6 +56,8 @@ typed 'mvm pool info acme/workers'; check 'the source is shown' grep -q 'github:
 typed 'mvm pool info acme/workers --json'; fits pool-info
 equal 'what was asked' "$(value '[.source.flake, .profile, .role, .instance_resources.vcpus, .instance_resources.mem_mib, .instance_resources.data_disk_mib, (.revisions | length)] | join(" ")')" \
     'github:org/openclaw-worker?rev=abc123 minimal worker 2 1024 2048 0'
+# Here are neither the builder image nor a way to its packages, and nobody shall wait for that.
+export MVM_ASSET_MIRROR=/nowhere
 declined 8 'mvm pool build acme/workers'
 check 'the refusal says what is possible' grep -q -- '--image default' <<<"$REFUSAL"
 declined 8 'mvm pool build acme/workers --timeout 3600'
@@ -67,6 +69,7 @@ refused 3 mvm pool info acme/workers
 say 'Quick Start, Multi-Tenant Mode'
 typed 'mvm pool create acme/workers --flake github:org/app --profile minimal --cpus 2 --mem 1024'
 declined 8 'mvm pool build acme/workers'
+unset MVM_ASSET_MIRROR
 mvm --quiet pool update acme/workers --image default --cpus 1 --mem 128
 typed 'mvm pool build acme/workers'
 typed 'mvm pool scale acme/workers --running 3 --warm 1'

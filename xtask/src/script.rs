@@ -5,6 +5,7 @@
 //! # minutes: 5       the deadline (the default)
 //! # hosts: 1         how many hosts; the script runs on host1 (the default is 1)
 //! # brings: debian   besides the image `default` the image `debian`, which has Debian's own kernel
+//! # brings: builder  besides it the image `builder`, in which flakes are built
 //! # brings: release  in /root/release a release of the programs that the host has, and its public key
 //! # resets: 2        the script is run three times, with 0, 1 and 2 as its argument; in between the
 //! #                  host is reset, with whatever is still at work in it (the default is 0)
@@ -48,6 +49,8 @@ pub(crate) enum Load {
     Usual,
     /// `debian` too: the same with Debian's own kernel and an initramfs, as the product makes it.
     Debian,
+    /// `builder` too.
+    Builder,
     /// A signed release of these very programs.
     Release,
 }
@@ -127,8 +130,11 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
             "brings" => {
                 header.load = match value {
                     "debian" => Load::Debian,
+                    "builder" => Load::Builder,
                     "release" => Load::Release,
-                    other => return Err(format!("brings: {other} is neither debian nor release")),
+                    other => {
+                        return Err(format!("brings: {other} is none of debian, builder, release"));
+                    }
                 }
             }
             _ => {}

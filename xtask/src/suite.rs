@@ -26,6 +26,8 @@ const LAUNCH: &str = "cat >/run/script.sh && exec bash /run/script.sh \"$0\" </d
 
 /// Where scripts find what they source.
 const LIB: &str = "/usr/local/lib/mvm-e2e";
+/// Where scripts find the example flakes.
+const EXAMPLES: &str = "/usr/local/share/mvm-examples";
 /// Where scripts find the documents.
 const DOCS: &str = "/usr/local/share/doc/mvm";
 /// Where scripts find what a package installs.
@@ -90,6 +92,7 @@ impl Suite {
             ("docs", DOCS),
             ("monitoring", MONITORING),
             ("packaging", PACKAGING),
+            ("examples", EXAMPLES),
         ];
         let puts: Vec<Put> = from_root
             .map(|(from, to)| Put { from: workspace::root().join(from), to: to.to_owned() })
@@ -98,7 +101,7 @@ impl Suite {
             .collect();
         let payload = Payload::build(&cache, profile, Load::Usual, &puts)?;
         let mut heavier = Vec::new();
-        for load in [Load::Debian, Load::Release] {
+        for load in [Load::Debian, Load::Builder, Load::Release] {
             if scripts.iter().any(|script| script.header.load == load) {
                 heavier.push((load, Payload::build(&cache, profile, load, &puts)?));
             }

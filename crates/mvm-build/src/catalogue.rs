@@ -2,7 +2,7 @@
 //!
 //! A table of data and its reader. It knows neither how to download nor where the files go; next
 //! read `fetch` and `assets`. The table that ships is `catalogue.toml`, the versions of the
-//! default image's packages are in `default-image.lock`.
+//! default image's packages are in `default-image.lock`, those of the builder's in `builder-image.lock`.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,7 @@ use crate::source::Source;
 
 const BUILT_IN: &str = include_str!("catalogue.toml");
 const BUILT_IN_LOCK: &str = include_str!("default-image.lock");
+const BUILDER_LOCK: &str = include_str!("builder-image.lock");
 
 /// A processor architecture, by the name the kernel uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -297,6 +298,14 @@ impl PackageLock {
         Self::parse(BUILT_IN_LOCK)
     }
 
+    /// The lock of the builder image that ships with this program.
+    ///
+    /// # Errors
+    /// As [`PackageLock::built_in`].
+    pub fn of_builder() -> Result<Self, CatalogueError> {
+        Self::parse(BUILDER_LOCK)
+    }
+
     /// Reads a lock file.
     ///
     /// # Errors
@@ -319,13 +328,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_built_in_catalogue_and_lock_agree_on_the_packages() {
+    fn the_built_in_catalogue_and_locks_agree_on_the_packages() {
         let catalogue = Catalogue::built_in().unwrap();
-        let set = catalogue.package_set("default-image", Arch::X86_64).unwrap();
-        let lock = PackageLock::built_in().unwrap();
-        let locked: Vec<_> = lock.packages.iter().map(|p| p.name.clone()).collect();
-        assert_eq!(locked, set.packages);
-        assert!(lock.kernel.name.starts_with("linux-image-"));
+        let locks = [
+            ("default-image", PackageLock::built_in().unwrap()),
+            ("builder-image", PackageLock::of_builder().unwrap()),
+        ];
+        for (name, lock) in locks {
+            let set = catalogue.package_set(name, Arch::X86_64).unwrap();
+            let locked: Vec<_> = lock.packages.iter().map(|p| p.name.clone()).collect();
+            assert_eq!(locked, set.packages);
+            assert!(lock.kernel.name.starts_with("linux-image-"));
+        }
     }
 
     #[test]

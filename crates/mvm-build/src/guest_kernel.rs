@@ -106,9 +106,12 @@ impl KernelFiles {
         });
         let is_of_kernel = |input: &&Input| match input.kind {
             InputKind::KernelFile | InputKind::KernelPackage => true,
-            InputKind::Agent | InputKind::OciImage | InputKind::Package | InputKind::Workload => {
-                false
-            }
+            InputKind::Agent
+            | InputKind::File
+            | InputKind::OciImage
+            | InputKind::Package
+            | InputKind::Root
+            | InputKind::Workload => false,
         };
         let inputs = manifest.created_from.iter().filter(is_of_kernel).cloned().collect();
         (Self { vmlinux, initrd, cmdline: kernel.cmdline.clone() }, inputs)

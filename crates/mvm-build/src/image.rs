@@ -1,4 +1,9 @@
-//! The default image: Debian packages and a kernel, through `assemble`.
+//! The images of this program's own: Debian packages and a kernel, through `assemble`.
+//!
+//! | image | packages | besides |
+//! |---|---|---|
+//! | `default` | a shell, tools, SSH | |
+//! | `builder` | these, and Nix | `/usr/lib/mvm/build-flake` |
 //!
 //! The packages come from a lock, or from the signed index where that has left a locked version
 //! behind. The first question, whether the same was asked before, costs one read of the agent and no
@@ -19,15 +24,71 @@ use crate::progress::{OnProgress, Step};
 use crate::recipe::{Input, InputKind};
 use crate::rootfs::RootCompression;
 use crate::store::{Image, ImageStore, StoreError};
-use crate::tree::{Tree, TreeLimits};
+use crate::tree::{Node, Tree, TreeLimits, TreePath};
 
-/// The name of the image, of its package set, and of its entry in `refs`.
-const NAME: &str = "default";
-const PACKAGE_SET: &str = "default-image";
+/// The program that builds a flake inside a builder.
+const BUILD_FLAKE: &[u8] = include_bytes!("build-flake.sh");
+const BUILD_FLAKE_PATH: &str = "usr/lib/mvm/build-flake";
 
-/// What to build the default image from.
+/// Which of the images of this program's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnImage {
+    /// What instances run that bring no image of their own.
+    Default,
+    /// What builds flakes.
+    Builder,
+}
+
+impl OwnImage {
+    /// The name of the image and of its entry in `refs`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Builder => "builder",
+        }
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Default, Self::Builder].into_iter().find(|one| one.name() == name)
+    }
+
+    /// Whether an image has the files that this program puts into it.
+    #[must_use]
+    pub fn is_current(self, image: &Image) -> bool {
+        own_files(self).iter().all(|file| image.manifest.created_from.contains(file))
+    }
+
+    const fn package_set(self) -> &'static str {
+        match self {
+            Self::Default => "default-image",
+            Self::Builder => "builder-image",
+        }
+    }
+
+    fn lock(self) -> Result<PackageLock, CatalogueError> {
+        match self {
+            Self::Default => PackageLock::built_in(),
+            Self::Builder => PackageLock::of_builder(),
+        }
+    }
+
+    /// Files besides those of packages: where, and what is in them.
+    const fn files(self) -> &'static [(&'static str, &'static [u8])] {
+        match self {
+            Self::Default => &[],
+            Self::Builder => &[(BUILD_FLAKE_PATH, BUILD_FLAKE)],
+        }
+    }
+}
+
+/// What to build one of them from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DefaultImage {
+    /// Which.
+    pub which: OwnImage,
     /// The guest agent, a static program.
     pub agent: PathBuf,
     /// The generation of the guest protocol it speaks.
@@ -82,7 +143,7 @@ struct KernelFile {
 }
 
 impl DefaultImage {
-    /// Makes sure the image is in `store` and is the current `default` there.
+    /// Makes sure the image is in `store` and is the current one of its name there.
     ///
     /// # Errors
     /// When an input is missing or wrong, no source delivers the packages, or the disk refuses.
@@ -92,7 +153,7 @@ impl DefaultImage {
         store: &ImageStore,
         on: OnProgress<'_>,
     ) -> Result<Image, BuildError> {
-        self.build_locked(PackageLock::built_in()?, fetcher, store, Answered::Used, on)
+        self.build_locked(self.which.lock()?, fetcher, store, Answered::Used, on)
     }
 
     /// Builds although an image for the same inputs was made before: what is there stays only if
@@ -106,7 +167,7 @@ impl DefaultImage {
         store: &ImageStore,
         on: OnProgress<'_>,
     ) -> Result<Image, BuildError> {
-        self.build_locked(PackageLock::built_in()?, fetcher, store, Answered::Ignored, on)
+        self.build_locked(self.which.lock()?, fetcher, store, Answered::Ignored, on)
     }
 
     fn build_locked(
@@ -125,27 +186,32 @@ impl DefaultImage {
         };
         let assembly = Assembly::new(&fittings, store, answered)?;
         let kernel_file = self.kernel_file()?;
-        let request = request(&assembly, kernel_file.as_ref(), &lock);
+        let (name, files) = (self.which.name(), own_files(self.which));
+        let request = request(&assembly, name, kernel_file.as_ref(), &lock, &files);
         if let Some(image) = assembly.answered(request) {
-            store.set_ref(NAME, image.manifest.hash)?;
+            store.set_ref(name, image.manifest.hash)?;
             return Ok(image);
         }
         let catalogue = Catalogue::built_in()?;
-        let set = catalogue.package_set(PACKAGE_SET, self.arch)?;
+        let set = catalogue.package_set(self.which.package_set(), self.arch)?;
         let with_kernel = match self.kernel {
             KernelSource::Debian => WithKernel::Yes,
             KernelSource::File(_) => WithKernel::No,
         };
         let packages = fetcher.packages(set, &lock, with_kernel, on)?;
-        let inputs = inputs(kernel_file.as_ref(), &packages);
-        let order = Order { name: NAME, request, inputs, limits: TreeLimits::default() };
+        let mut inputs = inputs(kernel_file.as_ref(), &packages);
+        inputs.extend(files);
+        let order = Order { name, request, inputs, limits: TreeLimits::default() };
         let image = assembly.make(order, on, |tree| {
             fill(tree, &packages, on)?;
+            for (path, bytes) in self.which.files() {
+                put(tree, path, bytes)?;
+            }
             let kernel = kernel(kernel_file.as_ref(), &packages, assembly.agent(), on)?;
             let notes = packages.resolution.notes.clone();
             Ok::<_, BuildError>(Contents { kernel, workload: None, notes })
         })?;
-        store.set_ref(NAME, image.manifest.hash)?;
+        store.set_ref(name, image.manifest.hash)?;
         Ok(image)
     }
 
@@ -164,13 +230,16 @@ impl DefaultImage {
 /// The key of what was asked, before anything is resolved.
 fn request(
     assembly: &Assembly<'_>,
+    name: &str,
     kernel: Option<&KernelFile>,
     lock: &PackageLock,
+    files: &[Input],
 ) -> ContentHash {
     let kernel = kernel.map_or(lock.kernel.sha256, |file| file.hash);
-    let hashes = [kernel].into_iter().chain(lock.packages.iter().map(|package| package.sha256));
+    let packages = lock.packages.iter().map(|package| package.sha256);
+    let hashes = [kernel].into_iter().chain(packages).chain(files.iter().map(|file| file.sha256));
     let parts: Vec<String> = hashes.map(|hash| hash.to_string()).collect();
-    let parts: Vec<&str> = [NAME].into_iter().chain(parts.iter().map(String::as_str)).collect();
+    let parts: Vec<&str> = [name].into_iter().chain(parts.iter().map(String::as_str)).collect();
     assembly.request(&parts)
 }
 
@@ -191,6 +260,21 @@ fn inputs(kernel: Option<&KernelFile>, packages: &PackageFiles) -> Vec<Input> {
         },
     });
     all
+}
+
+fn own_files(which: OwnImage) -> Vec<Input> {
+    let input = |(path, bytes): &(&str, &[u8])| Input {
+        kind: InputKind::File,
+        name: (*path).to_owned(),
+        version: None,
+        sha256: ContentHash::of(bytes),
+    };
+    which.files().iter().map(input).collect()
+}
+
+fn put(tree: &mut Tree, path: &str, bytes: &[u8]) -> Result<(), BuildError> {
+    let place = TreePath::new(path).map_err(DefaultTreeError::from)?;
+    Ok(tree.put(place, Node::file(0o755, bytes)).map_err(DefaultTreeError::from)?)
 }
 
 fn kernel(

@@ -35,6 +35,8 @@ pub struct Input {
 pub enum InputKind {
     /// The guest agent.
     Agent,
+    /// A file of this program's own.
+    File,
     /// A file of a kernel.
     KernelFile,
     /// A package with a kernel.
@@ -45,17 +47,21 @@ pub enum InputKind {
     Package,
     /// What the image runs, where that does not follow from the rest.
     Workload,
+    /// A root that was made elsewhere, by its content.
+    Root,
 }
 
 impl InputKind {
     fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",
+            Self::File => "file",
             Self::KernelFile => "kernel_file",
             Self::KernelPackage => "kernel_package",
             Self::OciImage => "oci_image",
             Self::Package => "package",
             Self::Workload => "workload",
+            Self::Root => "root",
         }
     }
 }
@@ -151,6 +157,8 @@ mod tests {
     fn kind() -> impl Strategy<Value = InputKind> {
         prop_oneof![
             Just(InputKind::Agent),
+            Just(InputKind::File),
+            Just(InputKind::Root),
             Just(InputKind::KernelFile),
             Just(InputKind::KernelPackage),
             Just(InputKind::OciImage),

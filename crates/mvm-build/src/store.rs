@@ -163,6 +163,14 @@ impl ImageStore {
         Ok(Self { directory: directory.to_owned() })
     }
 
+    /// A file without a name beside the images, for what becomes one of them.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn spool(&self) -> Result<fs::File, StoreError> {
+        tempfile::tempfile_in(&self.directory).map_err(file("make a file in", &self.directory))
+    }
+
     /// The image under a name, a full hash, or an unambiguous beginning of one (6 digits or more).
     ///
     /// # Errors

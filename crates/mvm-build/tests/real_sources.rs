@@ -17,7 +17,7 @@ use mvm_build::catalogue::PackageLock;
 use mvm_build::fetch::WithKernel;
 use mvm_build::{
     Arch, Assets, Catalogue, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource,
-    RootCompression,
+    OwnImage, RootCompression,
 };
 
 struct Place {
@@ -64,6 +64,7 @@ fn the_default_image_is_built_twice_with_the_same_bytes_and_found_the_third_time
     ] {
         let store = ImageStore::open(&place.directory.join(store)).unwrap();
         let recipe = DefaultImage {
+            which: OwnImage::Default,
             agent: agent.clone(),
             agent_protocol: 1,
             kernel: KernelSource::Debian,

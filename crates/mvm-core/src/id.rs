@@ -242,6 +242,25 @@ pub struct InstanceRef {
     pub instance: InstanceId,
 }
 
+impl PoolId {
+    /// The pool of a tenant's builder microVMs; no one makes a pool of this name.
+    pub const BUILDERS: &str = "mvm-builder";
+}
+
+impl PoolRef {
+    /// The pool of a tenant's builder microVMs. It is there while one is, and in no list.
+    #[must_use]
+    pub fn of_builders(tenant: &TenantId) -> Self {
+        Self { tenant: tenant.clone(), pool: PoolId(PoolId::BUILDERS.to_owned()) }
+    }
+
+    /// Whether it is a pool of builder microVMs.
+    #[must_use]
+    pub fn is_of_builders(&self) -> bool {
+        self.pool.as_str() == PoolId::BUILDERS
+    }
+}
+
 impl InstanceRef {
     /// The pool of this instance.
     #[must_use]
@@ -312,7 +331,8 @@ via_text!(InstanceRef);
 
 /// What an operation works on, and what a lock protects.
 ///
-/// Locks are taken downwards only: tenant, pool, instance, then the firewall, which is a leaf.
+/// Locks are taken downwards only: tenant, the tenant's pool of builders, pool, instance, then the firewall,
+/// which is a leaf.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Subject {

@@ -167,6 +167,12 @@ pub mod data {
         tenant(&id.tenant).join("pools").join(id.pool.as_str())
     }
 
+    /// What the last build of a pool in a builder said.
+    #[must_use]
+    pub fn build_log(id: &PoolRef) -> PathBuf {
+        pool(id).join("build.log")
+    }
+
     /// A pool's builds.
     #[must_use]
     pub fn artifacts(id: &PoolRef) -> PathBuf {

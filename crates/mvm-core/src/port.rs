@@ -3,6 +3,7 @@
 //! All are synchronous: work on one subject is a sequence under a kernel lock, several subjects
 //! are worked on by several threads. Every call has a bound in time of its own.
 
+mod build;
 mod guest;
 
 use std::{io::Read, io::Write, net::Ipv4Addr, sync::Arc, time::Duration};
@@ -11,14 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     audit::AuditReport, audit::LogEnd, disk::DiskUse, disk::Room, effect::Effect, effect::Firewall,
-    error::Error, error::ErrorKind, event::Event, event::LoggedEvent, id::ImageHash,
-    id::InstanceRef, id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance,
-    meter::Meter, meter::Pressure, net::NetId, net::Network, net::Offset,
-    observed::ObservedInstance, observed::ObservedNode, observed::ObservedPool,
-    observed::ObservedStock, observed::ObservedTenant, operation::Rebuild, pool::Role,
-    pool::Source, secrets::SecretsSource, units::Generation, units::Seconds, units::Timestamp,
+    error::Error, error::ErrorKind, event::Event, event::LoggedEvent, id::InstanceRef,
+    id::OperationId, id::PoolRef, id::Subject, id::TenantId, instance::Instance, meter::Meter,
+    meter::Pressure, net::NetId, net::Network, net::Offset, observed::ObservedInstance,
+    observed::ObservedNode, observed::ObservedPool, observed::ObservedStock,
+    observed::ObservedTenant, secrets::SecretsSource, units::Generation, units::Timestamp,
 };
 
+pub use build::{BuildOrder, Builder, BuiltRoot, Flake, FlakeSource, RequestKey, Sources};
 pub use guest::{
     ExecControl, ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer,
     IntegrationFailure, ProbeOutcome, ProbeTarget, TerminalSize,
@@ -406,35 +407,6 @@ pub struct ProgressStep {
     pub done: u64,
     /// How much there is; 0 while unknown.
     pub total: u64,
-}
-
-/// What a builder is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BuildOrder {
-    /// Where the image comes from.
-    pub source: Source,
-    /// The profile of the source.
-    pub profile: String,
-    /// What the instances are for; flakes have attributes by role.
-    pub role: Role,
-    /// Whether an image that is there is made again.
-    pub rebuild: Rebuild,
-    /// How long it may take.
-    pub timeout: Seconds,
-}
-
-/// Makes or finds images.
-pub trait Builder: Send + Sync {
-    /// Makes the image of a source unless it is there, and whatever booting it needs.
-    ///
-    /// # Errors
-    /// Why it cannot be made, `Unavailable` when it takes too long; the images there are stay as
-    /// they are.
-    fn ensure_image(
-        &self,
-        order: &BuildOrder,
-        progress: &Arc<dyn Progress>,
-    ) -> Result<ImageHash, Error>;
 }
 
 /// Time and randomness.

@@ -29,7 +29,7 @@ impl Engine {
                 None => records::list::<Tenant>(tx, "")?,
             };
             let mut pools: BTreeMap<TenantId, Vec<DesiredPool>> = BTreeMap::new();
-            for pool in records::list::<Pool>(tx, "")?.into_iter().filter(|pool| !pool.destroying) {
+            for pool in records::pools(tx, "")?.into_iter().filter(|pool| !pool.destroying) {
                 pools.entry(pool.pool.tenant.clone()).or_default().push(of_pool(pool));
             }
             let wanted = tenants.into_iter().filter(|tenant| {

@@ -16,11 +16,13 @@ use mvm_core::{
     id::{InstanceId, OperationId, PoolId, Subject, TenantId},
     operation::Operation,
     plan::policy::PressureLimits,
+    pool::Resources,
     port::{
-        Builder, Clock, Guest, Host, Lock, Locks, Progress, ProgressStep, Store, Transaction, Vault,
+        Builder, Clock, Guest, Host, Lock, Locks, Progress, ProgressStep, Sources, Store,
+        Transaction, Vault,
     },
     quota::Capacity,
-    units::{Mib, Seconds},
+    units::{Mib, Seconds, Vcpus},
 };
 
 use crate::{
@@ -47,6 +49,8 @@ pub struct Ports {
     pub store: Arc<dyn Store>,
     /// The images.
     pub builder: Arc<dyn Builder>,
+    /// What images are made from, with the rights of this process.
+    pub sources: Arc<dyn Sources>,
     /// Time and randomness.
     pub clock: Arc<dyn Clock>,
     /// Tenants' secrets.
@@ -76,6 +80,8 @@ pub struct Config {
     /// How much of the disk images that no pool uses and downloads may take; a build removes what is
     /// beyond, the oldest first.
     pub cache_budget: Mib,
+    /// The size of the microVMs that build flakes.
+    pub builder: Resources,
     /// When the host counts as short of memory.
     pub pressure: PressureLimits,
     /// Whether everything that weakens isolation is refused.
@@ -107,6 +113,7 @@ impl Default for Config {
             place_wait: Duration::from_secs(600),
             keep_builds: 3,
             cache_budget: Mib(10 << 10),
+            builder: Resources::new(Vcpus(2), Mib(2048), Mib(8 << 10)),
             pressure: PressureLimits::default(),
             production: false,
             guest_memory: None,

@@ -14,7 +14,6 @@ use mvm_core::{
     instance::Want,
     meter::{CopyReport, GuestMetrics, Meter, WorkerState},
     observed::SnapshotPhase,
-    pool::Pool,
     port::Console,
     state::State,
     tenant::Tenant,
@@ -123,8 +122,8 @@ impl Engine {
     /// # Errors
     /// Why store or host failed.
     pub fn node_stats(&self) -> Result<NodeStats, Error> {
-        let (tenants, pools) = self
-            .within(|tx| Ok((records::list::<Tenant>(tx, "")?, records::list::<Pool>(tx, "")?)))?;
+        let (tenants, pools) =
+            self.within(|tx| Ok((records::list::<Tenant>(tx, "")?, records::pools(tx, "")?)))?;
         let mut stats = NodeStats::default();
         for tenant in tenants {
             stats.tenants.entry(tenant.tenant_id).or_default();

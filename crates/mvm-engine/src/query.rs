@@ -143,8 +143,8 @@ impl Engine {
     fn tenant_view(&self, record: Tenant) -> Result<TenantView, Error> {
         let id = record.tenant_id.as_str();
         let (pools, instances, usage) = self.within(|tx| {
-            let pools = records::list::<Pool>(tx, id)?.len();
-            let instances = records::list::<Instance>(tx, id)?.len();
+            let pools = records::pools(tx, id)?.len();
+            let instances = records::instances(tx, id)?.len();
             Ok((pools, instances, tally::of_tenant(tx, &record.tenant_id)?))
         })?;
         Ok(TenantView { record, pools, instances, usage })
@@ -158,9 +158,9 @@ impl Engine {
         let pools = self.within(|tx| match tenant {
             Some(id) => {
                 records::tenant(tx, id)?;
-                records::list::<Pool>(tx, id.as_str())
+                records::pools(tx, id.as_str())
             }
-            None => records::list::<Pool>(tx, ""),
+            None => records::pools(tx, ""),
         })?;
         pools.into_iter().map(|record| self.pool_view(record)).collect()
     }
@@ -191,21 +191,22 @@ impl Engine {
     pub fn surroundings(&self, pool: &PoolRef) -> Result<Surroundings, Error> {
         self.within(|tx| {
             let tenant = records::tenant(tx, &pool.tenant)?;
-            let pools = records::list::<Pool>(tx, pool.tenant.as_str())?;
+            let pools = records::pools(tx, pool.tenant.as_str())?;
             Ok(surroundings(&tenant, &pools, &pool.pool))
         })
     }
 
-    /// Instances as they are: each is looked at, with a bound.
+    /// Instances as they are: each is looked at, with a bound. Builders are named by who asks for their
+    /// pool.
     ///
     /// # Errors
     /// `NotFound` of what the filter names; why store or host failed.
     pub fn instances(&self, filter: &Filter) -> Result<Vec<InstanceView>, Error> {
         let all = self.within(|tx| match filter {
-            Filter::All => records::list::<Instance>(tx, ""),
+            Filter::All => records::instances(tx, ""),
             Filter::Tenant(id) => {
                 records::tenant(tx, id)?;
-                records::list(tx, id.as_str())
+                records::instances(tx, id.as_str())
             }
             Filter::Pool(id) => {
                 records::pool(tx, id)?;

@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -27,6 +28,9 @@ const ROUNDS: u32 = 24;
 
 /// How long who follows a log waits before the next look at it.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(200);
+
+/// Between two looks whether something may go on.
+const WATCH_PAUSE: Duration = Duration::from_millis(100);
 
 const CANCELLED: &str = "interrupted";
 
@@ -154,6 +158,32 @@ pub(crate) fn pause(clock: &dyn Clock, cancel: &Cancel, span: Duration) -> Resul
         }
         clock.pause(left.min(FOLLOW_PAUSE));
     }
+}
+
+/// Does `work`, and looks meanwhile whether it may go on; when it may not, `end` makes it end, and then the
+/// reason is its error.
+pub(crate) fn watched<T>(
+    may_go_on: impl Fn() -> Result<(), Error> + Send,
+    end: impl FnOnce() -> Result<(), Error> + Send,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let (done, ended) = mpsc::channel::<()>();
+    let span = tracing::Span::current();
+    let (worked, stopped) = thread::scope(|scope| {
+        let watcher = scope.spawn(move || {
+            let _entered = span.enter();
+            while ended.recv_timeout(WATCH_PAUSE) == Err(mpsc::RecvTimeoutError::Timeout) {
+                if let Err(why) = may_go_on() {
+                    return Some(end().err().unwrap_or(why));
+                }
+            }
+            None
+        });
+        let worked = work();
+        drop(done);
+        (worked, watcher.join().ok().flatten())
+    });
+    worked.map_err(|error| stopped.unwrap_or(error))
 }
 
 /// Tries `work` as often as its errors allow.

@@ -5,6 +5,7 @@
 //! missing. What an image is made of is told from its name (`mvm_core::pool::image`).
 
 mod debian;
+mod flake;
 mod mvmfile;
 mod oci;
 
@@ -16,7 +17,8 @@ use std::{
 
 use mvm_build::{
     Answered, Arch, AssembleError, Assembly, Assets, Catalogue, DefaultImage, FetchConfig, Fetcher,
-    Fittings, Image, ImageStore, KernelSource, PackageImage, RootCompression, Step, StoreError,
+    Fittings, Image, ImageStore, KernelSource, OwnImage, PackageImage, RootCompression, Step,
+    StoreError,
 };
 use mvm_core::{
     error::{Error, ErrorKind},
@@ -24,7 +26,7 @@ use mvm_core::{
     layout::data,
     operation::{Operation, Rebuild},
     pool::{ImageRef, Role, Source},
-    port::{BuildOrder, Builder, Progress, ProgressStep},
+    port::{BuildOrder, Builder, BuiltRoot, Progress, ProgressStep, RequestKey},
 };
 
 use mvm_host::disk::space;
@@ -123,13 +125,15 @@ impl Workshop {
         space::room_of(&self.config.data_dir, self.config.disk_reserve_percent)?.admit(what, mib)
     }
 
-    fn make_default(
+    fn make_own(
         &self,
+        which: OwnImage,
         store: &ImageStore,
         rebuild: Rebuild,
         progress: &dyn Progress,
     ) -> Result<ImageHash, Error> {
         let image = DefaultImage {
+            which,
             agent: self.agent.clone(),
             agent_protocol: AGENT_PROTOCOL,
             kernel: KernelSource::Debian,
@@ -143,7 +147,8 @@ impl Workshop {
             Rebuild::Always => image.build_again(&fetcher, store, &on),
         };
         let built = built.map_err(|error| {
-            failed(ErrorKind::Unavailable, "cannot make the default image", &error)
+            let act = format!("cannot make the {} image", which.name());
+            failed(ErrorKind::Unavailable, &act, &error)
                 .hint("it is made from Debian packages: apt must work on this machine")
         })?;
         hash_of(&built.manifest.hash.to_string())
@@ -175,13 +180,26 @@ impl Builder for LocalBuilder {
             })
         })
     }
+
+    fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {
+        self.0.find(request)
+    }
+
+    fn import_root(
+        &self,
+        root: &BuiltRoot,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<ImageHash, Error> {
+        self.0.import(root, &**progress)
+    }
 }
 
 /// Refuses sources that nothing here builds yet.
 fn not_yet(source: &Source) -> Result<(), Error> {
     let what = match source {
         Source::Image(_) => return Ok(()),
-        Source::Flake(_) => "flakes",
+        // The engine builds these, in a microVM.
+        Source::Flake(_) => "flakes on its own",
         Source::Template(_) => "templates",
     };
     Err(Error::new(ErrorKind::Unavailable, format!("this version cannot build {what} yet")).hint(
@@ -194,9 +212,7 @@ impl Workshop {
         not_yet(&order.source)?;
         let _one_at_a_time = self.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.ensure_vmm(progress)?;
-        let directory = self.config.data_dir.join(data::IMAGES);
-        let store = ImageStore::open(&directory)
-            .map_err(|error| failed(ErrorKind::Failed, "cannot open the image store", &error))?;
+        let store = self.store()?;
         match order.source.text().parse::<ImageRef>()? {
             ImageRef::Stored(name) => self.stored(&store, &name, order.rebuild, progress),
             ImageRef::Oci(_) | ImageRef::OciArchive(_) => {
@@ -218,7 +234,7 @@ impl Workshop {
         }
     }
 
-    /// An image that is in the store; the default one is made when it is missing.
+    /// An image that is in the store; one of our own is made when it is missing or of another version.
     fn stored(
         &self,
         store: &ImageStore,
@@ -226,27 +242,27 @@ impl Workshop {
         rebuild: Rebuild,
         progress: &dyn Progress,
     ) -> Result<ImageHash, Error> {
-        match store.find(name) {
-            Ok(_) if name == DEFAULT && rebuild == Rebuild::Always => {
-                self.make_default(store, rebuild, progress)
+        match (store.find(name), OwnImage::named(name)) {
+            (Ok(image), Some(own)) if rebuild == Rebuild::Always || !own.is_current(&image) => {
+                self.make_own(own, store, rebuild, progress)
             }
-            Ok(image) if rebuild == Rebuild::Always => {
+            (Ok(image), _) if rebuild == Rebuild::Always => {
                 // A ready image has nothing that it could be made from; its bytes are looked at.
                 image.verify().map_err(|error| {
                     failed(ErrorKind::Integrity, &format!("cannot use the image {name:?}"), &error)
                 })?;
                 hash_of(&image.manifest.hash.to_string())
             }
-            Ok(image) => hash_of(&image.manifest.hash.to_string()),
-            Err(StoreError::NotFound(_)) if name == DEFAULT => {
-                self.admit("a build of the default image", BUILD_MIB)?;
-                self.make_default(store, rebuild, progress)
+            (Ok(image), _) => hash_of(&image.manifest.hash.to_string()),
+            (Err(StoreError::NotFound(_)), Some(own)) => {
+                self.admit(&format!("a build of the {} image", own.name()), BUILD_MIB)?;
+                self.make_own(own, store, rebuild, progress)
             }
-            Err(error @ (StoreError::NotFound(_) | StoreError::Ambiguous(_))) => {
+            (Err(error @ (StoreError::NotFound(_) | StoreError::Ambiguous(_))), _) => {
                 Err(failed(ErrorKind::NotFound, &format!("there is no image {name:?}"), &error)
                     .hint("use --image default, or the hash of an image in the image store"))
             }
-            Err(error) => {
+            (Err(error), _) => {
                 Err(failed(ErrorKind::Integrity, &format!("cannot use the image {name:?}"), &error))
             }
         }
@@ -254,6 +270,11 @@ impl Workshop {
 }
 
 impl Workshop {
+    fn store(&self) -> Result<ImageStore, Error> {
+        ImageStore::open(&self.config.data_dir.join(data::IMAGES))
+            .map_err(|error| failed(ErrorKind::Failed, "cannot open the image store", &error))
+    }
+
     /// What every image gets, for one that is made here of whatever root.
     fn assembly<'s>(&self, store: &'s ImageStore, rebuild: Rebuild) -> Result<Assembly<'s>, Error> {
         let fittings = Fittings {
@@ -286,7 +307,7 @@ impl Workshop {
             }
         }
         self.admit("a build of the default image", BUILD_MIB)?;
-        let hash = self.make_default(store, Rebuild::WhenChanged, progress)?;
+        let hash = self.make_own(OwnImage::Default, store, Rebuild::WhenChanged, progress)?;
         store
             .find(hash.as_str())
             .map_err(|error| failed(ErrorKind::Integrity, "cannot use the default image", &error))

@@ -4,6 +4,7 @@
 //! setting where its value comes from.
 
 mod settings;
+mod tables;
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +18,7 @@ use mvm_core::{
     id::{InvalidId, TenantId, VmmVersion},
     layout,
     plan::policy::PressureLimits,
+    pool::Resources,
     secrets::ValueSource,
 };
 use mvm_engine::engine::VCPU_OVERCOMMIT;
@@ -31,15 +33,12 @@ use crate::{
 };
 use settings::Settings;
 pub use settings::{Origin, Setting};
+use tables::{AuditTable, BuilderTable, GcTable, PolicyTable, RegistriesTable};
 
 /// Seconds that a command waits for another one on the same subject, unless told otherwise.
 const LOCK_WAIT: u16 = 120;
 /// The share of the memory that guests may have unless told otherwise: the rest is the host's.
 const GUEST_MEMORY_PERCENT: u32 = 90;
-
-/// How many builds of a pool are kept unless told otherwise.
-const KEEP_BUILDS: u32 = 3;
-const CACHE_BUDGET_MIB: u32 = 10 << 10;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +86,8 @@ pub struct Config {
     /// How much of the node's memory guests may have together, in percent; above 100 for guests that
     /// are known not to use what they have.
     pub guest_memory_percent: u32,
+    /// The size of the microVMs that build flakes (`builder.vcpus`, `builder.mem_mib`, `builder.disk_mib`).
+    pub builder: Resources,
     /// When policy counts the host as short of memory (`policy.memory_available_percent`,
     /// `policy.memory_stalled_percent`).
     pub pressure: PressureLimits,
@@ -169,38 +170,8 @@ struct File {
     registries: RegistriesTable,
     #[serde(default)]
     policy: PolicyTable,
-}
-
-/// The table `[policy]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyTable {
-    memory_available_percent: Option<u32>,
-    memory_stalled_percent: Option<u32>,
-}
-
-/// The table `[audit]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AuditTable {
-    rotate_bytes: Option<u64>,
-    keep_files: Option<u64>,
-}
-
-/// The table `[registries]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RegistriesTable {
-    auth_file: Option<PathBuf>,
-    insecure: Option<Vec<String>>,
-}
-
-/// The table `[gc]`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GcTable {
-    keep_builds: Option<u32>,
-    cache_budget_mib: Option<u32>,
+    #[serde(default)]
+    builder: BuilderTable,
 }
 
 impl Config {
@@ -315,15 +286,15 @@ impl Config {
         let lock_wait = all.named("lock_wait_seconds").file(file.lock_wait_seconds).or(LOCK_WAIT);
         let host_choice = all.named("host").variable("MVM_HOST", |text| host(&text))?;
         let host_choice = host_choice.file(file.host).or(HostChoice::default());
-        let (audit_rotate_bytes, audit_keep_files) = audit(&mut all, &file.audit);
+        let (audit_rotate_bytes, audit_keep_files) = tables::audit(&mut all, &file.audit);
         let mtu = all.named("mtu").file(file.mtu).or_none();
         let reserve = all.named("disk_reserve_percent").file(file.disk_reserve_percent);
         let disk_reserve_percent = reserve.or(RESERVE_PERCENT);
         let (vcpu_overcommit, guest_memory_percent) =
             for_guests(&mut all, file.vcpu_overcommit, file.guest_memory_percent);
-        let (keep_builds, cache_budget_mib) = gc(&mut all, &file.gc);
-        let (registry_auth_file, insecure_registries) = registries(&mut all, file.registries);
-        let pressure = pressure(&mut all, &file.policy);
+        let (keep_builds, cache_budget_mib) = tables::gc(&mut all, &file.gc);
+        let (registry_auth_file, insecure_registries) =
+            tables::registries(&mut all, file.registries);
         let config = Self {
             data_dir,
             config_dir,
@@ -349,7 +320,8 @@ impl Config {
             disk_reserve_percent,
             vcpu_overcommit,
             guest_memory_percent,
-            pressure,
+            builder: tables::builder(&mut all, &file.builder),
+            pressure: tables::pressure(&mut all, &file.policy),
             tenant_keys: file.tenant_keys,
         };
         Ok((config.validate()?, all.list))
@@ -390,7 +362,10 @@ impl Config {
                 return Err(Error::new(ErrorKind::Invalid, message));
             }
         }
-        admit_limits(self.pressure)?;
+        tables::admit_limits(self.pressure)?;
+        self.builder
+            .validate()
+            .map_err(|error| error.context("the size of builders makes no sense"))?;
         for (name, value, least) in [
             ("audit.rotate_bytes", self.audit_rotate_bytes, 256),
             ("audit.keep_files", self.audit_keep_files, 1),
@@ -414,15 +389,6 @@ fn version(text: String) -> Result<VmmVersion, Error> {
 /// The value of a variable of the environment, when it is text.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
-}
-
-/// The settings about registries of images.
-fn registries(all: &mut Settings<'_>, table: RegistriesTable) -> (PathBuf, Vec<String>) {
-    let home = variable("HOME").filter(|home| home.starts_with('/'));
-    let usual = Path::new(home.as_deref().unwrap_or("/root")).join(".docker/config.json");
-    let auth_file = all.named("registries.auth_file").file(table.auth_file).or(usual);
-    let insecure = all.named("registries.insecure").file(table.insecure).or(Vec::new());
-    (auth_file, insecure)
 }
 
 /// Whether a variable goes along into another machine.
@@ -488,46 +454,6 @@ fn supply(
     let version = version.file(firecracker).or(VmmVersion::built_in());
     let place = all.named("asset_mirror").variable("MVM_ASSET_MIRROR", Ok)?;
     Ok((version, place.file(mirror).or_none()))
-}
-
-/// At which size audit logs are rotated, and how many files are kept.
-fn audit(all: &mut Settings<'_>, file: &AuditTable) -> (u64, u64) {
-    let bytes = all.named("audit.rotate_bytes").file(file.rotate_bytes).or(10 * 1024 * 1024);
-    (bytes, all.named("audit.keep_files").file(file.keep_files).or(10))
-}
-
-/// How many builds a pool keeps, and how much may lie in store.
-fn gc(all: &mut Settings<'_>, file: &GcTable) -> (u32, u32) {
-    let keep = all.named("gc.keep_builds").file(file.keep_builds).or(KEEP_BUILDS);
-    let budget = all.named("gc.cache_budget_mib").file(file.cache_budget_mib);
-    (keep, budget.or(CACHE_BUDGET_MIB))
-}
-
-/// When the host counts as short of memory.
-fn pressure(all: &mut Settings<'_>, file: &PolicyTable) -> PressureLimits {
-    let usual = PressureLimits::default();
-    let available = all.named("policy.memory_available_percent");
-    let available_percent =
-        available.file(file.memory_available_percent).or(usual.available_percent);
-    let stalled = all.named("policy.memory_stalled_percent").file(file.memory_stalled_percent);
-    PressureLimits { available_percent, stalled_percent: stalled.or(usual.stalled_percent) }
-}
-
-/// # Errors
-/// `Invalid` when a share is none.
-fn admit_limits(limits: PressureLimits) -> Result<(), Error> {
-    for (name, value) in [
-        ("policy.memory_available_percent", limits.available_percent),
-        ("policy.memory_stalled_percent", limits.stalled_percent),
-    ] {
-        if !(1..=100).contains(&value) {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("{name} is {value}: it must be 1 to 100"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Where state and where sockets are.

@@ -22,13 +22,13 @@ use mvm_core::{
     id::ImageHash,
     layout,
     pool::{ImageRef, Source},
-    port::{BuildOrder, Builder, Progress},
+    port::{BuildOrder, Builder, BuiltRoot, Progress, RequestKey},
 };
 use mvm_host::{
     ipc::{
         home::{self, Keeper},
         server::Server,
-        wire::Build,
+        wire::{Build, Making},
     },
     local::LocalHost,
     lock, tool,
@@ -42,6 +42,8 @@ pub const USER: &str = "mvm";
 const GRANTS: &str = "grants";
 /// What a build may take besides its own bound.
 const MARGIN: Duration = Duration::from_secs(30);
+/// What an image of a root may take, that a builder has made.
+const IMPORT: Duration = Duration::from_secs(3600);
 
 /// Serves the agent of this user until `is_over` says so.
 ///
@@ -98,18 +100,39 @@ impl Builder for Apart {
         _progress: &Arc<dyn Progress>,
     ) -> Result<ImageHash, Error> {
         let BuildOrder { source, profile, role, rebuild, timeout } = order.clone();
-        let bound = timeout.duration() + MARGIN;
-        let order = serde_json::to_string(&Build { source, profile, role, rebuild, timeout });
+        let build = Build { source, profile, role, rebuild, timeout };
+        self.make(&Making::Ensure(build), timeout.duration() + MARGIN)?.ok_or_else(nothing)
+    }
+
+    fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {
+        self.make(&Making::Find(request.clone()), MARGIN)
+    }
+
+    /// The builder ends it when its time is over.
+    fn import_root(
+        &self,
+        root: &BuiltRoot,
+        _progress: &Arc<dyn Progress>,
+    ) -> Result<ImageHash, Error> {
+        self.make(&Making::Import(root.clone()), IMPORT)?.ok_or_else(nothing)
+    }
+}
+
+fn nothing() -> Error {
+    Error::new(ErrorKind::Failed, "the build told nothing")
+}
+
+impl Apart {
+    fn make(&self, making: &Making, bound: Duration) -> Result<Option<ImageHash>, Error> {
+        let order = serde_json::to_string(making);
         let order = order.map_err(|error| {
             Error::new(ErrorKind::Failed, "cannot write the order").because(&error)
         })?;
         let mut args = vec![OsStr::new("--data-dir"), self.data.as_os_str()];
         args.extend([OsStr::new("build-image"), OsStr::new(&order)]);
         let output = tool::run(&self.mvm, &args, &[], bound)?;
-        let told: Result<ImageHash, Error> =
-            serde_json::from_slice(&output.stdout).map_err(|error| {
-                Error::new(ErrorKind::Failed, "the build told nothing").because(&error)
-            })?;
+        let told: Result<Option<ImageHash>, Error> =
+            serde_json::from_slice(&output.stdout).map_err(|error| nothing().because(&error))?;
         told
     }
 }
@@ -152,7 +175,7 @@ fn admit_file(source: &Source) -> Result<(), Error> {
     ))
 }
 
-/// Makes the image of an order, for a daemon that asked for it.
+/// Makes or finds the image of an order, for a daemon that asked for it.
 ///
 /// # Errors
 /// `Invalid` for an order that makes no sense; why the image cannot be made.
@@ -160,14 +183,16 @@ pub fn build_image(
     config: &Config,
     order: &str,
     progress: &Arc<dyn Progress>,
-) -> Result<ImageHash, Error> {
+) -> Result<Option<ImageHash>, Error> {
     wiring::require_root()?;
     wiring::make_directories(config)?;
-    let Build { source, profile, role, rebuild, timeout } = serde_json::from_str(order)
+    let making: Making = serde_json::from_str(order)
         .map_err(|error| Error::new(ErrorKind::Invalid, "the order is refused").because(&error))?;
-    admit_file(&source)?;
-    let order = BuildOrder { source, profile, role, rebuild, timeout };
-    wiring::builder(config).ensure_image(&order, progress)
+    match &making {
+        Making::Ensure(build) => admit_file(&build.source)?,
+        Making::Find(_) | Making::Import(_) => {}
+    }
+    making.by(&wiring::builder(config), progress)
 }
 
 #[cfg(test)]

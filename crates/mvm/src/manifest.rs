@@ -84,7 +84,7 @@ fn is_toml(file: &CallerPath) -> bool {
 }
 
 /// What is wrong, and where; the line itself is not quoted, since it may hold a secret.
-fn where_in(text: &str, error: &toml::de::Error) -> String {
+pub(crate) fn where_in(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|one| *one != '\n').count() + 1;

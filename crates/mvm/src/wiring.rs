@@ -27,7 +27,7 @@ use mvm_host::{
     secrets::LocalVault,
 };
 
-use crate::{builder::LocalBuilder, config::Config};
+use crate::{builder::LocalBuilder, config::Config, flake::LocalSources};
 
 /// Where the programs that belong to this one are looked for, after its own directory.
 const PROGRAMS: &str = "/usr/local/bin";
@@ -71,6 +71,7 @@ impl Mvm {
             production: config.production,
             keep_builds: config.keep_builds,
             cache_budget: Mib(config.cache_budget_mib),
+            builder: config.builder,
             pressure: config.pressure,
             lock_wait: config.lock_wait,
             ..mvm_engine::Config::default()
@@ -122,6 +123,7 @@ fn direct(config: &Config, roots: &Roots) -> Result<Ports, Error> {
         guest: Arc::new(VsockGuest::new(roots.clone())),
         store: Arc::new(store(config)?.with_homes(host)),
         builder: Arc::new(builder(config)),
+        sources: Arc::new(LocalSources::new(config.data_dir.clone())),
         vault: Arc::new(LocalVault::new(roots.clone(), crate::config::variable)),
         clock: Arc::new(SystemClock),
         locks: Arc::new(FileLocks::new(config.run_dir.clone())),
@@ -136,6 +138,7 @@ fn guarded(config: &Config, daemon: HostdClient) -> Result<Ports, Error> {
         guest: Arc::new(VsockGuest::through((*daemon).clone())),
         store: Arc::new(store(config)?.with_homes(daemon.clone())),
         builder: daemon.clone(),
+        sources: Arc::new(LocalSources::new(config.data_dir.clone())),
         vault: daemon,
         clock: Arc::new(SystemClock),
         locks: Arc::new(FileLocks::new(config.run_dir.clone())),

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mvm_build::{
-    Arch, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource, RootCompression,
+    Arch, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource, OwnImage, RootCompression,
 };
 
 use super::machine::PAYLOAD_BYTES;
@@ -64,9 +64,16 @@ impl Payload {
     ) -> Result<Self> {
         let programs = binaries::build(profile, Audience::Tests)?;
         let kernel = KernelSource::File(kernel::ensure(cache)?.path);
-        let mut found = image(cache, &programs, kernel, "default")?.to_vec();
-        if load == Load::Debian {
-            found.extend(image(cache, &programs, KernelSource::Debian, "debian")?);
+        let own = OwnImage::Default;
+        let mut found = image(cache, &programs, kernel.clone(), own, "default")?.to_vec();
+        match load {
+            Load::Usual | Load::Release => {}
+            Load::Debian => {
+                found.extend(image(cache, &programs, KernelSource::Debian, own, "debian")?);
+            }
+            Load::Builder => {
+                found.extend(image(cache, &programs, kernel, OwnImage::Builder, "builder")?);
+            }
         }
         let dir = RunDir::create(cache)?;
         if load == Load::Release {
@@ -95,13 +102,19 @@ impl Payload {
 /// `default`.
 pub(crate) fn default_image(cache: &Cache, programs: &[Built]) -> Result<PathBuf> {
     let kernel = KernelSource::File(kernel::ensure(cache)?.path);
-    let [image, _name] = image(cache, programs, kernel, "default")?;
+    let [image, _name] = image(cache, programs, kernel, OwnImage::Default, "default")?;
     Ok(image.from)
 }
 
-/// The product's default image with the present agent and a kernel, made by the product's own builder
-/// when it is missing, and a name for it in the host.
-fn image(cache: &Cache, programs: &[Built], kernel: KernelSource, name: &str) -> Result<[Put; 2]> {
+/// One of the product's own images with the present agent and a kernel, made by the product's own
+/// builder when it is missing, and a name for it in the host.
+fn image(
+    cache: &Cache,
+    programs: &[Built],
+    kernel: KernelSource,
+    which: OwnImage,
+    name: &str,
+) -> Result<[Put; 2]> {
     let agent = programs
         .iter()
         .find(|built| built.name == "mvm-guest")
@@ -109,7 +122,7 @@ fn image(cache: &Cache, programs: &[Built], kernel: KernelSource, name: &str) ->
     let made = |error: &dyn std::error::Error| {
         Error::refused(format!("the image {name} cannot be made: {}", chain(error)))
     };
-    // The builder calls every one `default`, so each kind has a store of its own.
+    // Those of both kernels have one name, so each kind has a store of its own.
     let images = match kernel {
         KernelSource::File(_) => cache.root().join("images"),
         KernelSource::Debian => cache.root().join("images-debian"),
@@ -118,6 +131,7 @@ fn image(cache: &Cache, programs: &[Built], kernel: KernelSource, name: &str) ->
     let settings = FetchConfig::new(cache.root().join("downloads"));
     let fetcher = Fetcher::new(settings).map_err(|error| made(&error))?;
     let image = DefaultImage {
+        which,
         agent: agent.path.clone(),
         agent_protocol: 1,
         kernel,
@@ -129,7 +143,7 @@ fn image(cache: &Cache, programs: &[Built], kernel: KernelSource, name: &str) ->
     let there = "/var/lib/mvm/images";
     Ok([
         Put { from: built.directory, to: format!("{there}/{hash}") },
-        Put { from: images.join("refs/default"), to: format!("{there}/refs/{name}") },
+        Put { from: images.join("refs").join(which.name()), to: format!("{there}/refs/{name}") },
     ])
 }
 

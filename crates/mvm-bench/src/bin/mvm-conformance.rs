@@ -19,7 +19,10 @@ use mvm_core::{
     Error, ErrorKind,
     id::{ImageHash, InstanceId, InstanceRef},
     layout,
-    port::{BuildOrder, Builder, ExecStatus, Guest, Progress, SecretsToSeal, Vault},
+    port::{
+        BuildOrder, Builder, BuiltRoot, ExecStatus, Guest, Progress, RequestKey, SecretsToSeal,
+        Vault,
+    },
     secrets::SecretsSource,
     units::Generation,
 };
@@ -161,6 +164,14 @@ struct NoBuilder;
 
 impl Builder for NoBuilder {
     fn ensure_image(&self, _: &BuildOrder, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
+        Err(failed("nothing is built here"))
+    }
+
+    fn find_image(&self, _: &RequestKey) -> Result<Option<ImageHash>, Error> {
+        Ok(None)
+    }
+
+    fn import_root(&self, _: &BuiltRoot, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
         Err(failed("nothing is built here"))
     }
 }

@@ -334,6 +334,10 @@ fn parse_index(text: &str) -> Result<BTreeMap<String, Vec<Record>>, AptError> {
         };
         let digest = fields.get("SHA256").and_then(|text| text.parse().ok());
         let size = fields.get("Size").and_then(|text| text.parse().ok());
+        // This is of no index: a version that is installed on this machine.
+        if digest.is_none() && fields.contains_key("Status") {
+            continue;
+        }
         let (Some(sha256), Some(size)) = (digest, size) else {
             return Err(AptError::NoDigest { package: (*name).to_owned() });
         };

@@ -87,6 +87,7 @@ impl World {
         let kernel = self.base.path().join("kernel");
         fs::write(&kernel, b"\x7fELFkernel").unwrap();
         DefaultImage {
+            which: OwnImage::Default,
             agent,
             agent_protocol: 1,
             kernel: KernelSource::File(kernel),

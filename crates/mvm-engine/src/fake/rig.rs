@@ -27,6 +27,7 @@ impl Rig {
             guest: Arc::new(world.clone()),
             store: Arc::new(Dying(store.clone(), world.clone())),
             builder: Arc::new(world.clone()),
+            sources: Arc::new(world.clone()),
             clock: clock.clone(),
             vault: Arc::new(world.clone()),
             locks: Arc::new(world.clone()),
@@ -42,7 +43,12 @@ impl Rig {
     }
 
     fn config() -> Config {
-        Config { parallel: 2, lock_wait: Duration::from_secs(20), ..Config::default() }
+        Config {
+            parallel: 2,
+            lock_wait: Duration::from_secs(20),
+            builder: Resources::new(Vcpus(2), Mib(512), Mib(64)),
+            ..Config::default()
+        }
     }
 
     /// A new process over what is left of the world.

@@ -81,7 +81,7 @@ impl Engine {
         }
         let is_told_more = change.integrations.is_some() || change.routing_table.is_some();
         if is_told_more || change.role.is_some() {
-            let pools = records::list::<Pool>(tx, id.tenant.as_str())?;
+            let pools = records::pools(tx, id.tenant.as_str())?;
             let around = surroundings(&tenant, &pools, &id.pool);
             let table = pool.routing_table.as_ref();
             check_manifest(id, &pool.role, &pool.integrations, table, &around)?;

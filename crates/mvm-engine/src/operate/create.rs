@@ -78,7 +78,7 @@ impl Engine {
         let mut record = Instance {
             instance: self.free_id(tx, id)?,
             network: tenant.network.clone(),
-            offset: free_offset(tx, &tenant)?,
+            offset: if id.is_of_builders() { Offset::BUILDER } else { free_offset(tx, &tenant)? },
             uid: free_uid(tx)?,
             resources: pool.instance_resources,
             role: pool.role.clone(),

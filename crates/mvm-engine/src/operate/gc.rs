@@ -52,7 +52,12 @@ impl Engine {
     pub(crate) fn node_gc(&self, cx: &Context, keep: Option<u32>) -> Result<Outcome, Error> {
         let mut outcome = Outcome::default();
         for pool in self.records()?.pools {
-            match self.collect_pool(cx, &pool.pool, keep, &mut outcome) {
+            let collected = if pool.pool.is_of_builders() {
+                self.collect_builders(cx, &pool.pool, &mut outcome)
+            } else {
+                self.collect_pool(cx, &pool.pool, keep, &mut outcome)
+            };
+            match collected {
                 Ok(()) => {}
                 Err(error) if error.kind == ErrorKind::NotFound => {}
                 Err(error) => {
@@ -171,7 +176,7 @@ impl Engine {
     /// What [`Engine::node_gc`] would remove.
     pub(crate) fn node_litter(&self, keep: Option<u32>) -> Result<Vec<Effect>, Error> {
         let mut effects = Vec::new();
-        for pool in self.records()?.pools {
+        for pool in self.within(|tx| records::pools(tx, ""))? {
             effects.extend(self.pool_litter(&pool.pool, keep)?);
         }
         effects.extend(self.stray(keep)?);

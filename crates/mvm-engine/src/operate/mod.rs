@@ -3,7 +3,9 @@
 pub(crate) mod accept;
 pub(crate) mod change;
 pub(crate) mod create;
+pub(crate) mod flake;
 pub(crate) mod gc;
+mod heard;
 pub(crate) mod instance;
 pub(crate) mod pool;
 pub(crate) mod publish;

@@ -50,7 +50,7 @@ impl Engine {
         let id = &ask.pool;
         let tenant = records::tenant(tx, &id.tenant)?;
         refuse_destroying("tenant", &id.tenant, tenant.destroying)?;
-        let pools = records::list::<Pool>(tx, id.tenant.as_str())?;
+        let pools = records::pools(tx, id.tenant.as_str())?;
         if let Some(pool) = pools.iter().find(|pool| pool.pool == *id) {
             refuse_destroying("pool", id, pool.destroying)?;
             return Err(Error::new(ErrorKind::Conflict, format!("pool {id} exists already"))
@@ -95,8 +95,8 @@ impl Engine {
         Ok(pool)
     }
 
-    /// One build per tenant at a time: the tenant's lock is held while the image is made, the
-    /// pool's only while it becomes current.
+    /// One build per tenant at a time: the lock of the tenant's builders is held while the image is made,
+    /// the pool's only while it becomes current. Nobody else holds the first and waits for a pool's.
     pub(crate) fn pool_build(
         &self,
         cx: &Context,
@@ -108,11 +108,30 @@ impl Engine {
             return Err(Error::new(ErrorKind::Invalid, "a build needs a timeout of 1 s or more"));
         }
         let (_, pool) = self.within(|tx| living(tx, id))?;
-        let _tenant = self.lock(&Subject::Tenant(id.tenant.clone()))?;
-        let source = pool.source.clone();
-        let order = BuildOrder { source, profile: pool.profile, role: pool.role, rebuild, timeout };
+        if matches!(pool.source, Source::Flake(_)) {
+            self.converge_tenant(&id.tenant)?;
+        }
+        let builders = Subject::Pool(PoolRef::of_builders(&id.tenant));
+        let building = self.lock(&builders)?;
+        let (source, profile, role) = (pool.source, pool.profile, pool.role);
+        let order = BuildOrder { source, profile, role, rebuild, timeout };
+        let built = self.build_held(cx, id, &order);
+        building.retire();
+        let image = built?;
+        if let Err(error) = self.trim_cache(cx) {
+            tracing::warn!(%error, "what is beyond the cache's budget stays");
+        }
+        Ok(Outcome { made: Some(Made::Image(image)), ..Outcome::default() })
+    }
+
+    fn build_held(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        order: &BuildOrder,
+    ) -> Result<ImageHash, Error> {
         let make = || {
-            let made = self.ports.builder.ensure_image(&order, &cx.progress);
+            let made = self.make_image(cx, id, order);
             made.map_err(|e| e.context(format!("cannot build pool {id} from {}", order.source)))
                 .inspect_err(|error| self.tell_failed_build(cx, id, error))
         };
@@ -135,10 +154,7 @@ impl Engine {
         for instance in waiting {
             self.prepare(&instance)?;
         }
-        if let Err(error) = self.trim_cache(cx) {
-            tracing::warn!(%error, "what is beyond the cache's budget stays");
-        }
-        Ok(Outcome { made: Some(Made::Image(image)), ..Outcome::default() })
+        Ok(image)
     }
 
     /// Puts a failed build into the audit log, if the pool is there.
@@ -222,6 +238,21 @@ impl Engine {
         outcome: &mut Outcome,
     ) -> Result<(), Error> {
         let lock = self.lock(&Subject::Pool(id.clone()))?;
+        match self.empty_pool(cx, id, (firewall, volumes), outcome)? {
+            Going::Gone => lock.retire(),
+            Going::Stays => {}
+        }
+        Ok(())
+    }
+
+    /// The same for who holds the pool's lock.
+    pub(super) fn empty_pool(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        (firewall, volumes): (FirewallAfter, VolumeFate),
+        outcome: &mut Outcome,
+    ) -> Result<Going, Error> {
         let marked = self.within(|tx| {
             let Some(mut pool) = records::find::<Pool>(tx, &id.to_string())? else {
                 return Ok(None);
@@ -232,10 +263,7 @@ impl Engine {
             }
             Ok(Some(records::list::<Instance>(tx, &id.to_string())?))
         })?;
-        let Some(instances) = marked else {
-            lock.retire();
-            return Ok(());
-        };
+        let Some(instances) = marked else { return Ok(Going::Gone) };
         let results = run::each(self.config.parallel, &instances, |record| {
             cx.cancel.check()?;
             self.bring(
@@ -266,7 +294,7 @@ impl Engine {
             }
         }
         if !is_whole {
-            return Ok(());
+            return Ok(Going::Stays);
         }
         self.execute(&Effect::RemovePoolFiles(id.clone()))?;
         self.within(|tx| {
@@ -275,12 +303,30 @@ impl Engine {
                 &self.event(&cx.actor, &id.tenant, EventKind::PoolDestroyed).of_pool(&id.pool),
             )
         })?;
-        lock.retire();
-        Ok(())
+        Ok(Going::Gone)
     }
 }
 
+/// What became of a pool that shall go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Going {
+    /// It is gone, or was already.
+    Gone,
+    /// Something in it did not go.
+    Stays,
+}
+
+/// Refuses the name that builders' pools have.
+fn kept_for_builders(id: &PoolRef) -> Result<(), Error> {
+    if id.is_of_builders() {
+        let message = format!("the name {} is kept for builders", id.pool);
+        return Err(Error::new(ErrorKind::Invalid, message).hint("choose another name"));
+    }
+    Ok(())
+}
+
 pub(crate) fn valid(ask: &NewPool) -> Result<(), Error> {
+    kept_for_builders(&ask.pool)?;
     ask.resources.validate()?;
     ask.source.validate()?;
     ask.runtime_policy.validate()?;

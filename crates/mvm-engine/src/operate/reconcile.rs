@@ -236,8 +236,8 @@ fn needing_room(stage: Vec<Course>) -> Vec<Course> {
 }
 
 fn everything(tx: &mut dyn Transaction) -> Result<Found, Error> {
-    let (tenants, pools) = (records::list(tx, "")?, records::list(tx, "")?);
-    Ok(Found { tenants, pools, instances: records::list(tx, "")? })
+    let (tenants, pools) = (records::list(tx, "")?, records::pools(tx, "")?);
+    Ok(Found { tenants, pools, instances: records::instances(tx, "")? })
 }
 
 /// What failed and is needed by what comes.

@@ -14,7 +14,6 @@ use mvm_core::{
     id::{PoolRef, Subject, TenantId},
     instance::Instance,
     net::{MAX_TENANT_NET, NetId, Network, Subnet},
-    pool::Pool,
     port::{Table, Transaction},
     quota::{Holdings, QuotaChange, Quotas},
     tenant::{Tenant, TenantPolicy, Tombstone},
@@ -271,7 +270,7 @@ impl Engine {
 }
 
 fn holdings(tx: &mut dyn Transaction, tenant: &Tenant) -> Result<Holdings, Error> {
-    let pools = records::list::<Pool>(tx, tenant.tenant_id.as_str())?;
+    let pools = records::pools(tx, tenant.tenant_id.as_str())?;
     let mut largest = 0;
     for pool in &pools {
         largest = largest.max(records::list::<Instance>(tx, &pool.pool.to_string())?.len());
@@ -300,15 +299,15 @@ pub(crate) fn valid(ask: &NewTenant) -> Result<(), Error> {
     }
 }
 
-/// Marks a tenant as going, and names its pools.
+/// Marks a tenant as going, and names its pools and that of its builders.
 pub(crate) fn begin(
     tx: &mut dyn Transaction,
     id: &TenantId,
     force: bool,
 ) -> Result<(Tenant, Vec<PoolRef>), Error> {
     let mut tenant = records::tenant(tx, id)?;
-    let pools: Vec<PoolRef> =
-        records::list::<Pool>(tx, id.as_str())?.into_iter().map(|pool| pool.pool).collect();
+    let mut pools: Vec<PoolRef> =
+        records::pools(tx, id.as_str())?.into_iter().map(|pool| pool.pool).collect();
     if !pools.is_empty() && !force && !tenant.destroying {
         return Err(Error::new(
             ErrorKind::Conflict,
@@ -320,6 +319,8 @@ pub(crate) fn begin(
         tenant.destroying = true;
         records::put(tx, &mut tenant)?;
     }
+    // One may be there that a killed command left behind, or its lock.
+    pools.push(PoolRef::of_builders(id));
     Ok((tenant, pools))
 }
 

@@ -132,6 +132,24 @@ pub fn find<R: Record>(tx: &mut dyn Transaction, key: &str) -> Result<Option<R>,
     tx.get(R::TABLE, key)?.map(|value| parse(R::TABLE, key, &value)).transpose()
 }
 
+/// The pools at or below `prefix` but those of builders, which nobody asked for.
+///
+/// # Errors
+/// As [`find`].
+pub fn pools(tx: &mut dyn Transaction, prefix: &str) -> Result<Vec<Pool>, Error> {
+    let all = list::<Pool>(tx, prefix)?;
+    Ok(all.into_iter().filter(|pool| !pool.pool.is_of_builders()).collect())
+}
+
+/// The instances at or below `prefix` but builders.
+///
+/// # Errors
+/// As [`find`].
+pub fn instances(tx: &mut dyn Transaction, prefix: &str) -> Result<Vec<Instance>, Error> {
+    let all = list::<Instance>(tx, prefix)?;
+    Ok(all.into_iter().filter(|one| !one.instance.pool_ref().is_of_builders()).collect())
+}
+
 /// All records at or below `prefix`.
 ///
 /// # Errors

@@ -12,6 +12,7 @@ mod crashes;
 mod desired;
 mod durable;
 mod faults;
+mod flakes;
 mod integrations;
 mod metrics;
 mod network;

@@ -23,15 +23,15 @@ use mvm_core::{
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
-        BuildOrder, Builder, Console, Finding, Homes, Host, LogPlace, LogSource, Logs, Progress,
-        SecretsToSeal, Vault, Wanted,
+        BuildOrder, Builder, BuiltRoot, Console, Finding, Homes, Host, LogPlace, LogSource, Logs,
+        Progress, RequestKey, SecretsToSeal, Vault, Wanted,
     },
     secrets::SecretsSource,
     units::Generation,
 };
 use serde::de::DeserializeOwned;
 
-use super::wire::{self, Ask, Build, MAX_ANSWER};
+use super::wire::{self, Ask, Build, MAX_ANSWER, Making};
 use crate::vmm::socket::Deadline;
 
 /// How long a daemon that is restarted is waited for.
@@ -281,6 +281,16 @@ impl Vault for HostdClient {
     }
 }
 
+impl HostdClient {
+    fn make(&self, making: Making) -> Result<Option<ImageHash>, Error> {
+        self.call(&Ask::Build(Box::new(making)))
+    }
+}
+
+fn no_image() -> Error {
+    broken(&io::Error::other("it made no image"))
+}
+
 /// Images are made by the daemon: what guests boot from is root's.
 impl Builder for HostdClient {
     fn ensure_image(
@@ -289,6 +299,19 @@ impl Builder for HostdClient {
         _progress: &Arc<dyn Progress>,
     ) -> Result<ImageHash, Error> {
         let BuildOrder { source, profile, role, rebuild, timeout } = order.clone();
-        self.call(&Ask::EnsureImage(Build { source, profile, role, rebuild, timeout }))
+        self.make(Making::Ensure(Build { source, profile, role, rebuild, timeout }))?
+            .ok_or_else(no_image)
+    }
+
+    fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {
+        self.make(Making::Find(request.clone()))
+    }
+
+    fn import_root(
+        &self,
+        root: &BuiltRoot,
+        _progress: &Arc<dyn Progress>,
+    ) -> Result<ImageHash, Error> {
+        self.make(Making::Import(root.clone()))?.ok_or_else(no_image)
     }
 }

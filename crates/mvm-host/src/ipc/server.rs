@@ -21,7 +21,7 @@ use std::{
 
 use mvm_core::{
     Error, ErrorKind,
-    port::{BuildOrder, Builder, Homes, Host, LogPlace, Progress, ProgressStep, Vault},
+    port::{Builder, Homes, Host, LogPlace, Progress, ProgressStep, Vault},
 };
 use serde::Serialize;
 
@@ -29,7 +29,7 @@ use super::{
     admitted::AdmittedHost,
     home::Keeper,
     scope::{self, Scope},
-    wire::{self, Ask, Build, MAX_REQUEST},
+    wire::{self, Ask, MAX_REQUEST, Making},
 };
 use crate::{
     guest, local::LocalHost, roots::Roots, secrets::LocalVault, vmm::console, vmm::place::Place,
@@ -216,11 +216,13 @@ impl Caller<'_> {
                 host.admit(Some(&tenant))?;
                 said(LocalVault::new(self.roots().clone(), |_| None).keys(&tenant, epoch))
             }
-            Ask::EnsureImage(Build { source, profile, role, rebuild, timeout }) => {
-                host.admit(None)?;
-                let order = BuildOrder { source, profile, role, rebuild, timeout };
+            Ask::Build(making) => {
+                match &*making {
+                    Making::Ensure(_) | Making::Find(_) => host.admit(None)?,
+                    Making::Import(root) => host.admit_instance(&root.instance)?,
+                }
                 let quiet: Arc<dyn Progress> = Arc::new(Quiet);
-                said(self.server.builder.ensure_image(&order, &quiet))
+                said(making.by(&*self.server.builder, &quiet))
             }
         }
     }

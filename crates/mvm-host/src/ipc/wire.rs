@@ -11,16 +11,18 @@ use std::{
         fd::{BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    sync::Arc,
 };
 
 use mvm_core::{
+    Error,
     effect::{Effect, Firewall},
-    id::{InstanceRef, OperationId, PoolRef, Subject, TenantId},
+    id::{ImageHash, InstanceRef, OperationId, PoolRef, Subject, TenantId},
     instance::Instance,
     net::Network,
     operation::Rebuild,
     pool::{Role, Source},
-    port::LogSource,
+    port::{BuildOrder, Builder, BuiltRoot, LogSource, Progress, RequestKey},
     units::{Generation, Seconds},
 };
 use rustix::net::{
@@ -102,8 +104,41 @@ pub enum Ask {
         /// At least of this epoch.
         epoch: Generation,
     },
-    /// `Builder::ensure_image`; answered with its hash.
-    EnsureImage(Build),
+    /// What a builder does; answered with an image's hash, or none.
+    Build(Box<Making>),
+}
+
+/// What a builder does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Making {
+    /// `Builder::ensure_image`.
+    Ensure(Build),
+    /// `Builder::find_image`.
+    Find(RequestKey),
+    /// `Builder::import_root`.
+    Import(BuiltRoot),
+}
+
+impl Making {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Those of the builder.
+    pub fn by(
+        self,
+        builder: &dyn Builder,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Option<ImageHash>, Error> {
+        match self {
+            Self::Ensure(Build { source, profile, role, rebuild, timeout }) => {
+                let order = BuildOrder { source, profile, role, rebuild, timeout };
+                builder.ensure_image(&order, progress).map(Some)
+            }
+            Self::Find(request) => builder.find_image(&request),
+            Self::Import(root) => builder.import_root(&root, progress).map(Some),
+        }
+    }
 }
 
 /// What a builder is asked for.

@@ -17,10 +17,12 @@ use mvm_core::{
     meter::{CopyReport, GuestMetrics, Meter, Pressure},
     net::Network,
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
+    pool::Role,
     port::{
-        BuildOrder, Builder, Clock, Console, ExecRequest, ExecStatus, ExecStreams, Finding, Guest,
-        GuestAct, GuestAnswer, Host, Lock, Locks, Logs, ProbeOutcome, ProbeTarget, Progress,
-        SecretsToSeal, Store, Table, Transaction, Vault, Wanted,
+        BuildOrder, Builder, BuiltRoot, Clock, Console, ExecRequest, ExecStatus, ExecStreams,
+        Finding, Flake, FlakeSource, Guest, GuestAct, GuestAnswer, Host, Lock, Locks, Logs,
+        ProbeOutcome, ProbeTarget, Progress, RequestKey, SecretsToSeal, Sources, Store, Table,
+        Transaction, Vault, Wanted,
     },
     secrets::SecretsSource,
     units::{Generation, Timestamp},
@@ -333,6 +335,30 @@ impl Builder for Process {
             Ok(image)
         })
     }
+
+    fn find_image(&self, _: &RequestKey) -> Result<Option<ImageHash>, Error> {
+        self.through(&Call::of("find image", None), || Ok(None))
+    }
+
+    fn import_root(&self, root: &BuiltRoot, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
+        self.through(&Call::of("import root", Some(&root.instance.instance)), || {
+            let image = self.sim.image.clone();
+            self.sim.machine.world().images.insert(image.clone());
+            Ok(image)
+        })
+    }
+}
+
+impl Sources for Process {
+    fn flake(&self, reference: &str, _: &str, _: &Role, _: &ImageHash) -> Result<Flake, Error> {
+        self.through(&Call::of("read a flake", None), || {
+            Ok(Flake { source: FlakeSource::Reference(reference.to_owned()), key: None })
+        })
+    }
+
+    fn build_log(&self, pool: &PoolRef) -> Result<(Box<dyn Write + Send>, String), Error> {
+        Ok((Box::new(std::io::sink()), format!("{pool}/build.log")))
+    }
 }
 
 impl Vault for Process {
@@ -380,12 +406,13 @@ impl Clock for Process {
 const WAITING: ErrorKind = ErrorKind::Unavailable;
 
 /// Locks are taken downwards only (see [`Subject`]), else two processes may wait for each other.
-const fn rank(subject: &Subject) -> u8 {
+fn rank(subject: &Subject) -> u8 {
     match subject {
         Subject::Tenant(_) => 0,
-        Subject::Pool(_) => 1,
-        Subject::Instance(_) => 2,
-        Subject::Firewall => 3,
+        Subject::Pool(pool) if pool.is_of_builders() => 1,
+        Subject::Pool(_) => 2,
+        Subject::Instance(_) => 3,
+        Subject::Firewall => 4,
     }
 }
 

@@ -54,6 +54,7 @@ impl Mvm {
             guest: port.clone(),
             store: port.clone(),
             builder: port.clone(),
+            sources: port.clone(),
             vault: port.clone(),
             clock: port.clone(),
             locks: port,

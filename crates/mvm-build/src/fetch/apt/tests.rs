@@ -25,6 +25,15 @@ fn two_versions_of_a_package_are_two_records() {
 }
 
 #[test]
+fn a_version_that_is_installed_and_in_no_index_is_passed_over() {
+    let installed = "Package: a\nStatus: install ok installed\nVersion: 1\n";
+    let listed = format!("Package: a\nVersion: 2\nSize: 7\nSHA256: {}\n", "ab".repeat(32));
+    let found = parse_index(&format!("{listed}\n{installed}")).unwrap();
+    let versions: Vec<_> = found["a"].iter().map(|r| r.package.version.as_str()).collect();
+    assert_eq!(versions, ["2"]);
+}
+
+#[test]
 fn an_entry_without_a_digest_is_refused() {
     let error = parse_index("Package: a\nVersion: 1\nSize: 7\nMD5sum: 00\n").unwrap_err();
     assert!(matches!(error, AptError::NoDigest { .. }));

@@ -1,0 +1,192 @@
+//! A root that was made elsewhere, as a tar stream, into an image.
+//!
+//! The image is named by what is in the root: paths, modes, owners, contents. When and in which order that
+//! was written has no part in it, so that two builds of one thing are one image. The stream comes from
+//! people who may mean harm; [`crate::untar`] reads it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+
+use crate::assemble::{AssembleError, Assembly, Contents, Order};
+use crate::guest_kernel::KernelFiles;
+use crate::hash::ContentHash;
+use crate::progress::OnProgress;
+use crate::recipe::{Input, InputKind, Key};
+use crate::store::Image;
+use crate::tree::{TreeLimits, TreePath};
+use crate::untar::{self, UntarError, What};
+
+/// Bounds of a root: what a large closure is, with room.
+const LIMITS: TreeLimits = TreeLimits { entries: 1_000_000, bytes: 16 << 30 };
+
+/// A root to make an image of.
+#[derive(Debug)]
+pub struct BuiltTree<'a> {
+    /// The image's name.
+    pub name: &'a str,
+    /// A tar stream whose entries lie below one directory.
+    pub stream: File,
+    /// The image whose kernel boots it.
+    pub base: &'a Image,
+    /// What was asked for, as [`Assembly::request`] gives it; none when the same question may have
+    /// another answer.
+    pub request: Option<ContentHash>,
+}
+
+/// Why there is no image of a root.
+#[derive(Debug, thiserror::Error)]
+pub enum RootImageError {
+    /// The stream is damaged, or holds what an image can't.
+    #[error("cannot read the root")]
+    Untar(#[from] UntarError),
+    /// The stream can't be read twice.
+    #[error("cannot read the root again")]
+    Read(#[from] io::Error),
+    /// There is nothing in it.
+    #[error("the root is empty")]
+    Empty,
+    /// The image could not be assembled.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+}
+
+impl BuiltTree<'_> {
+    /// Makes sure that the image of this root is in the assembly's store.
+    ///
+    /// # Errors
+    /// When the stream makes no root, or the disk refuses.
+    pub fn build(
+        self,
+        assembly: &Assembly<'_>,
+        on: OnProgress<'_>,
+    ) -> Result<Image, RootImageError> {
+        let mut stream = self.stream;
+        stream.rewind()?;
+        let content = content(BufReader::new(&stream))?;
+        let (kernel, mut inputs) = KernelFiles::of_image(self.base);
+        inputs.push(Input {
+            kind: InputKind::Root,
+            name: self.name.to_owned(),
+            version: None,
+            sha256: content,
+        });
+        let request = self.request;
+        let request = request.unwrap_or_else(|| assembly.request(&["root", &content.to_string()]));
+        let order = Order { name: self.name, request, inputs, limits: LIMITS };
+        assembly.make(order, on, |tree| {
+            stream.rewind()?;
+            untar::unpack(BufReader::new(&stream), tree, &below)?;
+            Ok(Contents { kernel, workload: None, notes: Vec::new() })
+        })
+    }
+}
+
+/// A path without the directory that all of the stream lies in.
+fn below(path: &TreePath) -> Option<TreePath> {
+    let (_, rest) = path.as_str().split_once('/')?;
+    TreePath::new(rest).ok()
+}
+
+/// What is in a root, as one hash.
+fn content(stream: impl Read) -> Result<ContentHash, RootImageError> {
+    let mut entries: BTreeMap<TreePath, ContentHash> = BTreeMap::new();
+    untar::each(stream, &mut |found| {
+        let Some(path) = below(&found.path) else { return Ok(()) };
+        let mut key = Key::new("mvm root entry");
+        for number in [u32::from(found.mode), found.uid, found.gid] {
+            key.number(number);
+        }
+        match found.what {
+            What::Directory => key.text("directory"),
+            What::Symlink(target) => {
+                key.text("link");
+                key.text(&target);
+            }
+            What::File { bytes, .. } => {
+                key.text("file");
+                key.text(&ContentHash::of_reader(bytes)?.0.to_string());
+            }
+            // Another name of a file that came before is a file like it.
+            What::Link(target) => {
+                let same = below(&target).and_then(|target| entries.get(&target).copied());
+                entries.insert(path, same.unwrap_or_else(|| key.finish()));
+                return Ok(());
+            }
+            What::Other => return Err(UntarError::Kind(found.path)),
+        }
+        entries.insert(path, key.finish());
+        Ok(())
+    })?;
+    if entries.is_empty() {
+        return Err(RootImageError::Empty);
+    }
+    let mut key = Key::new("mvm root");
+    for (path, entry) in &entries {
+        key.text(path.as_str());
+        key.text(&entry.to_string());
+    }
+    Ok(key.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+    use std::io::Write;
+
+    use super::*;
+
+    /// A tar stream below `root` of files with these modes, contents and times.
+    fn stream(files: &[(&str, u32, &str, u64)]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut directory = tar::Header::new_gnu();
+        directory.set_entry_type(tar::EntryType::Directory);
+        directory.set_mode(0o755);
+        directory.set_uid(0);
+        directory.set_gid(0);
+        directory.set_size(0);
+        archive.append_data(&mut directory, "root", io::empty()).unwrap();
+        for (path, mode, text, time) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(*mode);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(*time);
+            header.set_size(text.len() as u64);
+            archive.append_data(&mut header, format!("root/{path}"), text.as_bytes()).unwrap();
+        }
+        archive.into_inner().unwrap()
+    }
+
+    fn hash(files: &[(&str, u32, &str, u64)]) -> ContentHash {
+        content(&stream(files)[..]).unwrap()
+    }
+
+    #[test]
+    fn a_root_is_named_by_what_is_in_it_and_not_by_when_it_was_written() {
+        let one = hash(&[("a", 0o644, "x", 1), ("b", 0o755, "y", 1)]);
+        assert_eq!(hash(&[("b", 0o755, "y", 7), ("a", 0o644, "x", 9)]), one);
+        for other in [
+            [("a", 0o644, "x", 1), ("b", 0o755, "z", 1)],
+            [("a", 0o644, "x", 1), ("c", 0o755, "y", 1)],
+            [("a", 0o600, "x", 1), ("b", 0o755, "y", 1)],
+        ] {
+            assert_ne!(hash(&other), one);
+        }
+    }
+
+    #[test]
+    fn a_root_with_nothing_in_it_is_none() {
+        assert!(matches!(content(&stream(&[])[..]), Err(RootImageError::Empty)));
+    }
+
+    #[test]
+    fn a_stream_that_ends_early_is_no_root() {
+        let whole = stream(&[("a", 0o644, &"x".repeat(2000), 1)]);
+        let mut cut = tempfile::tempfile().unwrap();
+        cut.write_all(whole.get(..1800).unwrap()).unwrap();
+        cut.rewind().unwrap();
+        assert!(matches!(content(cut), Err(RootImageError::Untar(_))));
+    }
+}
