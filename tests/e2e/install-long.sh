@@ -8,7 +8,7 @@ cd /root/release
 rm /usr/local/bin/mvm*
 export MVM_ASSET_MIRROR=/root/release
 version=$(basename releases/download/v*); version=${version#v}
-names() { find "$1" -mindepth 1 -maxdepth 1 -printf '%f\n' | sort | paste -sd' '; }
+names() { find "$1" -mindepth 1 -maxdepth 1 -printf '%f\n' | LC_ALL=C sort | paste -sd' '; }
 
 say 'installed by hand, for root'
 got=0; sh install.sh || got=$?
@@ -26,7 +26,7 @@ mvm upgrade --check
 mvm --json upgrade --force >/run/upgrade.json
 equal 'installed once more' "$(jq -r '[.act, .version, .former] | join(" ")' /run/upgrade.json)" "installed $version $version"
 python3 /usr/local/lib/mvm-e2e/fits.py upgrade </run/upgrade.json
-equal 'two versions are kept' "$(names /usr/local/bin/.mvm)" "current former $version~1 $version~2"
+equal 'two versions are kept' "$(names /usr/local/bin/.mvm)" "$version~1 $version~2 current former"
 equal 'back' "$(mvm --json upgrade --rollback | jq -r .act)" rolled_back
 equal 'to the first one' "$(readlink /usr/local/bin/.mvm/current)" "$version~1"
 one=$(one_instance acme web)
@@ -41,7 +41,7 @@ say 'the Debian package'
 rm -r /usr/local/bin/mvm* /usr/local/bin/.mvm
 package=$(find releases/download -name '*.deb')
 dpkg --info "$package" | sed -n '/Package:/,$p'
-dpkg --install "$package"
+dpkg --install "$package"; hash -r
 equal 'where it is' "$(command -v mvm)" /usr/bin/mvm
 check 'the user is there' id mvm
 equal 'nothing runs yet' "$(systemctl is-enabled mvm-hostd || true)" disabled
@@ -51,12 +51,12 @@ within 30 test -S /run/mvm/hostd.sock || fail "the daemon does not serve: $(jour
 mvm --quiet tenant create acme
 refused 4 mvm upgrade
 before=$(systemctl show -p MainPID --value mvm-hostd)
-dpkg --install "$package"
+dpkg --install "$package"; hash -r
 check 'a running daemon takes over the new programs' test "$(systemctl show -p MainPID --value mvm-hostd)" != "$before"
 dpkg --remove mvm
 equal 'its daemons are gone' "$(systemctl is-active mvm-hostd || true)" inactive
 dpkg --purge mvm
 check 'what tenants have is not' test -d /var/lib/mvm/tenants/acme -a -f /var/lib/mvm/store/state.db
-dpkg --install "$package"
+dpkg --install "$package"; hash -r
 check 'and is there for the next one' mvm tenant info acme
 mvm --quiet tenant destroy acme --force

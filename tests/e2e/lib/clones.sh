@@ -2,7 +2,7 @@
 source /usr/local/lib/mvm-e2e/prelude.sh
 COUNT=${COUNT:-12}
 
-started() { mvm --json events acme --event InstanceStarted | jq -r --arg i "${1##*/}" --arg f "$2" '[.[] | select(.instance == $i) | .detail[$f]] | last'; }
+started() { mvm --json events acme --last 200 --event InstanceStarted | jq -r --arg i "${1##*/}" --arg f "$2" '[.[] | select(.instance == $i) | .detail[$f]] | last'; }
 refusals() { mvm --json events acme --event BaseRefused | jq -r '.[].reason'; }
 base_of() { find "/var/lib/mvm/tenants/acme/pools/$1/artifacts" -type d -name 'base-*'; }
 vmm() { mvm --json instance list "$1" | jq -r '.[0].pid'; }
@@ -75,7 +75,7 @@ mvm --quiet pool scale acme/burst --running 1
 mvm --quiet pool scale acme/burst --running "$COUNT"
 mapfile -t all < <(mvm --json instance list acme/burst | jq -r '.[].instance')
 equal 'all of them run' "$(states acme/burst)" "$(yes Running | head -n "$COUNT" | xargs)"
-equal 'all but the first are clones' "$(mvm --json events acme --event InstanceStarted | jq '[.[] | select(.pool == "burst" and .detail.by == "clone")] | length')" $((COUNT - 1))
+equal 'all but the first are clones' "$(mvm --json events acme --last 200 --event InstanceStarted | jq '[.[] | select(.pool == "burst" and .detail.by == "clone")] | length')" $((COUNT - 1))
 facts='hostname; cat /etc/machine-id /sys/class/net/eth0/address /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid
     ip -4 -o addr show eth0 | awk "{print \$4}"
     head -c 32 /dev/urandom | sha256sum; head -c 32 /dev/random | sha256sum
