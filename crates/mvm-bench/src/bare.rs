@@ -30,6 +30,8 @@ pub(crate) struct Parts {
     pub(crate) base: PathBuf,
     /// Kernel.
     pub(crate) kernel: PathBuf,
+    /// Initramfs, if it has one.
+    pub(crate) initrd: Option<PathBuf>,
     /// Read-only root.
     pub(crate) root: PathBuf,
     /// A config drive, up to where it is zero.
@@ -70,9 +72,19 @@ impl Bare {
             "/machine-config",
             &format!(r#"{{"vcpu_count":1,"mem_size_mib":{}}}"#, parts.memory),
         )?;
+        let initrd = match &parts.initrd {
+            Some(initrd) => {
+                fs::hard_link(initrd, vm.jail.join("initrd"))?;
+                r#","initrd_path":"initrd""#
+            }
+            None => "",
+        };
         vm.put(
             "/boot-source",
-            &format!(r#"{{"kernel_image_path":"vmlinux","boot_args":"{}"}}"#, parts.args),
+            &format!(
+                r#"{{"kernel_image_path":"vmlinux"{initrd},"boot_args":"{}"}}"#,
+                parts.args
+            ),
         )?;
         for (name, file, root) in [("rootfs", "rootfs", true), ("config", "config.ext2", false)] {
             vm.put(

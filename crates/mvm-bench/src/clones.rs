@@ -165,7 +165,7 @@ fn sizes(run: &Run, results: &mut Results, progress: &mut dyn io::Write) -> Resu
     let _ = writeln!(progress, "sizes");
     let mut all = Vec::new();
     for mib in SIZES {
-        let of = another(run, "plain", &format!("m{mib}"), mib)?;
+        let of = run.another("plain", &format!("m{mib}"), "default", mib)?;
         run.timed(&of, Move::Start)?;
         run.timed(&of, Move::Sleep)?;
         run.timed(&of, Move::Wake)?;
@@ -197,7 +197,7 @@ fn sealed(run: &Run, results: &mut Results, progress: &mut dyn io::Write) -> Res
 /// Fifty at once; then what each has for itself.
 fn burst(run: &Run, results: &mut Results, progress: &mut dyn io::Write) -> Result<(), Error> {
     let _ = writeln!(progress, "burst");
-    let first = another(run, "plain", "burst", SMALL)?;
+    let first = run.another("plain", "burst", "default", SMALL)?;
     run.timed(&first, Move::Start)?;
     run.timed(&first, Move::Stop)?;
     let mut all = vec![first.clone()];
@@ -230,24 +230,6 @@ fn burst(run: &Run, results: &mut Results, progress: &mut dyn io::Write) -> Resu
         drop(run.timed(of, Move::Stop));
     }
     Ok(())
-}
-
-fn another(run: &Run, tenant: &str, pool: &str, mib: u32) -> Result<InstanceRef, Error> {
-    let pool: PoolRef = format!("{tenant}/{pool}")
-        .parse()
-        .map_err(|error: mvm::InvalidId| failed("a name", &error))?;
-    let resources = Resources::new(Vcpus(1), Mib(mib), Mib(0));
-    let image = Source::Image("default".to_owned());
-    run.mvm.pool_create(&run.cx, NewPool::of_workers(pool.clone(), image, resources))?;
-    run.mvm.pool_build(&run.cx, &pool)?;
-    made(run.mvm.instance_create(&run.cx, &pool, &[], None)?.made)
-}
-
-fn made(made: Option<Made>) -> Result<InstanceRef, Error> {
-    match made {
-        Some(Made::Instance(made)) => Ok(made.instance),
-        other => Err(failed("no instance was made", &format!("{other:?}"))),
-    }
 }
 
 /// What a process has that no other one shares, in KiB.

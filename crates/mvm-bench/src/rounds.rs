@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -12,6 +13,7 @@ use mvm::{
     Resources, Source,
     units::{Mib, Vcpus},
 };
+use mvm_core::port::{Progress, ProgressStep};
 
 use crate::{bare::Parts, collect::output_of};
 
@@ -48,9 +50,46 @@ impl Samples {
     }
 }
 
+/// When each step of what is done began, by what the engine tells of its progress.
+#[derive(Default)]
+pub(crate) struct Steps(Mutex<Vec<(String, Instant)>>);
+
+impl Steps {
+    /// Those since the last call.
+    fn take(&self) -> Vec<(String, Instant)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Progress for Steps {
+    fn report(&self, step: &ProgressStep) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((step.activity.clone(), Instant::now()));
+    }
+}
+
+/// What an act took.
+pub(crate) struct Took {
+    /// All of it.
+    pub(crate) whole: Duration,
+    /// What lay before its first step, then each step.
+    pub(crate) steps: Vec<(String, Duration)>,
+}
+
+impl Took {
+    /// Up to the beginning of a step; all of it where there is none of this name.
+    pub(crate) fn until(&self, step: &str) -> Duration {
+        let Some(at) = self.steps.iter().position(|(name, _)| name == step) else {
+            return self.whole;
+        };
+        self.steps.iter().take(at).map(|(_, took)| *took).sum()
+    }
+}
+
 pub(crate) struct Run {
     pub(crate) mvm: Mvm,
     pub(crate) cx: Context,
+    pub(crate) steps: Arc<Steps>,
     pub(crate) rounds: u32,
 }
 
@@ -70,25 +109,48 @@ fn quotas() -> Quotas {
 }
 
 impl Run {
+    /// A tenant, a pool with the usual image and one instance.
     pub(crate) fn instance(&self, tenant: &str, keyed: bool) -> Result<InstanceRef, Error> {
-        let invalid = |error: mvm::InvalidId| failed("a name", &error);
-        let id = tenant.parse().map_err(invalid)?;
+        let id = tenant.parse().map_err(|error: mvm::InvalidId| failed("a name", &error))?;
         self.mvm.tenant_create(&self.cx, &id, (None, None), quotas(), keyed)?;
-        let pool: PoolRef = format!("{tenant}/bench").parse().map_err(invalid)?;
-        let resources = Resources::new(Vcpus(1), Mib(MEMORY), Mib(0));
-        let image = Source::Image("default".to_owned());
+        self.another(tenant, "bench", "default", MEMORY)
+    }
+
+    /// A pool of a tenant with one instance of this image and memory in MiB.
+    pub(crate) fn another(
+        &self,
+        tenant: &str,
+        pool: &str,
+        image: &str,
+        mib: u32,
+    ) -> Result<InstanceRef, Error> {
+        let pool: PoolRef = format!("{tenant}/{pool}")
+            .parse()
+            .map_err(|error: mvm::InvalidId| failed("a name", &error))?;
+        let resources = Resources::new(Vcpus(1), Mib(mib), Mib(0));
+        let image = Source::Image(image.to_owned());
         self.mvm.pool_create(&self.cx, NewPool::of_workers(pool.clone(), image, resources))?;
         self.mvm.pool_build(&self.cx, &pool)?;
-        match self.mvm.instance_create(&self.cx, &pool, &[], None)?.made {
-            Some(Made::Instance(made)) => Ok(made.instance),
-            other => Err(failed("no instance was made", &format!("{other:?}"))),
-        }
+        made(self.mvm.instance_create(&self.cx, &pool, &[], None)?.made)
     }
 
     pub(crate) fn timed(&self, instance: &InstanceRef, wish: Move) -> Result<Duration, Error> {
         let began = Instant::now();
         self.mvm.instance_move(&self.cx, instance, wish, Drain::Ask)?;
         Ok(began.elapsed())
+    }
+
+    /// As [`Run::timed`], step by step; nothing else may be done meanwhile.
+    pub(crate) fn stepped(&self, instance: &InstanceRef, wish: Move) -> Result<Took, Error> {
+        drop(self.steps.take());
+        let began = Instant::now();
+        self.mvm.instance_move(&self.cx, instance, wish, Drain::Ask)?;
+        let ended = Instant::now();
+        let mut marks = vec![("look".to_owned(), began)];
+        marks.extend(self.steps.take());
+        let next = marks.iter().skip(1).map(|(_, at)| *at).chain([ended]);
+        let steps = marks.iter().zip(next).map(|((name, at), next)| (name.clone(), next - *at));
+        Ok(Took { whole: ended - began, steps: steps.collect() })
     }
 
     /// The guest's command line, without what Firecracker adds itself.
@@ -103,6 +165,14 @@ impl Run {
     }
 }
 
+pub(crate) fn made(made: Option<Made>) -> Result<InstanceRef, Error> {
+    match made {
+        Some(Made::Instance(made)) => Ok(made.instance),
+        other => Err(failed("no instance was made", &format!("{other:?}"))),
+    }
+}
+
+/// What a bare VM needs to be this instance, which runs.
 pub(crate) fn parts(run: &Run, instance: &InstanceRef) -> Result<Parts, Error> {
     let data = Path::new("/var/lib/mvm");
     let pool = run.mvm.pool_info(&instance.pool_ref())?;
@@ -119,6 +189,7 @@ pub(crate) fn parts(run: &Run, instance: &InstanceRef) -> Result<Parts, Error> {
     Ok(Parts {
         binaries: data.join("binaries/firecracker-1.12.1"),
         kernel: image.join("vmlinux"),
+        initrd: Some(image.join("initrd.img")).filter(|path| path.exists()),
         root: image.join("rootfs.squashfs"),
         config,
         args: run.boot_args(instance)?,

@@ -15,11 +15,12 @@ mod start_wake;
 use std::{
     io::{self, Write as _},
     process::ExitCode,
+    sync::Arc,
 };
 
 use mvm::{Actor, Config, Context, Mvm, Overrides};
 
-use rounds::{Run, failed};
+use rounds::{Run, Steps, failed};
 
 /// What MVM_LOG asks for goes to standard error, to see where time goes.
 fn log() {
@@ -41,7 +42,11 @@ fn main() -> ExitCode {
     let rounds = words.next().and_then(|text| text.parse().ok()).unwrap_or(15);
     let done = Config::read(&Overrides::default())
         .and_then(|config| Mvm::open(&config))
-        .map(|mvm| Run { mvm, cx: Context::silent(Actor::Uid(0)), rounds })
+        .map(|mvm| {
+            let steps = Arc::new(Steps::default());
+            let cx = Context { progress: steps.clone(), ..Context::silent(Actor::Uid(0)) };
+            Run { mvm, cx, steps, rounds }
+        })
         .and_then(|run| match what.as_str() {
             "start-wake" => start_wake::run(&run, &mut io::stderr()),
             "clones" => clones::run(&run, &mut io::stderr()),
