@@ -14,11 +14,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mvm::{
-    Error, InstanceRef, Made, Move, NewPool, PoolRef, Resources, Source,
-    units::{Mib, Vcpus},
+use mvm::{Error, InstanceRef, Move};
+use mvm_core::{
+    id::InstanceId,
+    layout::{self, data},
+    meter::Paging,
 };
-use mvm_core::meter::Paging;
+use mvm_host::vmm::{pager, place::Place, touched};
 use mvm_pager::{
     CHUNK, Cipher,
     seal::{Binding, Piece, TAG},
@@ -26,7 +28,7 @@ use mvm_pager::{
 
 use crate::{
     bare::{Bare, Parts},
-    rounds::{FROZEN, MEMORY, Run, Samples, failed, parts},
+    rounds::{FROZEN, MEMORY, Run, Samples, failed, made, parts},
 };
 
 /// How many clones start at once.
@@ -45,6 +47,9 @@ struct Results {
     boot: Samples,
     bare_load: Samples,
     clone: Samples,
+    /// A clone's start up to its agent's first reply, then step by step.
+    reply: Samples,
+    steps: Vec<(String, Samples)>,
     sleep: Samples,
     first_wake: Samples,
     second_wake: Samples,
@@ -53,6 +58,8 @@ struct Results {
     sizes: BTreeMap<u32, Samples>,
     sealed_wake: Samples,
     opened: Vec<u64>,
+    brought: Vec<u64>,
+    used: Vec<u64>,
     cipher: f64,
     burst: Samples,
     burst_failed: usize,
@@ -139,7 +146,15 @@ fn clones(
         results.bare_private.push(private_kib(vm.pid().map_err(bare_failed)?));
     }
     vm.end().map_err(bare_failed)?;
-    results.clone.0.push(run.timed(of, Move::Start)?);
+    let took = run.stepped(of, Move::Start)?;
+    results.clone.0.push(took.whole);
+    results.reply.0.push(took.reply);
+    for (place, (name, took)) in took.steps.into_iter().enumerate() {
+        match results.steps.get_mut(place) {
+            Some((_, samples)) => samples.0.push(took),
+            None => results.steps.push((name, Samples(vec![took]))),
+        }
+    }
     for told in [first, Told::ByItself] {
         results.sleep.0.push(run.timed(of, Move::Sleep)?);
         let took = run.timed(of, Move::Wake)?;
@@ -189,9 +204,36 @@ fn sealed(run: &Run, results: &mut Results, progress: &mut dyn io::Write) -> Res
     for _ in 0..run.rounds {
         run.timed(&of, Move::Sleep)?;
         results.sealed_wake.0.push(run.timed(&of, Move::Wake)?);
-        results.opened.push(paging(run, &of)?.brought_pages * 4096);
+        let did = paging(run, &of)?;
+        results.opened.push(did.brought_pages * 4096);
+        let (brought, used) = touched(run, &of)?;
+        results.brought.push(brought * 4096);
+        results.used.push(used * 4096);
     }
     run.timed(&of, Move::Stop).map(drop)
+}
+
+/// Where the host keeps things of this instance.
+fn place_of(instance: &InstanceId) -> Place {
+    let jail = Path::new("/var/lib/mvm").join(data::jail(instance));
+    Place {
+        instance: instance.clone(),
+        records: Path::new("/run/mvm").join(layout::run::instance(instance)),
+        ram: Path::new("/run/mvm").join(layout::run::ram(instance)),
+        root: jail.join("root"),
+        jail,
+        cgroup: Path::new("/sys/fs/cgroup").join(layout::cgroup(instance)),
+    }
+}
+
+/// How many pages were brought, and how many of them the guest used.
+fn touched(run: &Run, of: &InstanceRef) -> Result<(u64, u64), Error> {
+    let place = place_of(&of.instance);
+    let Some(vmm) = run.mvm.instance_info(of)?.observed.vmm else { return Ok((0, 0)) };
+    let (regions, pages) = (pager::regions(&place)?, pager::working_set(&place)?);
+    let used = touched::of(vmm.pid, &regions, &pages);
+    let used = used.map_err(|error| failed("what the guest used", &error))?;
+    Ok((pages.len() as u64, used.len() as u64))
 }
 
 /// Fifty at once; then what each has for itself.
@@ -276,7 +318,11 @@ fn page(results: &Results, rounds: u32) -> String {
     results.bare_boot.row("bare boot", &mut page);
     results.boot.row("mvm start by a boot that leaves a base", &mut page);
     results.bare_load.row("bare load and resume", &mut page);
-    results.clone.row("mvm start as a clone", &mut page);
+    results.reply.row("mvm start as a clone, to the agent's reply", &mut page);
+    results.clone.row("mvm start as a clone, all of it", &mut page);
+    for (name, samples) in &results.steps {
+        samples.row(&format!("of it {name}"), &mut page);
+    }
     results.sleep.row("mvm sleep", &mut page);
     results.first_wake.row("mvm wake, the first", &mut page);
     results.second_wake.row("mvm wake, the second", &mut page);
@@ -294,6 +340,8 @@ fn page(results: &Results, rounds: u32) -> String {
     figures(&mut page, "faults of a first wake after another guest's", another);
     figures(&mut page, "faults of the second wake", itself);
     figures(&mut page, "bytes opened at a sealed wake", &results.opened);
+    figures(&mut page, "bytes brought, opened and of the base", &results.brought);
+    figures(&mut page, "bytes of them that the guest used", &results.used);
     figures(&mut page, "private memory of a bare clone, KiB", &results.bare_private);
     figures(&mut page, "private memory of an idle clone, KiB", &results.private);
     verdicts(results, &mut page);
@@ -309,11 +357,19 @@ fn verdicts(results: &Results, page: &mut String) {
         / sizes.iter().copied().fold(f64::NAN, f64::min);
     let burst = &results.burst;
     let lines = [
-        format!("clone by bare load and resume: {:.2}", results.clone.ratio(&results.bare_load)),
+        format!(
+            "clone by bare load and resume, each to the agent's first reply: {:.2}; all of the command: {:.2}",
+            results.reply.ratio(&results.bare_load),
+            results.clone.ratio(&results.bare_load)
+        ),
         format!(
             "bare boot by clone: {:.1}; our boot by clone: {:.1}",
             results.bare_boot.ratio(&results.clone),
             results.boot.ratio(&results.clone)
+        ),
+        format!(
+            "bytes brought by bytes used: {:.2}",
+            middle(&results.brought) / middle(&results.used)
         ),
         format!("the slowest size's wake by the fastest's: {spread:.2}"),
         format!("faults, first wake by second: {:.0}", middle(first) / middle(second)),

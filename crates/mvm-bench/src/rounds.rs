@@ -4,7 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ use mvm::{
     units::{Mib, Vcpus},
 };
 use mvm_core::port::{Progress, ProgressStep};
+use tracing_subscriber::{Layer, layer};
 
 use crate::{bare::Parts, collect::output_of};
 
@@ -50,21 +51,51 @@ impl Samples {
     }
 }
 
-/// When each step of what is done began, by what the engine tells of its progress.
+/// When each step of what is done began, by what the engine tells of its progress, and when a guest first
+/// answered, by what the host logs.
+#[derive(Clone, Default)]
+pub(crate) struct Steps(Arc<Mutex<Heard>>);
+
 #[derive(Default)]
-pub(crate) struct Steps(Mutex<Vec<(String, Instant)>>);
+struct Heard {
+    steps: Vec<(String, Instant)>,
+    reply: Option<Instant>,
+}
 
 impl Steps {
+    fn lock(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Those since the last call.
     fn take(&self) -> Vec<(String, Instant)> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut self.lock().steps)
+    }
+
+    /// The first answer since the last call.
+    fn take_reply(&self) -> Option<Instant> {
+        self.lock().reply.take()
     }
 }
 
 impl Progress for Steps {
     fn report(&self, step: &ProgressStep) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.push((step.activity.clone(), Instant::now()));
+        self.lock().steps.push((step.activity.clone(), Instant::now()));
+    }
+}
+
+/// What `mvm_host::guest` logs of a guest that was loaded.
+const ANSWERS: &str = "the guest answers its first word";
+
+impl<S: tracing::Subscriber> Layer<S> for Steps {
+    fn on_event(&self, event: &tracing::Event<'_>, _: layer::Context<'_, S>) {
+        let mut is_answer = false;
+        event.record(&mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+            is_answer |= field.name() == "message" && format!("{value:?}") == ANSWERS;
+        });
+        if is_answer {
+            self.lock().reply.get_or_insert_with(Instant::now);
+        }
     }
 }
 
@@ -72,24 +103,17 @@ impl Progress for Steps {
 pub(crate) struct Took {
     /// All of it.
     pub(crate) whole: Duration,
+    /// Up to its guest's first answer; all of it when no guest answered.
+    pub(crate) reply: Duration,
     /// What lay before its first step, then each step.
     pub(crate) steps: Vec<(String, Duration)>,
 }
 
-impl Took {
-    /// Up to the beginning of a step; all of it where there is none of this name.
-    pub(crate) fn until(&self, step: &str) -> Duration {
-        let Some(at) = self.steps.iter().position(|(name, _)| name == step) else {
-            return self.whole;
-        };
-        self.steps.iter().take(at).map(|(_, took)| *took).sum()
-    }
-}
 
 pub(crate) struct Run {
     pub(crate) mvm: Mvm,
     pub(crate) cx: Context,
-    pub(crate) steps: Arc<Steps>,
+    pub(crate) steps: Steps,
     pub(crate) rounds: u32,
 }
 
@@ -111,9 +135,14 @@ fn quotas() -> Quotas {
 impl Run {
     /// A tenant, a pool with the usual image and one instance.
     pub(crate) fn instance(&self, tenant: &str, keyed: bool) -> Result<InstanceRef, Error> {
+        self.tenant(tenant, keyed)?;
+        self.another(tenant, "bench", "default", MEMORY)
+    }
+
+    pub(crate) fn tenant(&self, tenant: &str, keyed: bool) -> Result<(), Error> {
         let id = tenant.parse().map_err(|error: mvm::InvalidId| failed("a name", &error))?;
         self.mvm.tenant_create(&self.cx, &id, (None, None), quotas(), keyed)?;
-        self.another(tenant, "bench", "default", MEMORY)
+        Ok(())
     }
 
     /// A pool of a tenant with one instance of this image and memory in MiB.
@@ -142,7 +171,7 @@ impl Run {
 
     /// As [`Run::timed`], step by step; nothing else may be done meanwhile.
     pub(crate) fn stepped(&self, instance: &InstanceRef, wish: Move) -> Result<Took, Error> {
-        drop(self.steps.take());
+        drop((self.steps.take(), self.steps.take_reply()));
         let began = Instant::now();
         self.mvm.instance_move(&self.cx, instance, wish, Drain::Ask)?;
         let ended = Instant::now();
@@ -150,7 +179,8 @@ impl Run {
         marks.extend(self.steps.take());
         let next = marks.iter().skip(1).map(|(_, at)| *at).chain([ended]);
         let steps = marks.iter().zip(next).map(|((name, at), next)| (name.clone(), next - *at));
-        Ok(Took { whole: ended - began, steps: steps.collect() })
+        let reply = self.steps.take_reply().unwrap_or(ended) - began;
+        Ok(Took { whole: ended - began, reply, steps: steps.collect() })
     }
 
     /// The guest's command line, without what Firecracker adds itself.
@@ -193,7 +223,7 @@ pub(crate) fn parts(run: &Run, instance: &InstanceRef) -> Result<Parts, Error> {
         root: image.join("rootfs.squashfs"),
         config,
         args: run.boot_args(instance)?,
-        memory: MEMORY,
+        memory: run.mvm.instance_info(instance)?.record.resources.mem_mib.0,
         bridge: format!("br-tenant-{}", view.record.network.net),
         base,
     })

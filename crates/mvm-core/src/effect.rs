@@ -148,8 +148,8 @@ pub enum BaseAct {
     /// does the guest then. Nothing happens while another guest's is being kept. Inverse:
     /// [`BaseAct::Remove`].
     Take,
-    /// A clone of the base loaded, vCPUs paused, held at its start gate → phase Paused(Warm), origin
-    /// Base.
+    /// A clone of the base loaded and running, held at its start gate → phase Running, origin Base.
+    /// Nothing is lost with one that nobody tells who it is.
     Load,
     /// No base of this image and size → `base`. What runs or sleeps on it keeps its pages.
     Remove,

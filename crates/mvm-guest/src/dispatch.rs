@@ -12,7 +12,8 @@ use crate::failure::Outcome;
 use crate::link::Link;
 use crate::{drives, health, identity, integrations, probe, quiesce, routes, wake, workload};
 
-/// Whether a request is answered at once by the thread that reads, rather than by its own.
+/// Whether a request is answered by the thread that reads, rather than by its own: what is done at once,
+/// and what nothing else can be asked beside, for a thread more costs a clone pages that it has to copy.
 pub(crate) fn is_quick(request: &Request) -> bool {
     matches!(
         request,
@@ -20,6 +21,7 @@ pub(crate) fn is_quick(request: &Request) -> bool {
             | Request::Status {}
             | Request::Metrics {}
             | Request::Wake(_)
+            | Request::Configure(_)
             | Request::Thaw {}
     )
 }

@@ -323,7 +323,9 @@ fn tell_present(
     for _ in 0..TELLINGS {
         let word = Request::Wake(word().map_err(Lost::Host)?);
         let told = Instant::now();
-        match ask(link, word)? {
+        let answer = ask(link, word)?;
+        tracing::debug!("the guest answers its first word");
+        match answer {
             GuestAnswer::Done if told.elapsed() < OLD => break,
             GuestAnswer::Done => {}
             other @ (GuestAnswer::Refused(_) | GuestAnswer::Silent | GuestAnswer::Partly(_)) => {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{index::PAGE, uffd::Uffd};
@@ -20,7 +20,7 @@ use crate::{index::PAGE, uffd::Uffd};
 const MESSAGE_MAX: usize = 4096;
 
 /// A part of the guest's memory in the VMM's address space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Region {
     /// Its first address there.
     #[serde(rename = "base_host_virt_addr")]

@@ -136,6 +136,7 @@ fn answer(control: &UnixListener, server: &Server) {
                 let pages = server.working_set().iter().flat_map(|page| page.to_le_bytes());
                 stream.write_all(&pages.collect::<Vec<u8>>())
             }
+            Some(Ask::Regions) => stream.write_all(&serde_json::to_vec(server.regions())?),
             None => Ok(()),
         }
     };

@@ -45,6 +45,10 @@ impl Place {
         Self { uffd, regions, served: Bits::new(pages), removed: Bits::new(pages) }
     }
 
+    pub(crate) fn regions(&self) -> &[Region] {
+        &self.regions
+    }
+
     /// What happened since.
     pub(crate) fn read<'a>(
         &self,

@@ -155,6 +155,12 @@ impl Server {
         &self.working_set
     }
 
+    /// Where the guest's memory lies in the VMM.
+    #[must_use]
+    pub fn regions(&self) -> &[Region] {
+        self.place.regions()
+    }
+
     /// Serves until the VMM is gone or `control` can be read. `vmm` is the VMM's pidfd: a userfaultfd
     /// does not tell that the memory behind it is gone.
     ///

@@ -192,6 +192,11 @@ pub enum Ask {
     Stats,
     /// Answer with the working set, a `u32` little-endian for each page.
     WorkingSet,
+    /// Answer with where the guest's memory lies in the VMM, a list of [`Region`] as JSON. A pager of an
+    /// older release answers nothing.
+    ///
+    /// [`Region`]: crate::handshake::Region
+    Regions,
 }
 
 impl Ask {
@@ -201,6 +206,7 @@ impl Ask {
         match self {
             Self::Stats => b's',
             Self::WorkingSet => b'w',
+            Self::Regions => b'r',
         }
     }
 
@@ -210,6 +216,7 @@ impl Ask {
         match byte {
             b's' => Some(Self::Stats),
             b'w' => Some(Self::WorkingSet),
+            b'r' => Some(Self::Regions),
             _ => None,
         }
     }

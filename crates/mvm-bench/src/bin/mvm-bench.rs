@@ -1,10 +1,12 @@
-//! Benchmarks against the bare Firecracker sequence, in one run on one host: `start-wake`, `clones`.
+//! Benchmarks against the bare Firecracker sequence, in one run on one host: `start-wake`, `clones`, `cold`.
 //! Each prints a page with every raw sample.
 
 #[path = "../bare.rs"]
 mod bare;
 #[path = "../clones.rs"]
 mod clones;
+#[path = "../cold.rs"]
+mod cold;
 #[path = "../collect.rs"]
 mod collect;
 #[path = "../rounds.rs"]
@@ -19,36 +21,42 @@ use std::{
 };
 
 use mvm::{Actor, Config, Context, Mvm, Overrides};
+use tracing_subscriber::{
+    Layer as _,
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::SubscriberExt as _,
+    registry,
+    util::SubscriberInitExt as _,
+};
 
 use rounds::{Run, Steps, failed};
 
-/// What MVM_LOG asks for goes to standard error, to see where time goes.
-fn log() {
-    use tracing_subscriber::{
-        Layer as _, filter::Targets, fmt, layer::SubscriberExt as _, registry,
-        util::SubscriberInitExt as _,
-    };
-    if let Some(filter) = std::env::var("MVM_LOG").ok().and_then(|text| text.parse().ok()) {
-        let filter: Targets = filter;
-        let _ =
-            registry().with(fmt::layer().with_writer(io::stderr).with_filter(filter)).try_init();
-    }
+/// What MVM_LOG asks for goes to standard error, to see where time goes; what the host tells of its guests
+/// goes to `steps`.
+fn log(steps: Steps) {
+    let guests = Targets::new().with_target("mvm_host::guest", LevelFilter::DEBUG);
+    let asked = std::env::var("MVM_LOG").ok().and_then(|text| text.parse().ok());
+    let told = asked.map(|filter: Targets| fmt::layer().with_writer(io::stderr).with_filter(filter));
+    let _ = registry().with(steps.with_filter(guests)).with(told).try_init();
 }
 
 fn main() -> ExitCode {
-    log();
+    let steps = Steps::default();
+    log(steps.clone());
     let mut words = std::env::args().skip(1);
     let what = words.next().unwrap_or_default();
     let rounds = words.next().and_then(|text| text.parse().ok()).unwrap_or(15);
     let done = Config::read(&Overrides::default())
         .and_then(|config| Mvm::open(&config))
         .map(|mvm| {
-            let steps = Arc::new(Steps::default());
-            let cx = Context { progress: steps.clone(), ..Context::silent(Actor::Uid(0)) };
+            let progress = Arc::new(steps.clone());
+            let cx = Context { progress, ..Context::silent(Actor::Uid(0)) };
             Run { mvm, cx, steps, rounds }
         })
         .and_then(|run| match what.as_str() {
             "start-wake" => start_wake::run(&run, &mut io::stderr()),
+            "cold" => cold::run(&run, &mut io::stderr()),
             "clones" => clones::run(&run, &mut io::stderr()),
             other => Err(failed("no such benchmark", &other)),
         });

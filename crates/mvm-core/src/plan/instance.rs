@@ -7,7 +7,7 @@
 //!        a published snapshot is complete; until then the guest can be resumed
 //! wake:  load paused → retire → resume → tell the guest, which thaws → restore integrations → record
 //!        a snapshot is never resumable once a guest may have written to its disk
-//! start: boot held at the gate, or load the pool's base → resume → tell the guest who it is → record
+//! start: boot held at the gate → resume, or load the pool's base → tell the guest who it is → record
 //!        a guest that boots without a base leaves one; no workload runs with what it has in common
 //! live:  swap the secrets drive → tell the guest → record
 //!        a guest is never said to have secrets that its drive does not hold
@@ -115,7 +115,6 @@ fn launch(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> V
 
 /// In an empty VMM to a guest that works: as a clone of the base, or by a cold boot that leaves one.
 fn begin(record: &Instance, base: &ObservedBase, jail: Box<Jail>) -> Vec<Step> {
-    let resume = Step::Do(Effect::ResumeVmm(record.instance.instance.clone()));
     let mut steps = Vec::new();
     match base {
         ObservedBase::Fits => steps.push(base_act(BaseAct::Load, &jail)),
@@ -128,9 +127,9 @@ fn begin(record: &Instance, base: &ObservedBase, jail: Box<Jail>) -> Vec<Step> {
             steps.push(Step::Ask(GuestAct::Await { timeout: BOOT_TIMEOUT }));
             steps.push(Step::Do(Effect::PauseVmm { instance, purpose: PausedFor::Warm }));
             steps.push(base_act(BaseAct::Take, &jail));
+            steps.push(Step::Do(Effect::ResumeVmm(record.instance.instance.clone())));
         }
     }
-    steps.push(resume);
     let started = if *base == ObservedBase::Fits { Started::Clone } else { Started::Boot };
     steps.extend(arrive(record, jail, Some(started), Vec::new()));
     steps

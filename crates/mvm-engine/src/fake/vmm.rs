@@ -43,8 +43,7 @@ impl Content {
                 if !self.bases.contains(&base_of(jail)) {
                     return refuse("loaded a base that is not there");
                 }
-                let phase = Phase::Paused(PausedFor::Warm);
-                (&jail.instance.instance, Some(Origin::Base), phase)
+                (&jail.instance.instance, Some(Origin::Base), Phase::Running)
             }
             Effect::LoadSnapshot { instance, epoch } => {
                 let all = self.snapshots.get(&instance.instance);

@@ -25,6 +25,9 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_EXT_MASK: u16 = 29;
+/// `RTEXT_FILTER_SKIP_STATS` (Linux 4.4): counters of every processor are not added up for nobody.
+const SKIP_STATS: u32 = 1 << 3;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_BR_FORWARD_DELAY: u16 = 1;
@@ -78,14 +81,16 @@ pub(super) const fn bridge_mac(net: NetId) -> Mac {
 
 /// A device by its name.
 pub(super) fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
-    let get = request(RTM_GETLINK, 0, 0, 0, Attributes::default().text(IFLA_IFNAME, name));
+    let named = Attributes::default().text(IFLA_IFNAME, name).u32(IFLA_EXT_MASK, SKIP_STATS);
+    let get = request(RTM_GETLINK, 0, 0, 0, named);
     let found = absent(netlink.ask(&get))?.unwrap_or_default();
     Ok(found.iter().find_map(parse))
 }
 
 /// Every device of this network namespace.
 pub(super) fn list(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
-    let dump = request(RTM_GETLINK, 0, 0, 0, Attributes::default());
+    let all = Attributes::default().u32(IFLA_EXT_MASK, SKIP_STATS);
+    let dump = request(RTM_GETLINK, 0, 0, 0, all);
     Ok(netlink.dump(&dump)?.iter().filter_map(parse).collect())
 }
 

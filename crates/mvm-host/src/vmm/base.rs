@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  take: paused ─► dump ─► stored and shared ─► origin Base: what it touches from now on differs from it
-//!  load: device state into the jail ─► memory mapped from the shared file ─► loaded paused ─► drives as
-//!        they are here ─► names gone
+//!  load: device state into the jail ─► memory mapped from the shared file ─► loaded and resumed ─► drives
+//!        as they are here ─► names gone
 //! ```
 //! A clone maps the file privately: it owns the pages that it writes, and reads all others through the one
 //! page cache of its tenant. It refuses to know who a guest is: that is told over vsock.
@@ -12,7 +12,7 @@ use mvm_core::{
     Error, ErrorKind,
     effect::Jail,
     layout,
-    observed::{ObservedBase, Origin, PausedFor},
+    observed::{ObservedBase, Origin},
     units::Mib,
 };
 
@@ -70,7 +70,7 @@ pub fn take(roots: &Roots, jail: &Jail) -> Result<(), Error> {
     records.set_diff_spent(false)
 }
 
-/// Loads a clone of the base; the vCPUs stay paused.
+/// Loads a clone of the base, which runs, held at its start gate.
 ///
 /// # Errors
 /// As [`snapshot::load`]; `NotFound` when there is no base.
@@ -87,7 +87,7 @@ pub fn load(roots: &Roots, jail: &Jail) -> Result<(), Error> {
     dump::clear(&place)?;
     put(&place.mount(), dump::VMSTATE, &vmstate)?;
     jail::link(&base::memory(&place.base()), &place.root.join(MEMORY))?;
-    records.set_paused_for(Some(PausedFor::Warm))?;
+    records.set_paused_for(None)?;
     records.set_origin(Origin::Base)?;
     let identity = &jail.identity;
     let tap = layout::tap(identity.network.net, identity.offset);
@@ -95,7 +95,7 @@ pub fn load(roots: &Roots, jail: &Jail) -> Result<(), Error> {
         snapshot_path: "ram/vmstate",
         mem_backend: MemoryBackend { backend_type: "File", backend_path: MEMORY },
         enable_diff_snapshots: true,
-        resume_vm: false,
+        resume_vm: true,
         network_overrides: &[NetworkOverride { iface_id: boot::INTERFACE, host_dev_name: &tap }],
     };
     let loaded = api.put_within("snapshot/load", &request, Deadline::after(CALL));

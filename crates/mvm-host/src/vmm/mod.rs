@@ -12,7 +12,7 @@
 //! - [`spawn`] — from nothing to a VMM whose API answers, and back.
 //! - [`http`], [`api`] — Firecracker's API; [`boot`], [`mod@base`], [`snapshot`] — what is asked of it;
 //!   [`dump`] — what it writes of a guest.
-//! - [`pager`] — who serves a woken guest's memory.
+//! - [`pager`] — who serves a woken guest's memory; [`touched`] — what of it the guest used.
 //! - [`image`] — the files of an image; [`version`] — the Firecracker that is used.
 //! - [`logs`] — what the shim kept of console and VMM.
 //! - [`observe`] — the truth about it; [`facts`] — the truth about the host.
@@ -45,4 +45,5 @@ pub mod secrets;
 pub mod snapshot;
 pub mod socket;
 pub mod spawn;
+pub mod touched;
 pub mod version;

@@ -22,7 +22,10 @@ use std::{
 };
 
 use mvm_core::{Error, ErrorKind};
-use mvm_pager::spec::{self, Answer, Ask, BaseFiles, Files, Word};
+use mvm_pager::{
+    handshake::Region,
+    spec::{self, Answer, Ask, BaseFiles, Files, Word},
+};
 use mvm_shim::{
     ProcessId,
     record::{OUT, PAGER, PAGER_SOCKET},
@@ -93,6 +96,20 @@ pub fn working_set(place: &Place) -> Result<Vec<u32>, Error> {
     let bytes = ask(place, Ask::WorkingSet)?.unwrap_or_default();
     let (pages, _) = bytes.as_chunks::<4>();
     Ok(pages.iter().map(|page| u32::from_le_bytes(*page)).collect())
+}
+
+/// Where the memory of a woken guest lies in its VMM; nowhere without a pager, or with one of an older
+/// release.
+///
+/// # Errors
+/// `Unavailable` when a pager does not answer.
+pub fn regions(place: &Place) -> Result<Vec<Region>, Error> {
+    match ask(place, Ask::Regions)? {
+        Some(bytes) if !bytes.is_empty() => {
+            serde_json::from_slice(&bytes).map_err(io::Error::from).act("understand the page server")
+        }
+        Some(_) | None => Ok(Vec::new()),
+    }
 }
 
 /// What a pager did so far; none without one.

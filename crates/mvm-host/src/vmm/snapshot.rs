@@ -10,7 +10,7 @@
 //! base. Writing a diff empties Firecracker's own record of what was touched, so that a second try writes
 //! everything.
 
-use std::{fs, io, sync::OnceLock};
+use std::{collections::BTreeSet, fs, io, sync::OnceLock};
 
 use mvm_core::{
     Error, ErrorKind,
@@ -30,7 +30,7 @@ use super::{
     place::{Place, remove_dir},
     records::Records,
     socket::Deadline,
-    version,
+    touched, version,
 };
 use crate::{
     disk::{
@@ -82,7 +82,7 @@ pub fn write(
         created_at: now(),
     };
     let base = Shared::open(&place.base())?;
-    let mut wanted = pager::working_set(&place)?;
+    let mut wanted = wanted(&place, records)?;
     if let Some(base) = &base {
         wanted = base.advise(roots, wanted)?;
     }
@@ -101,6 +101,30 @@ pub fn write(
         let key = ring.as_ref().map(KeyRing::newest);
         snapshot::store(roots, instance, epoch, &written, key, header)
     })
+}
+
+/// The pages that the guest will want first at its next wake: those that were brought at this one and that
+/// it used. Where the kernel tells of none, all that were brought.
+fn wanted(place: &Place, records: Records<'_>) -> Result<Vec<u32>, Error> {
+    let brought = pager::working_set(place)?;
+    let (Some(vmm), false) = (records.vmm()?, brought.is_empty()) else { return Ok(brought) };
+    let used = touched::of(vmm.pid, &pager::regions(place)?, &brought);
+    match used {
+        Ok(used) if !used.is_empty() => Ok(used_pairs(&brought, &used)),
+        Ok(_) => Ok(brought),
+        Err(error) => {
+            tracing::debug!(instance = %place.instance, %error, "the kernel does not tell what was used");
+            Ok(brought)
+        }
+    }
+}
+
+/// What was brought, without every pair of neighbours, by when they came, of which neither was used: so a
+/// wake brings at most twice what the one before it used, and what is used now and then often stays.
+fn used_pairs(brought: &[u32], used: &[u32]) -> Vec<u32> {
+    let used: BTreeSet<u32> = used.iter().copied().collect();
+    let pairs = brought.chunks(2).filter(|pair| pair.iter().any(|page| used.contains(page)));
+    pairs.flatten().copied().collect()
 }
 
 /// Of what a snapshot is made.
@@ -309,6 +333,14 @@ pub(super) fn now() -> Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_was_brought_at_least_every_second_page_was_used() {
+        let brought = [7, 3, 9, 1, 5, 8, 2];
+        assert_eq!(used_pairs(&brought, &[1, 8]), [9, 1, 5, 8]);
+        assert_eq!(used_pairs(&brought, &[2]), [2]);
+        assert_eq!(used_pairs(&brought, &brought), brought);
+    }
 
     #[test]
     fn a_cpu_is_named_by_more_than_its_marketing_name() {

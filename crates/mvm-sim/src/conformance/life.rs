@@ -113,10 +113,9 @@ pub(super) fn clone(bench: &mut Bench<'_>) -> Result<(), String> {
     sleeps_over_it(bench)?;
     fresh_vmm(bench)?;
     bench.tries(&load, |seen| {
-        seen.phase() == Some(Phase::Paused(PausedFor::Warm))
+        seen.phase() == Some(Phase::Running)
             && seen.instance.vmm.is_some_and(|vmm| vmm.origin == Origin::Base)
     })?;
-    bench.do_once(&Effect::ResumeVmm(bench.id()))?;
     bench.ask(&bench.configure(2))?;
     let remove = bench.base(BaseAct::Remove);
     bench.tries(&remove, |seen| seen.instance.base == ObservedBase::Absent)?;

@@ -174,7 +174,7 @@ impl World {
         let id = &jail.instance.instance;
         let vmm = self.vmm(id)?;
         match vmm.phase {
-            Phase::Paused(_) if vmm.origin == Origin::Base => return Ok(()),
+            Phase::Running | Phase::Paused(_) if vmm.origin == Origin::Base => return Ok(()),
             Phase::Running | Phase::Paused(_) => {
                 return Err(conflict(format!("the VMM of {id} already has a guest")));
             }
@@ -190,7 +190,7 @@ impl World {
         guest.is_unaware = true;
         self.furnish(&mut guest, jail);
         if let Some(vmm) = self.vmms.get_mut(id) {
-            vmm.phase = Phase::Paused(PausedFor::Warm);
+            vmm.phase = Phase::Running;
             vmm.origin = Origin::Base;
             vmm.guest = Some(guest);
             vmm.tap = Some(tap);
