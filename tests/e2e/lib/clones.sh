@@ -104,6 +104,24 @@ mvm --quiet instance stop "$i"
 
 mvm --quiet pool destroy acme/burst --force
 
+say 'killed between what is stored of a base and what is published'
+torn=$(one_instance acme torn)
+mvm --quiet instance start "$torn" & killed=$!
+shopt -s nullglob
+stored=()
+until [ ${#stored[@]} -gt 0 ]; do
+    kill -0 "$killed" 2>/dev/null || fail 'it left no time to be killed'
+    stored=(/var/lib/mvm/tenants/acme/pools/torn/artifacts/revisions/*/base-*.partial/mem)
+done
+kill -9 "$killed"; wait "$killed" 2>/dev/null || true
+equal 'nothing is published' "$(base_of torn | grep -vc partial)" 0
+mvm --quiet instance start "$torn"
+equal 'the same command brings it up' "$(guest "$torn" echo up)" up
+mvm --quiet instance stop "$torn"; mvm --quiet instance start "$torn"
+mvm --quiet instance stop "$torn"; mvm --quiet instance start "$torn"
+equal 'there is one base, and it is used' "$(base_of torn | wc -l) $(started "$torn" by)" '1 clone'
+mvm --quiet pool destroy acme/torn --force
+
 say 'what does not fit is told, and the instance boots'
 sed -i 's/"kernel": "[^"]*"/"kernel": "5.4"/' "$base/header.json"
 mvm --quiet instance start "$third"
