@@ -17,6 +17,7 @@ mod lima;
 mod machine;
 mod native;
 mod programs;
+mod published;
 mod qemu;
 mod spawn;
 

@@ -15,7 +15,7 @@ mod template;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::OsStr,
     fs,
     io::{self, Write},
@@ -38,7 +38,7 @@ use self::{
 use super::{
     HostKind, MachineState, Packages, Provider,
     files::{self, fault},
-    programs,
+    programs, published,
     qemu::Seed,
     spawn,
 };
@@ -309,39 +309,20 @@ impl Provider for Lima {
     }
 
     fn ensure_published(&self, ports: &[Published]) -> Result<(), Error> {
-        let kept: BTreeSet<Published> = fs::read(self.published())
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
-        let wanted: BTreeSet<Published> = ports.iter().copied().collect();
-        if kept == wanted {
-            return Ok(());
-        }
-        let Some(listed) = self.listed()? else { return Ok(()) };
-        let limactl = self.limactl()?;
-        let mut now = kept.clone();
-        for gone in kept.difference(&wanted) {
-            // One that is not carried any more is as gone.
-            limactl.carry(&listed, "cancel", gone.port).ok();
-            now.remove(gone);
-        }
-        let mut refused = None;
-        for new in wanted.difference(&kept) {
-            let carried = match new.protocol {
-                Protocol::Tcp => limactl.carry(&listed, "forward", new.port),
-                Protocol::Udp => Err(Error::new(ErrorKind::Unavailable, "Lima carries TCP only")),
-            };
-            match carried {
-                Ok(()) => drop(now.insert(*new)),
-                Err(error) => {
-                    let act = format!("cannot publish port {} here", new.port);
-                    refused = Some(error.context(act));
-                }
-            }
-        }
-        files::make(&self.run())?;
-        files::write_whole(&self.published(), &now)?;
-        refused.map_or(Ok(()), Err)
+        let connect = || {
+            let Some(listed) = self.listed()? else { return Ok(None) };
+            files::make(&self.run())?;
+            Ok(Some((self.limactl()?, listed)))
+        };
+        let carry = |(limactl, listed): &mut (&Limactl, Listed), new: Published| match new.protocol
+        {
+            Protocol::Tcp => limactl.carry(listed, "forward", new.port),
+            Protocol::Udp => Err(Error::new(ErrorKind::Unavailable, "Lima carries TCP only")),
+        };
+        let cancel = |(limactl, listed): &mut (&Limactl, Listed), gone: Published| {
+            limactl.carry(listed, "cancel", gone.port)
+        };
+        published::ensure(&self.published(), ports, connect, carry, cancel)
     }
 }
 

@@ -18,7 +18,7 @@ mod seed;
 mod shell;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::OsStr,
     fs::{self, File},
     path::PathBuf,
@@ -47,7 +47,7 @@ use self::{
 use super::{
     HostKind, MachineState, Packages, Provider,
     files::{self, fault, write_whole},
-    programs, spawn,
+    programs, published, spawn,
 };
 use crate::{
     config::Config,
@@ -354,37 +354,14 @@ impl Provider for Qemu {
     }
 
     fn ensure_published(&self, ports: &[Published]) -> Result<(), Error> {
-        let path = self.run().join(emulator::PUBLISHED);
-        let kept: BTreeSet<Published> = fs::read(&path)
-            .ok()
-            .and_then(|text| serde_json::from_slice(&text).ok())
-            .unwrap_or_default();
-        let wanted: BTreeSet<Published> = ports.iter().copied().collect();
-        if kept == wanted {
-            return Ok(());
-        }
-        let mut monitor = Monitor::connect(&self.run())?;
-        let mut now = kept.clone();
-        for gone in kept.difference(&wanted) {
-            let Published { port, protocol } = gone;
-            // One that is not there any more is as gone.
-            monitor.order(&format!("hostfwd_remove n0 {protocol}:127.0.0.1:{port}")).ok();
-            now.remove(gone);
-        }
-        let mut refused = None;
-        for new in wanted.difference(&kept) {
-            let Published { port, protocol } = new;
-            match monitor.order(&format!("hostfwd_add n0 {protocol}:127.0.0.1:{port}-:{port}")) {
-                Ok(()) => {
-                    now.insert(*new);
-                }
-                Err(error) => {
-                    refused = Some(error.context(format!("cannot publish port {port} here")));
-                }
-            }
-        }
-        write_whole(&path, &now)?;
-        refused.map_or(Ok(()), Err)
+        let carry = |monitor: &mut Monitor, Published { port, protocol }: Published| {
+            monitor.order(&format!("hostfwd_add n0 {protocol}:127.0.0.1:{port}-:{port}"))
+        };
+        let cancel = |monitor: &mut Monitor, Published { port, protocol }: Published| {
+            monitor.order(&format!("hostfwd_remove n0 {protocol}:127.0.0.1:{port}"))
+        };
+        let connect = || Monitor::connect(&self.run()).map(Some);
+        published::ensure(&self.run().join(emulator::PUBLISHED), ports, connect, carry, cancel)
     }
 }
 
