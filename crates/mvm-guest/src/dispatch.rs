@@ -10,7 +10,9 @@ use mvm_proto::{Failure, FailureKind, Reply, Request, StreamId};
 use crate::agent::{Agent, Service};
 use crate::failure::Outcome;
 use crate::link::Link;
-use crate::{drives, health, identity, integrations, probe, quiesce, routes, wake, workload};
+use crate::{
+    drives, health, identity, integrations, probe, quiesce, ready, routes, wake, workload,
+};
 
 /// Whether a request is answered by the thread that reads, rather than by its own: what is done at once,
 /// and what nothing else can be asked beside, for a thread more costs a clone pages that it has to copy.
@@ -72,6 +74,7 @@ fn reply_to(agent: &Arc<Agent>, request: Request) -> Outcome<Reply> {
             drives::refresh_secrets(agent, epoch).map(|()| done("secrets replaced"))
         }
         Request::Routes(routes) => routes::take(agent, &routes).map(done),
+        Request::Ready(asked) => Ok(ack(ready::ready(agent, &asked))),
         Request::Quiesce { workload, filesystems, timeout_ms } => {
             quiesce::quiesce(agent, workload, filesystems, timeout_ms).map(|()| done("quiet"))
         }

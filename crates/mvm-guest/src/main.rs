@@ -31,6 +31,7 @@ mod netlink;
 mod probe;
 mod process;
 mod quiesce;
+mod ready;
 mod routes;
 mod serve;
 mod services;

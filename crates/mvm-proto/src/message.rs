@@ -13,11 +13,13 @@
 //! Every variant is a JSON object, also the empty ones, so that any of them can grow a field.
 //! This module refuses to know frames, streams and what a guest does on a request.
 
+mod ready;
 mod reply;
 mod request;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::ready::{Readiness, Ready};
 pub use self::reply::{
     Exit, Failure, FailureKind, IntegrationFailure, IntegrationState, Metrics, ProbeOutcome,
     ProbeResult, Reply, Status, WorkerState,

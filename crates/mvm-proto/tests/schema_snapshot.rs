@@ -9,7 +9,7 @@ use std::path::Path;
 
 use mvm_proto::message::{
     AttachDrive, Configure, IntegrationFailure, IntegrationState, Metrics, ProbeOutcome,
-    ProbeProtocol, ProbeResult, ProbeTarget, Pty, Status, Wake,
+    ProbeProtocol, ProbeResult, ProbeTarget, Pty, Readiness, Ready, Status, Wake,
 };
 use mvm_proto::{
     Backend, Entropy, Exec, Exit, Failure, FailureKind, Generations, GuestConfig, Hello, Input,
@@ -131,6 +131,11 @@ fn requests() -> Vec<Request> {
         Request::DetachDrive { label: "mvm-data".to_owned() },
         Request::SecretsRefresh { epoch: 4 },
         Request::Routes(Box::new(routes())),
+        Request::Ready(Ready {
+            address: "10.240.1.3".parse().unwrap(),
+            readiness: Some(Readiness::Http { port: 80, path: "/up".to_owned() }),
+            timeout_ms: 2000,
+        }),
         Request::Quiesce { workload: true, filesystems: true, timeout_ms: 5000 },
         Request::Thaw {},
         Request::Probe { targets: vec![probe_target()], timeout_ms: 500 },
@@ -240,6 +245,7 @@ fn name(message: &Message) -> &'static str {
             Request::DetachDrive { .. } => "request.detach_drive",
             Request::SecretsRefresh { .. } => "request.secrets_refresh",
             Request::Routes(_) => "request.routes",
+            Request::Ready(_) => "request.ready",
             Request::Quiesce { .. } => "request.quiesce",
             Request::Thaw {} => "request.thaw",
             Request::Probe { .. } => "request.probe",
@@ -300,8 +306,8 @@ fn add_unknown_fields(value: &mut Value, depth: usize, tags: usize) {
             for child in fields.values_mut() {
                 add_unknown_fields(child, depth + 1, tags);
             }
-            let is_tag =
-                depth < tags || ["code", "by_ip"].iter().any(|tag| fields.contains_key(*tag));
+            let is_tag = depth < tags
+                || ["code", "by_ip", "http"].iter().any(|tag| fields.contains_key(*tag));
             let is_map = ["LANG", "web"].iter().any(|key| fields.contains_key(*key));
             if !is_tag && !is_map {
                 fields.insert("a_field_of_the_future".to_owned(), Value::from(1));

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::ready::Ready;
 use super::reply::WorkerState;
 use crate::config::{GuestConfig, Integration, NetworkIdentity};
 use crate::routes::Routes;
@@ -72,6 +73,8 @@ pub enum Request {
     /// Lead traffic by these routes from now on → [`super::Reply::Ack`]. What is older than what the
     /// gateway has is dropped, which is a success.
     Routes(Box<Routes>),
+    /// Does the workload serve? → [`super::Reply::Ack`]. No success says what is missing.
+    Ready(Ready),
     /// Sync, and freeze what is asked, until [`Request::Thaw`] → [`super::Reply::Ack`].
     Quiesce {
         /// Freeze every process of the workload.
@@ -129,6 +132,7 @@ impl Request {
             Self::DetachDrive { .. } => "detach_drive",
             Self::SecretsRefresh { .. } => "secrets_refresh",
             Self::Routes(_) => "routes",
+            Self::Ready(_) => "ready",
             Self::Quiesce { .. } => "quiesce",
             Self::Thaw { .. } => "thaw",
             Self::Probe { .. } => "probe",
