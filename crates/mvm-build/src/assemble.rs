@@ -23,6 +23,7 @@ use std::time::Duration;
 use mvm_proto::workload::Workload;
 
 use crate::catalogue::Arch;
+use crate::failed::FileError;
 use crate::fit::{self, FitError};
 use crate::guest_kernel::{KernelFiles, Part};
 use crate::hash::ContentHash;
@@ -36,7 +37,7 @@ use crate::store::{BuildLock, Image, ImageStore, StoreError, write_synced};
 use crate::tree::{Tree, TreeLimits};
 
 /// How long a build waits for another one.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 const ROOT: &str = "rootfs.squashfs";
 
 /// What every image gets, whatever its root is made of.
@@ -75,23 +76,15 @@ pub enum AssembleError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// An input or output file failed.
-    #[error("cannot {act} {path}")]
-    File {
-        /// What was tried.
-        act: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The agent is no program for a guest.
     #[error("{0} is not a static ELF program, so it can't be the guest agent")]
     Agent(PathBuf),
 }
 
 pub(crate) fn file(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AssembleError {
-    move |source| AssembleError::File { act, path: path.to_owned(), source }
+    move |source| FileError::new(act, path, source).into()
 }
 
 /// A workload as an input: for an image whose other inputs do not say what it runs.

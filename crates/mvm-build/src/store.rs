@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::failed::FileError;
 use crate::hash::ContentHash;
 use crate::manifest::{MANIFEST_SCHEMA, Manifest};
 
@@ -89,16 +90,8 @@ impl Image {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("cannot {act} {path}")]
-    File {
-        /// What was tried.
-        act: &'static str,
-        /// The file or directory.
-        path: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// A manifest that can't be read.
     #[error("cannot read the image manifest {path}")]
     Manifest {
@@ -142,7 +135,7 @@ pub enum StoreError {
 }
 
 fn file(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
-    move |source| StoreError::File { act, path: path.to_owned(), source }
+    move |source| FileError::new(act, path, source).into()
 }
 
 /// A directory of images.
@@ -372,4 +365,4 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use crate::manifest::{AgentInfo, KernelFile, RootFile, RootFormat};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Publishes a tiny image under the hash of `seed`.
-fn publish(store: &ImageStore, seed: &str) -> Image {
+pub(crate) fn publish(store: &ImageStore, seed: &str) -> Image {
     let lock = store.lock(PATIENCE).unwrap();
     let scratch = store.scratch(&lock).unwrap();
     let sha256 = ContentHash::of(seed.as_bytes());
@@ -35,7 +35,7 @@ fn publish(store: &ImageStore, seed: &str) -> Image {
     store.publish(scratch, &manifest, &lock).unwrap()
 }
 
-fn store() -> (tempfile::TempDir, ImageStore) {
+pub(crate) fn store() -> (tempfile::TempDir, ImageStore) {
     let base = tempfile::tempdir().unwrap();
     let store = ImageStore::open(&base.path().join("images")).unwrap();
     (base, store)
