@@ -95,5 +95,32 @@ check 'nothing came out of the archive' test ! -e /root/evil
 equal 'and the current one is the current one' "$(current)" "$third"
 check 'no password is in a log or an event' sh -c "! grep -rqa '$password' /var/lib/mvm /run/mvm"
 
+say 'one file'
+cd "$work"
+mvm image export acme/app --output app.elf
+mvm image export acme/app --output twin.elf
+check 'the same image makes the same bytes' cmp app.elf twin.elf
+mvm tenant create bolt
+mvm pool create bolt/app --image ./app.elf --cpus 1 --mem 128
+mvm pool build bolt/app
+carried=$(mvm --json pool info bolt/app | jq -r .current)
+equal 'taken again it is the same image' "$(mvm --json image import app.elf | jq -r .image)" "$carried"
+id=$(mvm --json instance create bolt/app | jq -r .instance)
+mvm instance start "$id"
+within 60 guest "$id" sh -c '[ -s /tmp/said ]' || fail "the program said nothing: $(mvm instance logs "$id" | tail -n 20)"
+equal 'what was exported runs elsewhere' "$(guest "$id" cat /tmp/said | xargs)" 'hello world /srv/made 1234 55 third'
+size=$(stat -c %s app.elf)
+printf 'XXXX' | dd of=twin.elf bs=1 seek=$((size / 2)) conv=notrunc status=none
+head -c $((size - 1)) app.elf >short.elf
+cat app.elf htpasswd >long.elf
+for file in twin short long; do
+    mvm --quiet pool update bolt/app --image "./$file.elf"
+    refused 9 mvm pool build bolt/app
+done
+refused 6 mvm image import htpasswd
+refused 6 mvm pool update bolt/app --image ./htpasswd
+equal 'and the current one is the current one' "$(mvm --json pool info bolt/app | jq -r .current)" "$carried"
+
+mvm tenant destroy bolt --force
 mvm tenant destroy acme --force
 clean

@@ -77,7 +77,9 @@ fn go(
         Command::Stop => commands::machine::stop(global, &config),
         Command::Destroy(args) => commands::machine::destroy(global, &config, args),
         Command::Upgrade(args) => commands::upgrade::run(global, &config, args),
-        Command::Tenant(_)
+        Command::Build(_)
+        | Command::Image(_)
+        | Command::Tenant(_)
         | Command::Pool(_)
         | Command::Instance(_)
         | Command::Volume(_)
@@ -164,6 +166,8 @@ impl mvm::forward::Inside for ThisMachine {
 
 fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
     match command {
+        Command::Build(args) => commands::build::run(session, &args),
+        Command::Image(command) => commands::image::run(session, &command),
         Command::Tenant(command) => commands::tenant::run(session, command),
         Command::Pool(command) => commands::pool::run(session, command),
         Command::Instance(command) => commands::instance::run(session, command),

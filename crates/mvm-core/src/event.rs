@@ -32,6 +32,12 @@ pub enum EventKind {
     PoolBuilt,
     /// A pool's current build is an earlier one.
     PoolRolledBack,
+    /// A pool's running instances are being replaced by its current build.
+    PoolRolling,
+    /// All of a pool's running instances run its current build.
+    PoolRolled,
+    /// A pool's current build did not become ready in an instance; the reason says why.
+    PoolRollFailed,
     /// Builds of a pool or leftovers of its instances were removed.
     PoolCollected,
     /// A pool's counts were set.

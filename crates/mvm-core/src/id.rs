@@ -22,6 +22,9 @@ pub enum InvalidId {
     /// Image hashes are SHA-256.
     #[error("{0:?} is not an image hash: it is 64 hexadecimal digits")]
     Image(String),
+    /// Keys of builds are SHA-256.
+    #[error("{0:?} is not the key of a build: it is 64 hexadecimal digits")]
+    Request(String),
     /// Operation ids are generated.
     #[error("{0:?} is not an operation id: it is 8 hexadecimal digits")]
     Operation(String),
@@ -123,6 +126,12 @@ text_id!(
     ImageHash,
     |text: &str| is_lower_hex(text, 64),
     InvalidId::Image
+);
+text_id!(
+    /// Everything that decides what a build makes, as one hash: 64 hexadecimal digits.
+    RequestKey,
+    |text: &str| is_lower_hex(text, 64),
+    InvalidId::Request
 );
 text_id!(
     /// The id of something that was asked, 8 hexadecimal digits: one from the command to the guest.

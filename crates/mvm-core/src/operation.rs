@@ -11,7 +11,10 @@ use crate::{
     instance::Drain,
     integration::Integration,
     net::{NetId, Subnet},
-    pool::{PoolChange, PoolPolicy, Resources, RevisionName, Role, RuntimePolicy, Source},
+    pool::{
+        PoolChange, PoolPolicy, Resources, RevisionName, Role, RollFailure, RollPace,
+        RuntimePolicy, Source,
+    },
     publish::Publish,
     quota::{QuotaChange, Quotas},
     route::RoutingTable,
@@ -117,6 +120,16 @@ pub enum Operation {
         pool: PoolRef,
         /// The build.
         revision: RevisionName,
+    },
+    /// Replaces what runs or is Warm on another build by the current one, a few at a time, each in its
+    /// place; goes on where an earlier one was interrupted. Legal while the pool has a build.
+    PoolRoll {
+        /// Which.
+        pool: PoolRef,
+        /// How many at once, and how they are waited for.
+        pace: RollPace,
+        /// What becomes of it when one does not become ready.
+        on_failure: RollFailure,
     },
     /// Removes a pool's builds that nothing uses, and what its instances left behind. Legal always.
     PoolGc {
@@ -240,6 +253,7 @@ impl Operation {
             Self::VolumeRemove { .. } => "volume_remove",
             Self::PoolBuild { .. } => "pool_build",
             Self::PoolRollback { .. } => "pool_rollback",
+            Self::PoolRoll { .. } => "pool_roll",
             Self::PoolScale { .. } => "pool_scale",
             Self::PoolGc { .. } => "pool_gc",
             Self::PoolDestroy { .. } => "pool_destroy",

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 pub mod image;
 mod policy;
+mod roll;
 
 pub use image::ImageRef;
 pub use policy::{Compression, OnNodeLoss, PoolPolicy, Readiness, SeccompPolicy, SleepPolicy};
+pub use roll::{RollFailure, RollPace, Rolling, Taken};
 
 use crate::{
     error::{Error, ErrorKind},
@@ -428,6 +430,9 @@ pub struct Pool {
     /// The build that a rollback made current; the newest is while this is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled_back_to: Option<ImageHash>,
+    /// The roll that is under way, or was interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolling: Option<Rolling>,
     /// Whether it is being destroyed: nothing new may be made in it.
     pub destroying: bool,
     /// When it was created.
@@ -520,6 +525,7 @@ mod tests {
             routing_table: None,
             revisions: vec![revision("abcd1111"), revision("abcd2222"), revision("abcd1111")],
             rolled_back_to: None,
+            rolling: None,
             policy: PoolPolicy::default(),
             destroying: false,
             created_at: Timestamp(0),

@@ -270,6 +270,9 @@ impl Engine {
                 self.pool_build(cx, &pool, timeout, rebuild)
             }
             Operation::PoolRollback { pool, revision } => self.pool_rollback(cx, &pool, &revision),
+            Operation::PoolRoll { pool, pace, on_failure } => {
+                self.pool_roll(cx, &pool, pace, on_failure)
+            }
             Operation::PoolGc { pool, keep } => self.pool_gc(cx, &pool, keep),
             Operation::NodeGc { keep } => self.node_gc(cx, keep),
             Operation::PoolScale { pool, running, warm, sleeping, no_wait } => {

@@ -22,7 +22,7 @@ use mvm_core::{
     effect::{Effect, Firewall, Jail},
     error::{Error, ErrorKind},
     event::{Actor, EventKind, LoggedEvent},
-    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VolumeId},
+    id::{ImageHash, InstanceId, InstanceRef, PoolRef, RequestKey, Subject, TenantId, VolumeId},
     instance::{Drain, Instance},
     layout::data,
     meter::{CopyReport, GuestMetrics, Meter, Pressure},
@@ -480,10 +480,14 @@ impl World {
             GuestAct::Quiesce => "quiesce",
             GuestAct::Wake { .. } => "wake",
             GuestAct::RefreshSecrets { .. } => "refresh",
+            GuestAct::Ready { .. } => "ready",
             GuestAct::Thaw => "thaw",
             GuestAct::Resize => "resize",
             GuestAct::Shutdown { .. } => "shutdown",
         };
+        if content.dying_at == Some(name) && content.vmms.contains_key(&id.instance) {
+            content.die(&id.instance);
+        }
         if content.vmms.get(&id.instance).is_none_or(|vmm| vmm.phase != Phase::Running) {
             return Ok(GuestAnswer::Silent);
         }

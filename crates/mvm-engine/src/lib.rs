@@ -27,6 +27,7 @@ pub mod engine;
 pub mod figures;
 mod firewall;
 pub mod history;
+mod images;
 pub mod metrics;
 pub mod netcheck;
 mod operate;

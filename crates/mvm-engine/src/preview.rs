@@ -105,6 +105,7 @@ impl Engine {
                 let steps = vec![Step::Do(Effect::EnsureRevision { pool, image })];
                 Ok(Preview { made: Some(Made::Pool(Box::new(made))), steps, ..Preview::default() })
             }
+            Operation::PoolRoll { pool, pace, on_failure: _ } => self.preview_roll(&pool, pace),
             Operation::PoolGc { pool, keep } => {
                 let removals = self.weighed(&self.pool_litter(&pool, keep)?)?;
                 Ok(Preview { removals, ..Preview::default() })

@@ -35,7 +35,7 @@ use mvm_core::{
 use mvm_proto::{
     Entropy, Event, Failure, FailureKind, NetworkIdentity, Reply, Request, StreamId,
     config::{DATA_LABEL, SECRETS_LABEL},
-    message::{AttachDrive, Configure, Wake},
+    message::{AttachDrive, Configure, Ready, Wake},
 };
 use mvm_shim::identity::Process;
 
@@ -213,6 +213,12 @@ impl Guest for VsockGuest {
             }
             GuestAct::RefreshSecrets { epoch } => {
                 self.request(instance, [Request::SecretsRefresh { epoch: epoch.0 }], PROMPT)
+            }
+            GuestAct::Ready { address, readiness, timeout } => {
+                let timeout_ms = timeout.0.saturating_mul(1000);
+                let readiness = readiness.as_ref().map(config::readiness);
+                let ready = Ready { address: (*address).into(), readiness, timeout_ms };
+                self.request(instance, [Request::Ready(ready)], timeout.duration() + MARGIN)
             }
             GuestAct::Thaw => self.request(instance, [Request::Thaw {}], PROMPT),
             GuestAct::Resize => {

@@ -62,6 +62,7 @@ impl World {
             | GuestAct::Routes(_)
             | GuestAct::Wake { .. }
             | GuestAct::RefreshSecrets { .. }
+            | GuestAct::Ready { .. }
             | GuestAct::Thaw
             | GuestAct::Resize
             | GuestAct::Shutdown { .. } => {}
@@ -118,7 +119,8 @@ impl Guest for SimGuest {
         world.note_silence(instance, act);
         let Some(guest) = world.awake(instance)? else { return Ok(GuestAnswer::Silent) };
         match act {
-            GuestAct::Await { .. } => {}
+            GuestAct::Ready { .. } if guest.is_frozen => return Ok(GuestAnswer::Silent),
+            GuestAct::Await { .. } | GuestAct::Ready { .. } => {}
             GuestAct::Configure { generation, .. } => {
                 guest.is_held = false;
                 guest.learn(*generation, fresh);

@@ -8,6 +8,7 @@ mod debian;
 mod flake;
 mod mvmfile;
 mod oci;
+pub(crate) mod parcel;
 
 use std::{
     path::{Path, PathBuf},
@@ -22,11 +23,11 @@ use mvm_build::{
 };
 use mvm_core::{
     error::{Error, ErrorKind},
-    id::ImageHash,
+    id::{ImageHash, RequestKey},
     layout::data,
     operation::{Operation, Rebuild},
     pool::{ImageRef, Role, Source},
-    port::{BuildOrder, Builder, BuiltRoot, Progress, ProgressStep, RequestKey},
+    port::{BuildOrder, Builder, BuiltRoot, Progress, ProgressStep},
 };
 
 use mvm_host::disk::space;
@@ -228,9 +229,10 @@ impl Workshop {
                 let image = PackageImage { packages, workload: None };
                 self.make_packages(&store, &image, order.rebuild, progress)
             }
-            ImageRef::Directory(path) => {
+            ImageRef::Path(path) if Path::new(&path).is_dir() => {
                 self.make_mvmfile(&store, Path::new(&path), order.rebuild, progress)
             }
+            ImageRef::Path(path) => self.take_parcel(&store, Path::new(&path), progress),
         }
     }
 
@@ -291,6 +293,18 @@ impl Workshop {
             .map_err(|error| failed(kind_of(&error), "cannot prepare the build", &error))
     }
 
+    /// What every image but the default one begins with.
+    fn begin<'s>(
+        &self,
+        store: &'s ImageStore,
+        rebuild: Rebuild,
+        progress: &dyn Progress,
+    ) -> Result<(Assembly<'s>, Image), Error> {
+        let assembly = self.assembly(store, rebuild)?;
+        let base = self.base(store, &assembly, progress)?;
+        Ok((assembly, base))
+    }
+
     /// The default image, whose kernel every other one boots; made when it is missing or has
     /// another agent.
     fn base(
@@ -320,12 +334,12 @@ fn kind_of(error: &AssembleError) -> ErrorKind {
         AssembleError::Store(StoreError::Busy { .. }) => ErrorKind::Unavailable,
         AssembleError::Root(_)
         | AssembleError::Store(_)
-        | AssembleError::File { .. }
+        | AssembleError::File(_)
         | AssembleError::Agent(_) => ErrorKind::Failed,
     }
 }
 
-fn hash_of(text: &str) -> Result<ImageHash, Error> {
+pub(crate) fn hash_of(text: &str) -> Result<ImageHash, Error> {
     text.parse().map_err(|error| failed(ErrorKind::Integrity, "the image has no hash", &error))
 }
 

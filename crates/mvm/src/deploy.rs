@@ -33,6 +33,7 @@ use serde_json::{Map, Value};
 use crate::{
     Mvm,
     forward::{CallerPath, InputPath},
+    image::absolute_images,
     manifest,
 };
 
@@ -85,9 +86,10 @@ impl Deployment {
     /// `Invalid` with one cause for each finding.
     pub fn read(file: &CallerPath) -> Result<Self, Error> {
         let name = file.typed().to_owned();
-        let value = manifest::read(file)?;
-        let manifest = Manifest::read(&value).map_err(|error| error.context(&*name))?;
+        let mut value = manifest::read(file)?;
         let directory = directory(file)?;
+        absolute_images(&mut value, &directory).map_err(|error| error.context(&*name))?;
+        let manifest = Manifest::read(&value).map_err(|error| error.context(&*name))?;
         Ok(Self { manifest, name, directory, net: None, subnet: None })
     }
 
@@ -97,12 +99,13 @@ impl Deployment {
     /// `NotFound` of the template; `Invalid` with one cause for each finding.
     pub fn of_template(new: NewDeployment) -> Result<Self, Error> {
         let file = new.config.as_deref();
-        let config = file.map_or_else(|| Ok(Value::Object(Map::new())), manifest::read)?;
+        let mut config = file.map_or_else(|| Ok(Value::Object(Map::new())), manifest::read)?;
         let name = file.map_or(&*new.template, CallerPath::typed).to_owned();
         let source = new.source.as_ref();
+        let directory = file.map_or_else(|| Ok(PathBuf::new()), directory)?;
+        absolute_images(&mut config, &directory).map_err(|error| error.context(&*name))?;
         let manifest = Manifest::of_template(&new.template, new.name, &config, source)
             .map_err(|error| error.context(&*name))?;
-        let directory = file.map_or_else(|| Ok(PathBuf::new()), directory)?;
         Ok(Self { manifest, name, directory, net: new.net, subnet: new.subnet })
     }
 

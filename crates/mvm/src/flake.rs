@@ -16,10 +16,10 @@ use std::{
 use mvm_build::ContentHash;
 use mvm_core::{
     error::{Error, ErrorKind},
-    id::{ImageHash, PoolRef},
+    id::{ImageHash, InvalidId, PoolRef, RequestKey},
     layout::data,
     pool::Role,
-    port::{Flake, FlakeSource, RequestKey, Sources},
+    port::{Flake, FlakeSource, Sources},
 };
 use serde::Deserialize;
 
@@ -109,7 +109,10 @@ impl Sources for LocalSources {
 }
 
 fn key(text: &str) -> Result<RequestKey, Error> {
-    ContentHash::of(text.as_bytes()).to_string().parse()
+    let hash = ContentHash::of(text.as_bytes()).to_string();
+    hash.parse().map_err(|error: InvalidId| {
+        Error::new(ErrorKind::Failed, "cannot name a build").because(&error)
+    })
 }
 
 /// The directory that a reference names on this host; none for what a builder fetches.

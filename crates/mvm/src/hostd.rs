@@ -19,10 +19,10 @@ use std::{
 
 use mvm_core::{
     error::{Error, ErrorKind},
-    id::ImageHash,
+    id::{ImageHash, RequestKey},
     layout,
     pool::{ImageRef, Source},
-    port::{BuildOrder, Builder, BuiltRoot, Progress, RequestKey},
+    port::{BuildOrder, Builder, BuiltRoot, Progress},
 };
 use mvm_host::{
     ipc::{
@@ -151,7 +151,10 @@ fn admit_file(source: &Source) -> Result<(), Error> {
     // What an Mvmfile names may be root's own, so only root may write that file.
     let (path, writers) = match text.parse::<ImageRef>()? {
         ImageRef::OciArchive(path) | ImageRef::PackageFile(path) => (PathBuf::from(path), 0o777),
-        ImageRef::Directory(path) => (Path::new(&path).join(mvmfile::NAME), 0o755),
+        ImageRef::Path(path) if Path::new(&path).is_dir() => {
+            (Path::new(&path).join(mvmfile::NAME), 0o755)
+        }
+        ImageRef::Path(path) => (PathBuf::from(path), 0o777),
         ImageRef::Stored(_) | ImageRef::Oci(_) | ImageRef::Packages(_) => return Ok(()),
     };
     let real = fs::canonicalize(&path).map_err(|error| {
@@ -206,10 +209,14 @@ mod tests {
 
     #[test]
     fn the_daemon_reads_no_file_for_others_that_they_may_not_read_themselves() {
-        for name in ["default", "oci:r.example.com/a", "deb:busybox-static", "deb:/etc/passwd"] {
+        let files = ["deb:/etc/passwd", "/etc/passwd"];
+        for name in
+            ["default", "oci:r.example.com/a", "deb:busybox-static"].into_iter().chain(files)
+        {
             assert_eq!(admitted(name), Ok(()), "{name}");
         }
         assert_eq!(admitted("oci-archive:/etc/shadow"), Err(ErrorKind::Permission));
+        assert_eq!(admitted("/etc/shadow"), Err(ErrorKind::Permission));
         assert_eq!(admitted("oci-archive:/no/such/file"), Err(ErrorKind::NotFound));
         let place = tempfile::tempdir().unwrap();
         let (file, link) = (place.path().join("file"), place.path().join("link"));

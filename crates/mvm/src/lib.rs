@@ -24,6 +24,7 @@ mod flake;
 pub mod fleet;
 pub mod forward;
 pub mod hostd;
+pub mod image;
 pub mod manifest;
 mod methods;
 pub mod metrics;
@@ -61,7 +62,8 @@ pub use mvm_core::{
     plan::{Step, pool::Assignment},
     pool::{
         Compression, Counts, OnNodeLoss, Pool, PoolChange, PoolPolicy, Readiness, Resources,
-        Revision, RevisionName, Role, RuntimePolicy, SeccompPolicy, SleepPolicy, Source,
+        Revision, RevisionName, Role, RollFailure, RollPace, Rolling, RuntimePolicy, SeccompPolicy,
+        SleepPolicy, Source, Taken,
     },
     port::{
         Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, LogSource, Logs,

@@ -11,7 +11,7 @@ use mvm_core::{
     instance::Drain,
     net::{NetId, Subnet},
     operation::{NewPool, Operation},
-    pool::{Counts, PoolChange, RevisionName},
+    pool::{Counts, PoolChange, RevisionName, RollFailure, RollPace},
     port::{Console, ExecRequest, ExecStatus, ExecStreams, LogSource, Logs},
     publish::Publish,
     quota::{QuotaChange, Quotas},
@@ -36,6 +36,7 @@ fn starts_guests(operation: &Operation) -> bool {
     match operation {
         Operation::InstanceMove { wish, .. } => matches!(wish, Move::Start | Move::Wake),
         Operation::PoolScale { no_wait, .. } => !*no_wait,
+        Operation::PoolRoll { .. } => true,
         Operation::TenantCreate { .. }
         | Operation::TenantUpdate { .. }
         | Operation::TenantSecretsSet { .. }
@@ -181,6 +182,17 @@ impl Mvm {
         revision: RevisionName,
     ) -> Result<Outcome, Error> {
         self.operate(cx, &Operation::PoolRollback { pool: pool.clone(), revision })
+    }
+
+    /// Replaces what runs of a pool by its current build.
+    pub fn pool_roll(
+        &self,
+        cx: &Context,
+        pool: &PoolRef,
+        pace: RollPace,
+        on_failure: RollFailure,
+    ) -> Result<Outcome, Error> {
+        self.operate(cx, &Operation::PoolRoll { pool: pool.clone(), pace, on_failure })
     }
 
     /// Removes a pool's builds that nothing uses but the `keep` newest.

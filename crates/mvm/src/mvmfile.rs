@@ -217,7 +217,7 @@ fn base(text: &str) -> Result<Base, Error> {
         ImageRef::Packages(packages) => Ok(Base::Packages(packages)),
         ImageRef::Oci(reference) => Ok(Base::Oci(reference)),
         ImageRef::OciArchive(path) => Ok(Base::OciArchive(path)),
-        ImageRef::Stored(_) | ImageRef::PackageFile(_) | ImageRef::Directory(_) => {
+        ImageRef::Stored(_) | ImageRef::PackageFile(_) | ImageRef::Path(_) => {
             Err(Error::new(ErrorKind::Invalid, format!("image.base {text:?} is no base"))
                 .hint("write default, deb:NAME,…, oci:… or oci-archive:/…"))
         }

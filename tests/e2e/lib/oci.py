@@ -3,6 +3,8 @@
     oci.py push REGISTRY USER:PASSWORD NAME:TAG MARK   prints the manifest's digest and the upper layer's
     oci.py layout|save FILE MARK                       an OCI layout in a tar; what `docker save` writes
     oci.py hostile FILE                                a layout whose layer leads out of the root
+    oci.py workers DIRECTORY MARK…                     a layout MARK.tar each, whose program notes its mark on the data disk
+                                                       and says that it is ready; `fails` ends, `silent` says nothing
 """
 import base64, gzip, hashlib, io, json, subprocess, sys, tarfile, urllib.request
 
@@ -15,6 +17,14 @@ echo "$kept" >> /tmp/said.new
 cat /tmp/said.new > /tmp/said
 i=0
 while :; do i=$((i + 1)); echo $i > /tmp/count; sleep 0.2; done
+"""
+
+WORKER = """#!/bin/sh
+read mark < /srv/mark
+echo "$mark" >> /data/seen
+[ "$mark" != fails ] || exit 3
+[ "$mark" = silent ] || : > /run/mvm/worker-ready
+while :; do sleep 1; done
 """
 
 
@@ -60,6 +70,13 @@ def upper(mark):
     return layer.done()
 
 
+def worker(mark):
+    layer = Layer()
+    layer.entry("srv/mark", data=mark.encode() + b"\n", mode=0o644)
+    layer.entry("srv/program", data=WORKER.encode())
+    return layer.done()
+
+
 def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -68,12 +85,12 @@ def described(data, kind):
     return {"mediaType": kind, "digest": digest(data), "size": len(data)}
 
 
-def image(layers):
+def image(layers, user="app:staff"):
     plain = [digest(layer) for layer in layers]
     packed = [gzip.compress(layer, 1, mtime=0) for layer in layers]
     config = json.dumps({
         "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": plain},
-        "config": {"Entrypoint": ["program"], "Cmd": ["world"], "User": "app:staff", "WorkingDir": "/srv/made",
+        "config": {"Entrypoint": ["program"], "Cmd": ["world"], "User": user, "WorkingDir": "/srv/made",
                    "Env": ["PATH=/srv:/usr/bin:/bin", "GREETING=hello"]},
     }).encode()
     manifest = json.dumps({
@@ -109,8 +126,8 @@ def write(path, members):
             archive.addfile(one, io.BytesIO(data))
 
 
-def layout(path, layers):
-    config, packed, manifest = image(layers)
+def layout(path, layers, user="app:staff"):
+    config, packed, manifest = image(layers, user)
     blobs = {"blobs/sha256/" + digest(one)[7:]: one for one in [config, manifest, *packed]}
     index = {"schemaVersion": 2, "manifests": [described(manifest, "application/vnd.oci.image.manifest.v1+json")]}
     write(path, {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode(), **blobs})
@@ -134,5 +151,9 @@ if act == "push":
     push(*words)
 elif act == "hostile":
     hostile(*words)
+elif act == "workers":
+    below = lower()
+    for mark in words[1:]:
+        layout(f"{words[0]}/{mark}.tar", [below, worker(mark)], "0")
 else:
     {"layout": layout, "save": save}[act](words[0], [lower(), upper(words[1])])

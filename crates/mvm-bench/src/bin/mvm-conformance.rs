@@ -17,12 +17,9 @@ use std::{
 use collect::output_of;
 use mvm_core::{
     Error, ErrorKind,
-    id::{ImageHash, InstanceId, InstanceRef},
+    id::{ImageHash, InstanceId, InstanceRef, RequestKey},
     layout,
-    port::{
-        BuildOrder, Builder, BuiltRoot, ExecStatus, Guest, Progress, RequestKey, SecretsToSeal,
-        Vault,
-    },
+    port::{BuildOrder, Builder, BuiltRoot, ExecStatus, Guest, Progress, SecretsToSeal, Vault},
     secrets::SecretsSource,
     units::Generation,
 };

@@ -1,9 +1,9 @@
 //! The arguments of `mvm new`, `mvm deploy` and `mvm connect`.
 
 use clap::Args;
-use mvm::{NetId, Source, Subnet, TenantId, forward::InputPath};
+use mvm::{Error, NetId, Source, Subnet, TenantId, forward::InputPath};
 
-use super::tenant::net_id;
+use super::{image::image as absolute, tenant::net_id};
 
 #[derive(Debug, Args)]
 pub(crate) struct DeployArgs {
@@ -43,14 +43,19 @@ pub(crate) struct NewSource {
     /// Make all pools of this Nix flake
     #[arg(long, value_name = "REF")]
     flake: Option<String>,
-    /// Make all pools of this image: `default`, a name or hash, `oci:…`, `oci-archive:/…` or `deb:…`
+    /// Make all pools of this image: `default`, a name or hash, `oci:…`, `oci-archive:/…`, `deb:…` or a path
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 }
 
 impl NewSource {
-    pub(crate) fn source(&self) -> Option<Source> {
+    /// The source that was given.
+    ///
+    /// # Errors
+    /// `NotFound` and `Invalid` of a relative path.
+    pub(crate) fn source(&self) -> Result<Option<Source>, Error> {
         let Self { flake, image } = self;
-        flake.clone().map(Source::Flake).or_else(|| image.clone().map(Source::Image))
+        let image = image.as_deref().map(absolute).transpose()?.map(Source::Image);
+        Ok(flake.clone().map(Source::Flake).or(image))
     }
 }

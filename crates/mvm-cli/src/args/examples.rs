@@ -6,6 +6,14 @@ pub(super) const UPGRADE: &str = "Examples:
   mvm upgrade --version 0.2.0
   mvm upgrade --rollback";
 
+pub(super) const BUILD: &str = "Examples:
+  mvm build
+  mvm build ./my-image --output built.elf";
+
+pub(super) const IMAGE_EXPORT: &str = "Examples:
+  mvm image export acme/workers --output workers.elf
+  mvm image export default --output default.elf";
+
 pub(super) const TENANT_CREATE: &str = "Examples:
   mvm tenant create acme
   mvm tenant create acme --net-id 3 --subnet 10.240.3.0/24 --max-vcpus 16 --max-running 8";
@@ -29,6 +37,19 @@ pub(super) const POOL_UPDATE: &str = "Examples:
 pub(super) const POOL_ROLLBACK: &str = "Examples:
   mvm pool rollback acme/workers --revision 2
   mvm pool rollback acme/workers --revision 3fa9c1";
+
+pub(super) const POOL_ROLL: &str = "\
+An instance that runs or is Warm on another build is stopped and started in its place, the oldest first: it
+keeps its id, address and data disk. It is ready when its agent answers, no program of the image failed, and
+it shows what the pool's readiness asks for. When one does not become ready, dies or does not start, the
+former build is current again and those that were replaced return to it. Instances that sleep keep the build
+that is in their memory until they are stopped, or rolled while they run. Interrupted, the same command goes
+on.
+
+Examples:
+  mvm pool build acme/workers && mvm pool roll acme/workers
+  mvm --dry-run pool roll acme/workers
+  mvm pool roll acme/workers --batch 2 --timeout 60 --soak 10";
 
 pub(super) const GC: &str = "Examples:
   mvm --dry-run pool gc acme/workers

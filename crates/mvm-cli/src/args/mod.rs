@@ -11,6 +11,7 @@ mod deploy;
 mod events;
 mod examples;
 mod fleet;
+mod image;
 mod instance;
 mod logs;
 mod machine;
@@ -29,6 +30,7 @@ pub(crate) use fleet::{
     PeerArgs, PushArgs, RemoteEventsArgs, RemoteMoveArgs, RenewArgs, RevokeArgs, TermsArgs,
     TlsArgs, TokenArgs,
 };
+pub(crate) use image::{BuildArgs, ImageCommand};
 pub(crate) use instance::{
     CopyArgs, CopySide, ExecArgs, InstanceCommand, PortsArgs, SshArgs, drain,
 };
@@ -142,6 +144,12 @@ pub(crate) enum Command {
     /// Install the newest version of mvm, verified by the release key, or bring back the former one
     #[command(after_long_help = examples::UPGRADE)]
     Upgrade(UpgradeArgs),
+    /// Make the image of a directory with an Mvmfile.toml, and write it into a file if asked to
+    #[command(after_long_help = examples::BUILD)]
+    Build(BuildArgs),
+    /// Write images into files, and take them from there
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Manage tenants: the boundary of network, quota and keys
     #[command(subcommand)]
     Tenant(TenantCommand),

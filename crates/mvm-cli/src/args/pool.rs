@@ -2,13 +2,13 @@
 
 use clap::{Args, Subcommand};
 use mvm::{
-    Error, Mvm, Operation, PoolChange, PoolRef, RevisionName, Role, RuntimePolicy, Scope, Source,
-    TenantId,
+    Error, Mvm, Operation, PoolChange, PoolRef, Readiness, RevisionName, Role, RollPace,
+    RuntimePolicy, Scope, Source, TenantId,
     forward::InputPath,
     units::{Mib, Seconds, Vcpus},
 };
 
-use super::{Volumes, examples};
+use super::{Volumes, examples, image::image as absolute};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
@@ -49,6 +49,9 @@ pub(crate) enum PoolCommand {
         #[arg(long, value_name = "N|HASH")]
         revision: RevisionName,
     },
+    /// Replace what runs by the current build, a few at a time, each only after the last is ready
+    #[command(after_long_help = examples::POOL_ROLL)]
+    Roll(PoolRollArgs),
     /// Remove builds, snapshots and logs that nothing uses
     #[command(after_long_help = examples::GC)]
     Gc {
@@ -94,6 +97,9 @@ pub(crate) struct PoolCreateArgs {
     /// Data disk of one instance, mounted at /data; 0 for none
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     pub(crate) data_disk: u32,
+    /// When an instance is ready to serve: worker-ready, tcp:PORT or http:PORT/PATH
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) readiness: Option<Readiness>,
     /// The routing table of a gateway pool, JSON or TOML
     #[arg(long, value_name = "FILE")]
     pub(crate) routes: Option<InputPath>,
@@ -160,16 +166,20 @@ pub(crate) struct SourceArgs {
     /// A template, whose builds are shared between tenants
     #[arg(long, value_name = "NAME")]
     template: Option<String>,
-    /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…` or `deb:…` (docs/images.md)
+    /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…`, `deb:…` or a path (docs/images.md)
     #[arg(long, value_name = "IMAGE")]
     image: Option<String>,
 }
 
 impl SourceArgs {
     /// The source that was given.
-    pub(crate) fn source(self) -> Option<Source> {
+    ///
+    /// # Errors
+    /// `NotFound` and `Invalid` of a relative path.
+    pub(crate) fn source(self) -> Result<Option<Source>, Error> {
         let Self { flake, template, image } = self;
-        flake.map(Source::Flake).or(template.map(Source::Template)).or(image.map(Source::Image))
+        let image = image.as_deref().map(absolute).transpose()?.map(Source::Image);
+        Ok(flake.map(Source::Flake).or(template.map(Source::Template)).or(image))
     }
 }
 
@@ -183,7 +193,7 @@ pub(crate) struct PoolUpdateArgs {
     /// A template, whose builds are shared between tenants
     #[arg(long, value_name = "NAME", group = "new_source")]
     template: Option<String>,
-    /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…` or `deb:…` (docs/images.md)
+    /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…`, `deb:…` or a path (docs/images.md)
     #[arg(long, value_name = "IMAGE", group = "new_source")]
     image: Option<String>,
     /// The profile of the source
@@ -247,8 +257,8 @@ impl PoolUpdateArgs {
             self.integrations.map(|file| mvm.read_integrations(&file)).transpose()?;
         let routing_table =
             self.routes.map(|file| mvm.read_routes(&self.pool, &file)).transpose()?;
-        let source =
-            SourceArgs { flake: self.flake, template: self.template, image: self.image }.source();
+        let source = SourceArgs { flake: self.flake, template: self.template, image: self.image }
+            .source()?;
         let is_scoped = self.all_secrets || !self.secret_scopes.is_empty();
         Ok(PoolChange {
             source,
@@ -269,6 +279,31 @@ impl PoolUpdateArgs {
             routing_table,
             policy: None,
         })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PoolRollArgs {
+    /// The pool, as `<tenant>/<pool>`
+    pub(crate) pool: PoolRef,
+    /// How many are replaced at once; none is made in addition, so that many are away meanwhile
+    #[arg(long, value_name = "N", default_value_t = RollPace::default().batch)]
+    batch: u32,
+    /// How long an instance may take from its start until it is ready
+    #[arg(long, value_name = "SECS", default_value_t = RollPace::default().timeout.0)]
+    timeout: u32,
+    /// How long it must stay ready before the next one goes
+    #[arg(long, value_name = "SECS", default_value_t = RollPace::default().soak.0)]
+    soak: u32,
+    /// Stop where it failed, and do not return to the former build
+    #[arg(long)]
+    pub(crate) no_rollback: bool,
+}
+
+impl PoolRollArgs {
+    /// The pace that the flags ask for.
+    pub(crate) const fn pace(&self) -> RollPace {
+        RollPace { batch: self.batch, timeout: Seconds(self.timeout), soak: Seconds(self.soak) }
     }
 }
 

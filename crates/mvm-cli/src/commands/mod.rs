@@ -3,6 +3,7 @@
 pub(crate) mod add;
 pub(crate) mod agent;
 mod authority;
+pub(crate) mod build;
 mod certs;
 pub(crate) mod config;
 pub(crate) mod connect;
@@ -10,6 +11,7 @@ pub(crate) mod coordinator;
 pub(crate) mod deploy;
 pub(crate) mod events;
 pub(crate) mod guest;
+pub(crate) mod image;
 pub(crate) mod instance;
 mod logs;
 pub(crate) mod machine;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use mvm::{
-    Error, ErrorKind, NewPool, Operation, PoolPolicy, Rebuild, Resources, RuntimePolicy,
+    Error, ErrorKind, NewPool, Operation, PoolPolicy, Rebuild, Resources, RollFailure,
+    RuntimePolicy,
     units::{Mib, Seconds, Vcpus},
 };
 
@@ -40,6 +41,11 @@ pub(crate) fn run(session: &Session, command: PoolCommand) -> Result<ExitCode, E
         PoolCommand::Rollback { pool, revision } => {
             session.operate(&Operation::PoolRollback { pool, revision })
         }
+        PoolCommand::Roll(args) => session.operate(&Operation::PoolRoll {
+            pace: args.pace(),
+            on_failure: if args.no_rollback { RollFailure::Stay } else { RollFailure::Return },
+            pool: args.pool,
+        }),
         PoolCommand::Gc { pool, keep } => session.operate(&Operation::PoolGc { pool, keep }),
         PoolCommand::Scale(args) => session.operate(&Operation::PoolScale {
             pool: args.pool,
@@ -61,7 +67,7 @@ fn create(session: &Session, args: PoolCreateArgs) -> Result<Operation, Error> {
     let mvm = &session.mvm;
     let integrations = args.integrations.map(|file| mvm.read_integrations(&file)).transpose()?;
     let routing_table = args.routes.map(|file| mvm.read_routes(&args.pool, &file)).transpose()?;
-    let source = args.source.source().ok_or_else(|| {
+    let source = args.source.source()?.ok_or_else(|| {
         Error::new(ErrorKind::Usage, "a pool needs a source")
             .hint("give one of --flake, --template and --image")
     })?;
@@ -82,6 +88,6 @@ fn create(session: &Session, args: PoolCreateArgs) -> Result<Operation, Error> {
         routing_table,
         runtime_policy: args.policy.over(RuntimePolicy::default()),
         secret_scopes: args.secret_scopes,
-        policy: PoolPolicy::default(),
+        policy: PoolPolicy { readiness: args.readiness, ..PoolPolicy::default() },
     })))
 }

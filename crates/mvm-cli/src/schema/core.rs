@@ -5,9 +5,10 @@ use mvm::{
     ErrorKind, EventKind, Failed, Failure, Finding, Grant, GroupStats, GuestMetrics, ImageHash,
     Instance, InstanceId, InstanceRef, Integration, LoggedEvent, Logs, Made, MatchRule, NetId,
     Network, NodeFacts, Offset, OperationId, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview,
-    Quotas, Removal, Resources, Revision, Role, Route, RoutingTable, RuntimePolicy, Scope,
-    SecretsSource, Selector, Source, State, Step, Subnet, Target, Tenant, TenantId, TenantSecrets,
-    Usage, VmmVersion, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want, WorkerState,
+    Quotas, Removal, Resources, Revision, Role, Rolling, Route, RoutingTable, RuntimePolicy, Scope,
+    SecretsSource, Selector, Source, State, Step, Subnet, Taken, Target, Tenant, TenantId,
+    TenantSecrets, Usage, VmmVersion, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want,
+    WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };
 use serde_json::{Value, json};
@@ -336,6 +337,22 @@ describe!(Pool, "PoolRecord", "What is recorded of a pool.", {
     generation: "Counts the changes of the record.",
 } or absent {
     rolled_back_to: "The build that a rollback made current; the newest is while this is absent.",
+    rolling: "The roll that is under way, or was interrupted.",
+});
+
+describe!(Rolling, "Rolling", "A roll that is not over.", {
+    to: "The build that instances get.",
+    from: "The build that the pool returns to when that one does not become ready.",
+    taken: "The instances that were taken so far, in order.",
+} or absent {
+    failed: "Why it is being taken back; absent while it goes forward.",
+});
+
+describe!(Taken, "Taken", "An instance that a roll replaces or has replaced.", {
+    instance: "Which.",
+    is_ready: "Whether it was ready long enough.",
+} or absent {
+    warm: "Who had it Warm, if it was; it becomes so again.",
 });
 
 describe!(Failure, "Failure", "Why an instance stopped by itself.", {

@@ -10,8 +10,8 @@ use super::{Definitions, Described, Fields, Shape, describe, named, words};
 use crate::{
     commands::guest::Would,
     show::{
-        Dashboard, Disk, DiskFigures, Fleet, HealthFigures, Instance, Machine, MemoryFigures,
-        NetworkFigures, Node, Pool, Secrets, Stats, Tenant,
+        self, Dashboard, Disk, DiskFigures, Fleet, HealthFigures, ImageFile, ImageMade, Instance,
+        Machine, MemoryFigures, NetworkFigures, Node, Pool, Secrets, Stats, Tenant,
     },
 };
 
@@ -63,6 +63,9 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "volume-list" => question(Vec::<Volume>::schema),
         "volume-info" => question(Volume::schema),
         "net-verify" => question(NetReport::schema),
+        "build" | "image-export" | "image-import" => {
+            Some(Shape { result: ImageMade::schema, plan: Some(show::Would::schema) })
+        }
         "instance-cp" => Some(Shape { result: CopyReport::schema, plan: Some(Would::schema) }),
         "instance-exec" | "instance-ssh" | "instance-console" => question(Would::schema),
         "tenant-create"
@@ -74,6 +77,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "pool-update"
         | "pool-build"
         | "pool-rollback"
+        | "pool-roll"
         | "pool-scale"
         | "pool-gc"
         | "pool-destroy"
@@ -208,6 +212,8 @@ describe!(Pool, "Pool", "A pool.", {
     revisions: "Its builds, newest first.",
     states: "Its instances by state.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
+} or absent {
+    rolling: "The roll that is under way, or was interrupted.",
 });
 
 describe!(Instance, "Instance", "An instance as it is.", {
@@ -271,6 +277,18 @@ impl Described for Node {
         })
     }
 }
+
+describe!(ImageMade, "ImageMade", "An image that is in the image store.", {
+    image: "Its hash.",
+} or absent {
+    file: "The file that it was written into.",
+});
+
+describe!(ImageFile, "ImageFile", "A file with an image.", {
+    path: "As it was asked for.",
+    sha256: "Its digest.",
+    size: "Its length in bytes.",
+});
 
 describe!(Would, "GuestPlan", "What would be done inside a guest.", {
     act: "What.",

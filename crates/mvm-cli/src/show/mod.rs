@@ -6,6 +6,7 @@ mod dashboard;
 mod disk;
 mod events;
 mod fleet;
+mod image;
 mod instance;
 mod machine;
 mod net;
@@ -29,6 +30,7 @@ pub(crate) use fleet::{
     Certificate, Request, Signer, Step, Would, acceptance, certificates, remote_figures,
     remote_instances, remote_node, remote_tenants, signer, steps, steps_text,
 };
+pub(crate) use image::{ImageFile, ImageMade};
 pub(crate) use instance::{Instance, instance, instances, logs};
 pub(crate) use machine::{Machine, checks, machine};
 pub(crate) use net::verified;

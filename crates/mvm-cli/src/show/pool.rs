@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mvm::{
-    Counts, Integration, PoolView, Resources, Route, RoutingTable, RuntimePolicy, Scope, State,
-    units::Timestamp,
+    Counts, Integration, PoolView, Resources, Rolling, Route, RoutingTable, RuntimePolicy, Scope,
+    State, units::Timestamp,
 };
 use serde::Serialize;
 
@@ -26,6 +26,8 @@ pub(crate) struct Pool {
     pub(crate) current: Option<String>,
     pub(crate) revisions: Vec<mvm::Revision>,
     pub(crate) states: BTreeMap<State, usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rolling: Option<Rolling>,
     pub(crate) created_at: Timestamp,
 }
 
@@ -46,6 +48,7 @@ impl Pool {
             current: record.current().map(ToString::to_string),
             revisions: record.revisions.clone(),
             states: view.states.clone(),
+            rolling: record.rolling.clone(),
             created_at: record.created_at,
         }
     }
@@ -114,8 +117,18 @@ pub(crate) fn pool(one: &Pool) -> String {
     if !names.is_empty() {
         lines.push(("Integrations", names.join(", ")));
     }
+    lines.extend(one.rolling.as_ref().map(|rolling| ("Roll", roll(rolling))));
     lines.extend(routes.map(|route| ("Route", route)));
     facts(lines)
+}
+
+/// How far a roll is.
+fn roll(rolling: &Rolling) -> String {
+    let (to, from) = (rolling.to.short(), rolling.from.short());
+    match &rolling.failed {
+        None => format!("{} taken for {to}; go on: mvm pool roll", rolling.taken.len()),
+        Some(why) => format!("back to {from}, because {why}; go on: mvm pool roll"),
+    }
 }
 
 fn route(route: &Route) -> String {

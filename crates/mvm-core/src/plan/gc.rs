@@ -18,7 +18,8 @@ use crate::{
     volume::VolumeEffect,
 };
 
-/// The images of a pool that stay: the current one, those of its instances, and the `keep` newest.
+/// The images of a pool that stay: the current one, those of its instances and of a roll, and the `keep`
+/// newest.
 #[must_use]
 pub fn kept(pool: &Pool, instances: &[Instance], keep: usize) -> BTreeSet<ImageHash> {
     let mut kept = BTreeSet::new();
@@ -28,6 +29,8 @@ pub fn kept(pool: &Pool, instances: &[Instance], keep: usize) -> BTreeSet<ImageH
         }
     }
     kept.extend(pool.current().cloned());
+    // What a roll may have to return to is in nobody's use once all were replaced.
+    kept.extend(pool.rolling.iter().flat_map(|roll| [roll.to.clone(), roll.from.clone()]));
     let own = instances.iter().filter(|one| one.instance.pool_ref() == pool.pool);
     kept.extend(own.filter_map(|one| one.image.clone()));
     kept
@@ -165,6 +168,7 @@ mod tests {
             routing_table: None,
             revisions: images.iter().map(revision).collect(),
             rolled_back_to: None,
+            rolling: None,
             policy: PoolPolicy::default(),
             destroying: false,
             created_at: Timestamp(0),

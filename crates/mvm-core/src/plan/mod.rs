@@ -6,6 +6,7 @@
 //! - [`instance`] — one instance to its wanted state.
 //! - [`policy`] — which instance rests because nobody needs it, or to make room.
 //! - [`pool`] — which instance shall be in which state, from the counts.
+//! - [`roll`] — which instance is replaced by its pool's current build, and when.
 //! - [`brake`] — what fails again and again.
 //! - [`node`] — all tenants and pools of a node to a desired state.
 //! - [`gc`] — what nothing uses any more.
@@ -22,6 +23,7 @@ pub mod node;
 pub mod policy;
 pub mod pool;
 pub mod rebuild;
+pub mod roll;
 pub mod truth;
 
 use std::fmt;

@@ -5,7 +5,7 @@
 //! oci:REGISTRY/REPOSITORY[:TAG][@sha256:HEX]   an image of a registry; the tag is `latest` if none is said
 //! oci-archive:/PATH                            a file with one: an OCI layout in a tar, or `docker save`
 //! deb:NAME[,NAME…] | deb:/PATH                 Debian packages, listed here or in a file
-//! /PATH                                        a directory with an `Mvmfile.toml`
+//! /PATH                                        a directory with an `Mvmfile.toml`, or an image in one file
 //! ```
 //!
 //! It reads texts, and refuses to know whether there is such a thing.
@@ -27,8 +27,8 @@ pub enum ImageRef {
     Packages(Vec<String>),
     /// A file with a name of a Debian package on each line, by its absolute path.
     PackageFile(String),
-    /// A directory with an `Mvmfile.toml`, by its absolute path.
-    Directory(String),
+    /// A directory with an `Mvmfile.toml`, or an image in one file, by its absolute path.
+    Path(String),
 }
 
 /// An image of a registry.
@@ -70,7 +70,7 @@ impl FromStr for ImageRef {
         match text.strip_prefix("deb:") {
             Some(path) if path.starts_with('/') => absolute(text, path).map(Self::PackageFile),
             Some(list) => packages(list.split(',')).map(Self::Packages),
-            None if text.starts_with('/') => absolute(text, text).map(Self::Directory),
+            None if text.starts_with('/') => absolute(text, text).map(Self::Path),
             None if text.contains("..") || text.starts_with('.') => {
                 Err(wrong(text, "an image").hint("write a name, a hash, or an absolute path"))
             }
@@ -236,7 +236,7 @@ mod tests {
             assert_eq!(read(&text), oci("r.example.com", "a", pinned.clone()), "{text}");
         }
         assert_eq!(read("oci-archive:/a/b.tar"), Ok(ImageRef::OciArchive("/a/b.tar".to_owned())));
-        assert_eq!(read("/srv/app"), Ok(ImageRef::Directory("/srv/app".to_owned())));
+        assert_eq!(read("/srv/app"), Ok(ImageRef::Path("/srv/app".to_owned())));
         assert_eq!(read("deb:/a/list"), Ok(ImageRef::PackageFile("/a/list".to_owned())));
         let names = ["busybox-static", "libstdc++6"].map(str::to_owned).to_vec();
         assert_eq!(read("deb:libstdc++6,busybox-static,libstdc++6"), Ok(ImageRef::Packages(names)));

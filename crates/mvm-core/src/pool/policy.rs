@@ -3,11 +3,14 @@
 //!
 //! All of it has a default. It refuses to know how anything of it is done.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::Seconds;
+use crate::{
+    error::{Error, ErrorKind},
+    units::Seconds,
+};
 
 /// The standing decisions of a pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,6 +104,31 @@ pub enum Readiness {
     },
 }
 
+/// As people write it: `worker-ready`, `tcp:PORT` or `http:PORT/PATH`.
+impl FromStr for Readiness {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
+        let is_graphic = |path: &str| path.bytes().all(|byte| byte.is_ascii_graphic());
+        let read = match text.split_once(':') {
+            None if text == "worker-ready" => Some(Self::WorkerReady),
+            Some(("tcp", rest)) => port(rest).map(|port| Self::Tcp { port }),
+            Some(("http", rest)) => rest
+                .find('/')
+                .and_then(|place| rest.split_at_checked(place))
+                .and_then(|(at, path)| {
+                    let path = Some(path).filter(|path| is_graphic(path))?.to_owned();
+                    Some(Self::Http { port: port(at)?, path })
+                }),
+            Some(_) | None => None,
+        };
+        read.ok_or_else(|| {
+            Error::new(ErrorKind::Invalid, format!("{text:?} is not a readiness"))
+                .hint("write worker-ready, tcp:80 or http:80/health")
+        })
+    }
+}
+
 /// What becomes of instances when their node is lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -110,4 +138,23 @@ pub enum OnNodeLoss {
     Keep,
     /// Fresh ones are started elsewhere.
     Replace,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_readiness_is_read_as_people_write_it_and_nothing_else_is() {
+        let read = |text: &str| text.parse::<Readiness>();
+        assert_eq!(read("worker-ready").unwrap(), Readiness::WorkerReady);
+        assert_eq!(read("tcp:80").unwrap(), Readiness::Tcp { port: 80 });
+        let http = Readiness::Http { port: 8080, path: "/up?a=b:c".to_owned() };
+        assert_eq!(read("http:8080/up?a=b:c").unwrap(), http);
+        for bad in ["", "tcp", "tcp:0", "tcp:70000", "http:80", "http:/up", "http:80/a b", "udp:53"]
+        {
+            assert_eq!(read(bad).unwrap_err().kind, ErrorKind::Invalid, "{bad}");
+        }
+    }
 }

@@ -4,14 +4,14 @@
 //! A flake is built in a microVM, which the engine drives as it drives any other (`Guest`); what is made of
 //! the root that stands in it then is a [`Builder`]'s again.
 
-use std::{fmt, io::Read, io::Write, str::FromStr, sync::Arc};
+use std::{fmt, io::Read, io::Write, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::Progress;
 use crate::{
-    error::Error, error::ErrorKind, id::ImageHash, id::InstanceRef, id::PoolRef,
-    operation::Rebuild, pool::Role, pool::Source, units::Seconds,
+    error::Error, id::ImageHash, id::InstanceRef, id::PoolRef, id::RequestKey, operation::Rebuild,
+    pool::Role, pool::Source, units::Seconds,
 };
 
 /// What a builder is asked for.
@@ -27,43 +27,6 @@ pub struct BuildOrder {
     pub rebuild: Rebuild,
     /// How long it may take.
     pub timeout: Seconds,
-}
-
-/// Everything that decides what a build makes, as one hash: 64 hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct RequestKey(String);
-
-impl RequestKey {
-    /// Its digits.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for RequestKey {
-    type Err = Error;
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let is_hexadecimal = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if text.len() == 64 && is_hexadecimal {
-            return Ok(Self(text.to_owned()));
-        }
-        Err(Error::new(ErrorKind::Invalid, format!("{text:?} is not the key of a build")))
-    }
-}
-
-impl TryFrom<String> for RequestKey {
-    type Error = Error;
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<RequestKey> for String {
-    fn from(key: RequestKey) -> Self {
-        key.0
-    }
 }
 
 /// A root file system that stands in a builder microVM and shall become an image.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     effect::Jail, error::Error, id::InstanceRef, id::OperationId, integration::Integration,
-    meter::CopyReport, meter::GuestMetrics, net::Network, net::Offset, publish::Protocol,
-    route::Routes, units::Generation, units::Seconds,
+    meter::CopyReport, meter::GuestMetrics, net::Network, net::Offset, pool::Readiness,
+    publish::Protocol, route::Routes, units::Generation, units::Seconds,
 };
 
 /// What the engine says to a guest's agent in the course of a plan. All are idempotent.
@@ -70,6 +70,15 @@ pub enum GuestAct {
     RefreshSecrets {
         /// The epoch of the secrets on it.
         epoch: Generation,
+    },
+    /// Asks whether the workload serves: its programs have not failed, and it is ready as the pool says.
+    Ready {
+        /// Where it shall serve: the guest's own address.
+        address: Ipv4Addr,
+        /// What it must show; nothing more if absent.
+        readiness: Option<Readiness>,
+        /// How long showing it may take.
+        timeout: Seconds,
     },
     /// Lets the workload run again, of a guest that never left this process.
     Thaw,

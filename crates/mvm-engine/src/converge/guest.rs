@@ -183,6 +183,7 @@ pub(super) const fn word(act: &GuestAct) -> &'static str {
         GuestAct::Quiesce => "quiesce",
         GuestAct::Wake { .. } => "wake",
         GuestAct::RefreshSecrets { .. } => "refresh_secrets",
+        GuestAct::Ready { .. } => "ready",
         GuestAct::Thaw => "thaw",
         GuestAct::Resize => "resize",
         GuestAct::Shutdown { .. } => "shutdown",

@@ -78,7 +78,8 @@ impl Builder for World {
         if order.source.text() == "absent" {
             return Err(Error::new(ErrorKind::NotFound, "there is no image absent"));
         }
-        Ok("ab".repeat(32).parse().unwrap())
+        let byte = order.source.text().strip_prefix("image-").unwrap_or("ab");
+        Ok(byte.repeat(32).parse().unwrap())
     }
 
     fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {

@@ -106,15 +106,26 @@ impl Engine {
         revision: &RevisionName,
     ) -> Result<Outcome, Error> {
         let _lock = self.lock_pool(id)?;
-        let (_, pool) = self.within(|tx| living(tx, id))?;
-        let image = pool.revision(revision)?.image.clone();
         cx.cancel.check()?;
-        self.execute(&Effect::EnsureRevision { pool: id.clone(), image })?;
-        let (_, image) = self.within(|tx| self.record_rollback(tx, cx, id, revision))?;
+        let image = self.make_current(cx, id, revision)?;
         let notes = vec![
             "instances that run keep their build; each boots this one at its next start".to_owned(),
         ];
         Ok(Outcome { made: Some(Made::Image(image)), notes, ..Outcome::default() })
+    }
+
+    /// Makes a build current; the caller holds the pool's lock.
+    pub(super) fn make_current(
+        &self,
+        cx: &Context,
+        id: &PoolRef,
+        revision: &RevisionName,
+    ) -> Result<ImageHash, Error> {
+        let (_, pool) = self.within(|tx| living(tx, id))?;
+        let image = pool.revision(revision)?.image.clone();
+        self.execute(&Effect::EnsureRevision { pool: id.clone(), image })?;
+        let (_, image) = self.within(|tx| self.record_rollback(tx, cx, id, revision))?;
+        Ok(image)
     }
 
     /// Makes a build current in the pool's record; the history stays as it is.

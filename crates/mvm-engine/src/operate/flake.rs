@@ -193,6 +193,7 @@ impl Engine {
             routing_table: None,
             revisions: vec![built],
             rolled_back_to: None,
+            rolling: None,
             policy: PoolPolicy { pinned: true, critical: true, ..PoolPolicy::default() },
             destroying: false,
             created_at: now,

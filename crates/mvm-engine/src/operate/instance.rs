@@ -63,6 +63,8 @@ pub(crate) enum Precedence {
     Person,
     /// Policy or counts ask by themselves, and wait for the override to end.
     Background,
+    /// The instance leaves its state only to come back to it: an override holds nothing, and stays.
+    InPassing,
 }
 
 impl Precedence {
@@ -292,7 +294,7 @@ impl Engine {
         let has_volume = HasVolume::seen(&record, seen);
         let admitted = self.admit_disk(&record, seen, wish.want).and_then(|()| {
             self.within(|tx| {
-                if wish.by == ParkedBy::Person {
+                if wish.by == ParkedBy::Person && wish.precedence == Precedence::Person {
                     self.tell_override(tx, &cx.actor, &record, wish.want)?;
                 }
                 self.admit_wish(tx, &record, wish, capacity, has_volume)
@@ -340,16 +342,16 @@ impl Engine {
         if matches!(wish.want, Want::Warm | Want::Sleeping) {
             record.parked_by = Some(wish.by);
         }
-        if wish.by == ParkedBy::Person || wish.precedence == Precedence::Person {
+        if wish.precedence == Precedence::Person {
             record.failures = 0;
         }
-        record.manual_override_until = match (wish.by, wish.precedence) {
-            (ParkedBy::Person, _) => Some(self.ports.clock.now().plus(self.config.manual_override)),
-            // A person set the counts: from now on those decide.
-            (ParkedBy::Counts | ParkedBy::Policy, Precedence::Person) => None,
-            (ParkedBy::Counts | ParkedBy::Policy, Precedence::Background) => {
-                record.manual_override_until
+        record.manual_override_until = match (wish.precedence, wish.by) {
+            (Precedence::Person, ParkedBy::Person) => {
+                Some(self.ports.clock.now().plus(self.config.manual_override))
             }
+            // A person set the counts: from now on those decide.
+            (Precedence::Person, ParkedBy::Counts | ParkedBy::Policy) => None,
+            (Precedence::Background | Precedence::InPassing, _) => record.manual_override_until,
         };
         records::put(tx, &mut record)?;
         Ok(record)

@@ -10,6 +10,7 @@ pub(crate) mod instance;
 pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod reconcile;
+pub(crate) mod roll;
 pub(crate) mod rotate;
 pub(crate) mod scale;
 pub(crate) mod secrets;

@@ -84,6 +84,7 @@ impl Engine {
             routing_table: ask.routing_table.clone(),
             revisions: Vec::new(),
             rolled_back_to: None,
+            rolling: None,
             policy: ask.policy.clone(),
             destroying: false,
             created_at: self.ports.clock.now(),

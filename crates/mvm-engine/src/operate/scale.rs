@@ -8,6 +8,8 @@
 //! it is recent. Counts that a person sets are that person's latest word: they hold at once, also for
 //! what was started, stopped or put to sleep by hand before.
 
+use std::time::Duration;
+
 use mvm_core::{
     error::{Error, ErrorKind},
     event::EventKind,
@@ -19,7 +21,7 @@ use mvm_core::{
         pool::{Assignment, Held},
     },
     pool::{Counts, Pool},
-    port::Transaction,
+    port::{Lock, Transaction},
     quota::Usage,
     state::State,
     units::Timestamp,
@@ -57,10 +59,13 @@ impl Engine {
         ask: &Scale,
         no_wait: bool,
     ) -> Result<Outcome, Error> {
-        self.within(|tx| records::pool(tx, &ask.pool))?;
+        let known = self.within(|tx| records::pool(tx, &ask.pool))?;
         // Before the pool's lock, because it may need the tenant's.
         self.converge_tenant(&ask.pool.tenant)?;
-        let _lock = self.lock(&Subject::Pool(ask.pool.clone()))?;
+        let Some(_lock) = self.lock_for_counts(cx, &known)? else {
+            let notes = vec![format!("{} is being rolled; its counts hold after that", ask.pool)];
+            return Ok(Outcome { notes, ..Outcome::default() });
+        };
         let pool = self.within(|tx| self.record_counts(tx, cx, ask, no_wait))?;
         if no_wait {
             return Ok(Outcome { made: Some(Made::Pool(Box::new(pool))), ..Outcome::default() });
@@ -81,6 +86,20 @@ impl Engine {
         self.tell_deferrals(cx, &outcome.deferrals)?;
         outcome.made = Some(Made::Pool(Box::new(pool)));
         Ok(outcome)
+    }
+
+    /// The pool's lock. Counts that are brought about in the background do not wait for a roll that is under
+    /// way, which puts every instance back where it was; one that was interrupted is in nobody's way.
+    fn lock_for_counts(&self, cx: &Context, pool: &Pool) -> Result<Option<Box<dyn Lock>>, Error> {
+        let subject = Subject::Pool(pool.pool.clone());
+        let is_by_itself = Precedence::of(&cx.actor) == Precedence::Background;
+        if !is_by_itself || pool.rolling.is_none() {
+            return self.lock(&subject).map(Some);
+        }
+        match self.ports.locks.lock(&subject, Duration::ZERO) {
+            Err(error) if error.kind == ErrorKind::Unavailable => Ok(None),
+            lock => lock.map(Some),
+        }
     }
 
     /// Puts what was left alone into the audit log.

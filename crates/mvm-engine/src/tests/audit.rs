@@ -22,6 +22,7 @@ fn leaves(operation: &Operation) -> EventKind {
         Operation::PoolUpdate { .. } => EventKind::PoolUpdated,
         Operation::PoolBuild { .. } => EventKind::PoolBuilt,
         Operation::PoolRollback { .. } => EventKind::PoolRolledBack,
+        Operation::PoolRoll { .. } => EventKind::PoolRolled,
         Operation::TenantSecretsSet { .. } => EventKind::SecretsSet,
         Operation::TenantSecretsRotate { .. } => EventKind::SecretsRotated,
         Operation::TenantKeyRotate { .. } => EventKind::KeyRotated,

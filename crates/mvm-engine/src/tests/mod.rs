@@ -21,6 +21,7 @@ mod policy;
 mod races;
 mod rebuild;
 mod reconcile;
+mod rolls;
 mod routes;
 mod secrets;
 mod tenants;

@@ -17,12 +17,12 @@ use std::{
 use mvm_core::{
     Error,
     effect::{Effect, Firewall},
-    id::{ImageHash, InstanceRef, OperationId, PoolRef, Subject, TenantId},
+    id::{ImageHash, InstanceRef, OperationId, PoolRef, RequestKey, Subject, TenantId},
     instance::Instance,
     net::Network,
     operation::Rebuild,
     pool::{Role, Source},
-    port::{BuildOrder, Builder, BuiltRoot, LogSource, Progress, RequestKey},
+    port::{BuildOrder, Builder, BuiltRoot, LogSource, Progress},
     units::{Generation, Seconds},
 };
 use rustix::net::{

@@ -6,10 +6,11 @@ use mvm_core::{
     effect::Jail,
     integration::Integration,
     net::{Mac, Network, Offset},
+    pool::Readiness,
     route::{Routes, Selector},
     units::Generation,
 };
-use mvm_proto::{GuestConfig, MacAddress, MinRuntimePolicy, NetworkIdentity};
+use mvm_proto::{GuestConfig, MacAddress, MinRuntimePolicy, NetworkIdentity, message};
 
 use crate::net;
 
@@ -51,6 +52,18 @@ pub fn of(jail: &Jail, secrets: Generation) -> Result<GuestConfig, Error> {
         integrations: integrations(&identity.integrations),
         ssh_authorized_keys: Vec::new(),
     })
+}
+
+/// What makes a workload ready, in the guest's words.
+#[must_use]
+pub fn readiness(asked: &Readiness) -> message::Readiness {
+    match asked {
+        Readiness::WorkerReady => message::Readiness::WorkerReady {},
+        Readiness::Tcp { port } => message::Readiness::Tcp { port: *port },
+        Readiness::Http { port, path } => {
+            message::Readiness::Http { port: *port, path: path.clone() }
+        }
+    }
 }
 
 /// The integrations in the guest's words.

@@ -21,10 +21,10 @@ use crate::harness::{
 use mvm_core::{
     instance::Drain,
     operation::Operation,
-    pool::{PoolChange, RevisionName},
+    pool::{PoolChange, RevisionName, RollFailure, RollPace},
     quota::Quotas,
     state::Move,
-    units::{Mib, Vcpus},
+    units::{Mib, Seconds, Vcpus},
     volume::VolumeFate,
 };
 use mvm_sim::{
@@ -107,10 +107,15 @@ fn choose(chance: &mut Chance, sim: &Simulation) -> Operation {
             let mut count = || u32::try_from(chance.below(3)).unwrap();
             scale(workers, count(), count(), count())
         }
-        18 => match chance.below(4) {
+        18 => match chance.below(5) {
             0 => Operation::NodeGc { keep: None },
             1 => Operation::PoolGc { pool: workers, keep: Some(1) },
             2 => Operation::PoolRollback { pool: workers, revision: RevisionName::Ordinal(1) },
+            4 => Operation::PoolRoll {
+                pool: workers,
+                pace: RollPace { batch: 2, timeout: Seconds(3), soak: Seconds(1) },
+                on_failure: RollFailure::Return,
+            },
             3.. => Operation::PoolUpdate {
                 pool: workers,
                 change: Box::new(PoolChange { mem_mib: Some(Mib(64)), ..PoolChange::default() }),

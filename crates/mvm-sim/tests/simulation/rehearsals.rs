@@ -6,7 +6,7 @@ use mvm_core::{
     event::Actor,
     instance::{Drain, Instance},
     operation::Operation,
-    pool::{PoolChange, RevisionName},
+    pool::{PoolChange, RevisionName, RollFailure, RollPace},
     port::Table,
     quota::QuotaChange,
     secrets::SecretsSource,
@@ -22,7 +22,7 @@ use crate::harness::{
 };
 
 /// How many variants [`Operation`] has.
-const OPERATIONS: usize = 22;
+const OPERATIONS: usize = 23;
 
 /// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
 const fn position(operation: &Operation) -> usize {
@@ -49,6 +49,7 @@ const fn position(operation: &Operation) -> usize {
         Operation::TenantSecretsSet { .. } => 19,
         Operation::TenantSecretsRotate { .. } => 20,
         Operation::AgentReconcile { .. } => 21,
+        Operation::PoolRoll { .. } => 22,
     }
 }
 
@@ -81,6 +82,7 @@ fn everything(sim: &Simulation) -> String {
     format!("{rows:?}\n{events:?}\n{seen:?}\n{node:?}\n{stock:?}\n{web:?}")
 }
 
+#[expect(clippy::too_many_lines, reason = "one step for every operation")]
 fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     let web = || pool("acme", "web");
     let mut tried = BTreeSet::new();
@@ -107,6 +109,8 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     });
     go(Operation::PoolRollback { pool: web(), revision: RevisionName::Ordinal(1) });
     go(scale(web(), 1, 1, 1));
+    let (pace, on_failure) = (RollPace::default(), RollFailure::Return);
+    go(Operation::PoolRoll { pool: web(), pace, on_failure });
     let mut desired = mvm.engine.desired(None).unwrap();
     desired.tenants[0].pools[0].desired_counts.running = 2;
     go(Operation::AgentReconcile { desired: Box::new(desired) });

@@ -52,8 +52,7 @@ impl Workshop {
         progress: &dyn Progress,
     ) -> Result<ImageHash, Error> {
         let on = |step: mvm_build::Progress<'_>| progress.report(&report(step));
-        let assembly = self.assembly(store, rebuild)?;
-        let base = self.base(store, &assembly, progress)?;
+        let (assembly, base) = self.begin(store, rebuild, progress)?;
         self.admit("a build of Debian packages", BUILD_MIB)?;
         let made = image.build(&assembly, &base, &self.fetcher()?, &on).map_err(|error| {
             let kind = match &error {

@@ -5,9 +5,9 @@ use std::io::{self, Write};
 use mvm_build::BuiltTree;
 use mvm_core::{
     error::{Error, ErrorKind},
-    id::ImageHash,
+    id::{ImageHash, RequestKey},
     operation::Rebuild,
-    port::{BuiltRoot, Guest, Progress, RequestKey},
+    port::{BuiltRoot, Guest, Progress},
 };
 use mvm_host::{disk::space, guest::VsockGuest};
 

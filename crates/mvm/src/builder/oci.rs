@@ -33,8 +33,7 @@ impl Workshop {
         progress: &dyn Progress,
     ) -> Result<ImageHash, Error> {
         let on = |step: mvm_build::Progress<'_>| progress.report(&report(step));
-        let assembly = self.assembly(store, rebuild)?;
-        let base = self.base(store, &assembly, progress)?;
+        let (assembly, base) = self.begin(store, rebuild, progress)?;
         let fetcher = self.fetcher()?;
         let rules = RegistryRules {
             auth_file: Some(self.config.registry_auth_file.clone()),
@@ -51,7 +50,7 @@ impl Workshop {
             ImageRef::Stored(_)
             | ImageRef::Packages(_)
             | ImageRef::PackageFile(_)
-            | ImageRef::Directory(_) => {
+            | ImageRef::Path(_) => {
                 return Err(Error::new(ErrorKind::Failed, "this is no OCI image"));
             }
         };

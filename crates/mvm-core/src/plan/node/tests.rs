@@ -87,6 +87,7 @@ fn pool(name: &str, role: &str, running: u32) -> Pool {
             source: Some(source),
         }],
         rolled_back_to: None,
+        rolling: None,
         destroying: false,
         created_at: Timestamp(0),
         generation: Generation(1),

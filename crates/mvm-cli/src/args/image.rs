@@ -1,0 +1,54 @@
+//! The arguments of `mvm build` and `mvm image …`, and images as people name them.
+
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+use mvm::{
+    Error, Operation,
+    forward::{InputPath, OutputPath},
+    image::absolute_image,
+};
+
+use super::examples;
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// A directory with an Mvmfile.toml
+    #[arg(default_value = ".")]
+    pub(crate) path: InputPath,
+    /// Write the image into this file, too
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<OutputPath>,
+    /// How long it may take
+    #[arg(long, value_name = "SECS", default_value_t = Operation::BUILD_TIMEOUT.0)]
+    pub(crate) timeout: u32,
+    /// Build again although nothing changed
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Write an image into one file
+    #[command(after_long_help = examples::IMAGE_EXPORT)]
+    Export {
+        /// The image by name or hash, or a pool, as `<tenant>/<pool>`, for its current build
+        image: String,
+        /// The file
+        #[arg(long, short, value_name = "FILE")]
+        output: OutputPath,
+    },
+    /// Take the image of a file into the image store, every byte of it verified
+    Import {
+        /// The file
+        file: InputPath,
+    },
+}
+
+/// The text of an image with a relative path made absolute.
+///
+/// # Errors
+/// `NotFound` when nothing is there, `Invalid` when it is no image.
+pub(crate) fn image(text: &str) -> Result<String, Error> {
+    absolute_image(text, Path::new(""))
+}

@@ -1,0 +1,36 @@
+//! Images that are made for no pool.
+//!
+//! They lie in the store until somebody uses them or the cache's budget is spent. It refuses to know what an
+//! image is.
+
+use mvm_core::{
+    error::Error,
+    id::ImageHash,
+    operation::Rebuild,
+    pool::{Role, Source},
+    port::BuildOrder,
+    units::Seconds,
+};
+
+use crate::engine::{Context, Engine};
+
+impl Engine {
+    /// Makes or finds an image.
+    ///
+    /// # Errors
+    /// Those of the builder; what was in the store stays there.
+    pub fn ensure_image(
+        &self,
+        cx: &Context,
+        source: Source,
+        rebuild: Rebuild,
+        timeout: Seconds,
+    ) -> Result<ImageHash, Error> {
+        source.validate()?;
+        let (profile, role) = ("minimal".to_owned(), Role::Worker);
+        let order = BuildOrder { source, profile, role, rebuild, timeout };
+        let image = self.ports.builder.ensure_image(&order, &cx.progress)?;
+        tracing::info!(%image, source = %order.source, "an image was made for no pool");
+        Ok(image)
+    }
+}
