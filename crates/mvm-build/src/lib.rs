@@ -56,4 +56,4 @@ pub use root::{BuiltTree, RootImageError};
 pub use rootfs::RootCompression;
 // What images run is part of the contract with the agent.
 pub use mvm_proto::workload::{Restart, Service, Workload};
-pub use store::{Image, ImageStore, StoreError};
+pub use store::{Image, ImageStore, StoreError, StoredFile};

@@ -9,6 +9,8 @@
 //!
 //! Who uses an image, and for how long it must stay, is not known here.
 
+mod portable;
+
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -17,6 +19,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+pub use portable::StoredFile;
 
 use crate::failed::FileError;
 use crate::hash::ContentHash;
@@ -124,6 +128,18 @@ pub enum StoreError {
     /// Something that can't be the name of an image.
     #[error("not an image name: {0:?}; use 1 to 63 of a-z, 0-9 and hyphens")]
     Name(String),
+    /// An image of this hash with other bytes than are wanted.
+    #[error("the image {hash} is here with other bytes")]
+    Differs {
+        /// Its hash.
+        hash: ContentHash,
+    },
+    /// Files that are said to be an image and are not.
+    #[error("these files are not the image {hash}")]
+    Foreign {
+        /// Its hash.
+        hash: ContentHash,
+    },
     /// Another build held the store for too long.
     #[error("another build works in {path}; waited {} s", waited.as_secs())]
     Busy {
@@ -305,20 +321,30 @@ impl ImageStore {
         &self,
         scratch: TempDir,
         manifest: &Manifest,
-        _: &BuildLock,
+        lock: &BuildLock,
     ) -> Result<Image, StoreError> {
         let path = scratch.path().join(MANIFEST);
         let text = serde_json::to_string_pretty(manifest)
             .map_err(|source| StoreError::Manifest { path: path.clone(), source })?;
         write_synced(&path, text.as_bytes()).map_err(file("write", &path))?;
+        self.place(scratch, manifest.hash, lock)
+    }
+
+    /// Puts a directory with all files of an image, which are synced, in its place: sync, rename, sync.
+    fn place(
+        &self,
+        scratch: TempDir,
+        hash: ContentHash,
+        _: &BuildLock,
+    ) -> Result<Image, StoreError> {
         sync_directory(scratch.path())?;
-        let place = self.directory.join(manifest.hash.to_string());
+        let place = self.directory.join(hash.to_string());
         if place.exists() {
             fs::remove_dir_all(&place).map_err(file("remove", &place))?;
         }
         fs::rename(scratch.path(), &place).map_err(file("publish", &place))?;
         sync_directory(&self.directory)?;
-        self.get(manifest.hash)
+        self.get(hash)
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use ureq::AsSendBody;
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::hash::ContentHash;
@@ -206,6 +207,45 @@ impl Client {
             return Err(HttpError::Oversize { url: url.to_owned(), limit });
         }
         Ok(Document { status, challenge, body })
+    }
+
+    /// Asks for nothing but the head of an answer: its status, and the length that it promises.
+    pub(crate) fn head(
+        &self,
+        url: &str,
+        headers: Headers<'_>,
+    ) -> Result<(u16, Option<u64>), HttpError> {
+        let mut request = self.agent.head(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.config().https_only(url.starts_with("https:")).build().call();
+        let response = response.map_err(|source| HttpError::Request {
+            url: url.to_owned(),
+            source: Box::new(source),
+        })?;
+        let length = response.headers().get("content-length");
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok((response.status().as_u16(), length))
+    }
+
+    /// Sends a body, and returns the status of the answer.
+    pub(crate) fn put(
+        &self,
+        url: &str,
+        headers: Headers<'_>,
+        body: impl AsSendBody,
+    ) -> Result<u16, HttpError> {
+        let mut request = self.agent.put(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.config().https_only(url.starts_with("https:")).build();
+        let response = request.send(body).map_err(|source| HttpError::Request {
+            url: url.to_owned(),
+            source: Box::new(source),
+        })?;
+        Ok(response.status().as_u16())
     }
 
     /// Brings `part` to exactly the pinned bytes, going on from what it already holds.

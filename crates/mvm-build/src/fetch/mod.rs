@@ -12,6 +12,7 @@
 //! One process at a time works in a cache (an exclusive lock on its directory); others wait.
 
 mod apt;
+pub mod bucket;
 mod config;
 mod credentials;
 mod error;

@@ -113,3 +113,55 @@ fn a_ref_is_a_name_and_a_manifest_of_another_schema_is_refused() {
     assert!(matches!(store.find("one"), Err(StoreError::NotFound(_))));
     assert!(matches!(store.get(image.manifest.hash), Err(StoreError::Schema { found: 2, .. })));
 }
+
+fn listed(image: &Image) -> Vec<(String, crate::fetch::Pinned)> {
+    image.portable().unwrap().into_iter().map(|one| (one.name, one.pinned)).collect()
+}
+
+#[test]
+fn an_image_comes_out_of_one_store_and_into_another_with_the_same_bytes() {
+    let ((_a, from), (_b, to)) = (store(), store());
+    let image = publish(&from, "one");
+    let hash = image.manifest.hash;
+    let files = image.portable().unwrap();
+    assert_eq!(files.first().map(|file| file.name.as_str()), Some("manifest.json"));
+    assert!(!to.has(hash, &listed(&image)).unwrap());
+    let copy = to.import(hash, &files).unwrap();
+    copy.verify().unwrap();
+    assert_eq!(listed(&copy), listed(&image));
+    assert!(to.has(hash, &listed(&image)).unwrap());
+    // Another file of the same length takes the place of one: what was linked stays as it is.
+    fs::remove_file(copy.root()).unwrap();
+    fs::write(copy.root(), "onE").unwrap();
+    assert!(!to.has(hash, &listed(&image)).unwrap());
+    to.import(hash, &files).unwrap().verify().unwrap();
+}
+
+#[test]
+fn files_that_are_not_the_image_they_are_said_to_be_leave_nothing() {
+    let ((_a, from), (_b, to)) = (store(), store());
+    let (one, two) = (publish(&from, "one"), publish(&from, "two"));
+    let short: Vec<_> = one.portable().unwrap().into_iter().take(2).collect();
+    let mut mixed = one.portable().unwrap();
+    mixed.truncate(2);
+    mixed.extend(two.portable().unwrap().pop());
+    let whole = one.portable().unwrap();
+    for (hash, files) in [
+        (one.manifest.hash, short),
+        (one.manifest.hash, mixed),
+        (two.manifest.hash, whole.clone()),
+        (one.manifest.hash, whole.into_iter().skip(1).collect()),
+    ] {
+        assert!(matches!(to.import(hash, &files), Err(StoreError::Foreign { .. })));
+        assert!(to.list().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn an_image_that_is_here_with_other_bytes_is_not_taken_for_what_is_wanted() {
+    let (_base, store) = store();
+    let image = publish(&store, "one");
+    let mut other = listed(&image);
+    other[1].1.sha256 = ContentHash::of(b"other");
+    assert!(matches!(store.has(image.manifest.hash, &other), Err(StoreError::Differs { .. })));
+}
