@@ -20,7 +20,7 @@ use signal_hook::{
 };
 
 use crate::{
-    args::{AgentCommand, Command, Format, Global, InstanceCommand, NodeCommand},
+    args::{AgentCommand, Command, Format, Global, InstanceCommand, NodeCommand, TemplateCommand},
     commands, exit, forward, log, manual,
     render::{self, progress::Reporter},
     show, usage,
@@ -77,12 +77,14 @@ fn go(
         Command::Stop => commands::machine::stop(global, &config),
         Command::Destroy(args) => commands::machine::destroy(global, &config, args),
         Command::Upgrade(args) => commands::upgrade::run(global, &config, args),
+        Command::Template(TemplateCommand::Init { dir }) => commands::template::init(global, dir),
         Command::Build(_)
         | Command::Image(_)
         | Command::Tenant(_)
         | Command::Pool(_)
         | Command::Instance(_)
         | Command::Volume(_)
+        | Command::Template(_)
         | Command::Agent(_)
         | Command::New(_)
         | Command::Deploy(_)
@@ -108,15 +110,18 @@ fn go(
                 );
                 let ran = forward::command(global, &config, matches, words, &*machine);
                 match ran {
-                    Err(error) if is_exec => {
-                        render::error::say(&error, global.output(), Some(operation));
-                        Ok(ExitCode::from(exit::EXEC_FAILED))
-                    }
+                    Err(error) if is_exec => Ok(exec_failed(&error, global, operation)),
                     ran => ran,
                 }
             }
         },
     }
+}
+
+/// What an `exec` ends with that did not come into the machine.
+fn exec_failed(error: &Error, global: &Global, operation: &OperationId) -> ExitCode {
+    render::error::say(error, global.output(), Some(operation));
+    ExitCode::from(exit::EXEC_FAILED)
 }
 
 /// Reads the configuration and begins the log.
@@ -172,6 +177,7 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         Command::Pool(command) => commands::pool::run(session, command),
         Command::Instance(command) => commands::instance::run(session, command),
         Command::Volume(command) => commands::volume::run(session, command),
+        Command::Template(command) => commands::template::run(session, command),
         Command::Agent(command) => commands::agent::run(session, command),
         Command::New(args) => commands::new::run(session, args),
         Command::Deploy(args) => commands::deploy::run(session, &args),

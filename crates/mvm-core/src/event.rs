@@ -128,6 +128,16 @@ pub enum EventKind {
     VolumeRemoved,
     /// A volume was made unreadable and removed.
     VolumeWiped,
+    /// A template was made or changed; the detail names it.
+    TemplateCreated,
+    /// A variant of a template has a build; the detail has its image.
+    TemplateBuilt,
+    /// A variant of a template could not be built; the reason says why.
+    TemplateBuildFailed,
+    /// A template came out of a storage; the detail says who signed it.
+    TemplatePulled,
+    /// A template was deleted.
+    TemplateDeleted,
     /// A tenant has another key, and nothing opens with the old one.
     KeyRotated,
 }

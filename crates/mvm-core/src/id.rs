@@ -146,6 +146,15 @@ text_id!(
 );
 
 text_id!(
+    /// The id of a template, unique on the host.
+    TemplateId, is_name, InvalidId::Name
+);
+text_id!(
+    /// The name of a variant within its template.
+    VariantId, is_name, InvalidId::Name
+);
+
+text_id!(
     /// A version of Firecracker, as `1.12.1`.
     VmmVersion, is_version, InvalidId::Version
 );
@@ -172,7 +181,9 @@ impl TenantId {
     pub const LOCAL: &'static str = "local";
     /// No tenant: the log of what belongs to none has this name.
     pub const NODE: &'static str = "node";
-    const RESERVED: [&'static str; 3] = [Self::LOCAL, Self::NODE, "templates"];
+    /// No tenant: whatever works on a template locks it below this name.
+    const TEMPLATES: &'static str = "templates";
+    const RESERVED: [&'static str; 3] = [Self::LOCAL, Self::NODE, Self::TEMPLATES];
 
     /// The built-in tenant.
     #[must_use]
@@ -263,6 +274,19 @@ impl PoolRef {
         Self { tenant: tenant.clone(), pool: PoolId(PoolId::BUILDERS.to_owned()) }
     }
 
+    /// What stands for a template where a subject is locked: a name that no pool has.
+    #[must_use]
+    pub fn of_template(template: &TemplateId) -> Self {
+        let tenant = TenantId(TenantId::TEMPLATES.to_owned());
+        Self { tenant, pool: PoolId(template.as_str().to_owned()) }
+    }
+
+    /// Whether it stands for a template.
+    #[must_use]
+    pub fn is_of_template(&self) -> bool {
+        self.tenant.as_str() == TenantId::TEMPLATES
+    }
+
     /// Whether it is a pool of builder microVMs.
     #[must_use]
     pub fn is_of_builders(&self) -> bool {
@@ -275,6 +299,36 @@ impl InstanceRef {
     #[must_use]
     pub fn pool_ref(&self) -> PoolRef {
         PoolRef { tenant: self.tenant.clone(), pool: self.pool.clone() }
+    }
+}
+
+/// A variant of a template, written `template:variant`, or `template` for the only one that it has.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TemplateRef {
+    /// The template.
+    pub template: TemplateId,
+    /// The variant; the only one of the template if absent.
+    pub variant: Option<VariantId>,
+}
+
+impl fmt::Display for TemplateRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.variant {
+            Some(variant) => write!(f, "{}:{variant}", self.template),
+            None => write!(f, "{}", self.template),
+        }
+    }
+}
+
+impl FromStr for TemplateRef {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let (template, variant) = match text.split_once(':') {
+            Some((template, variant)) => (template, Some(variant.parse()?)),
+            None => (text, None),
+        };
+        Ok(Self { template: template.parse()?, variant })
     }
 }
 
@@ -336,6 +390,7 @@ macro_rules! via_text {
     };
 }
 via_text!(PoolRef);
+via_text!(TemplateRef);
 via_text!(InstanceRef);
 
 /// What an operation works on, and what a lock protects.

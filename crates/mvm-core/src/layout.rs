@@ -6,7 +6,10 @@
 use std::path::PathBuf;
 
 use crate::{
-    id::{ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TenantId, VmmVersion, VolumeId},
+    id::{
+        ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TemplateId, TenantId, VmmVersion,
+        VolumeId,
+    },
     net::{NetId, Offset},
     pool::Resources,
     units::Generation,
@@ -64,8 +67,8 @@ pub fn parse_mapping(name: &str) -> Option<InstanceId> {
 /// Paths below the data directory.
 pub mod data {
     use super::{
-        Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, Resources, TenantId,
-        VmmVersion, VolumeId,
+        Generation, ImageHash, InstanceId, InstanceRef, PathBuf, PoolRef, Resources, TemplateId,
+        TenantId, VmmVersion, VolumeId,
     };
 
     /// The store; a link to the file of this name below [`KEPT`] where an agent without root keeps it.
@@ -128,6 +131,15 @@ pub mod data {
         PathBuf::from(KEYS).join(format!("{id}.next.key"))
     }
 
+    /// All templates.
+    pub const TEMPLATES: &str = "templates";
+
+    /// What is recorded of a template, exported.
+    #[must_use]
+    pub fn template_record(id: &TemplateId) -> PathBuf {
+        PathBuf::from(TEMPLATES).join(id.as_str()).join("template.json")
+    }
+
     /// All kept volumes.
     pub const VOLUMES: &str = "volumes";
 
@@ -167,10 +179,15 @@ pub mod data {
         tenant(&id.tenant).join("pools").join(id.pool.as_str())
     }
 
-    /// What the last build of a pool in a builder said.
+    /// What the last build of a pool, or of a template, in a builder said.
     #[must_use]
     pub fn build_log(id: &PoolRef) -> PathBuf {
-        pool(id).join("build.log")
+        let home = if id.is_of_template() {
+            PathBuf::from(TEMPLATES).join(id.pool.as_str())
+        } else {
+            pool(id)
+        };
+        home.join("build.log")
     }
 
     /// A pool's builds.

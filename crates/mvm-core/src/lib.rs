@@ -61,6 +61,7 @@ pub mod route;
 pub mod secrets;
 pub mod signed;
 pub mod state;
+pub mod template;
 pub mod tenant;
 pub mod units;
 pub mod volume;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     desired::DesiredState,
-    id::{InstanceRef, PoolRef, TenantId, VolumeId},
+    id::{InstanceRef, PoolRef, TemplateId, TenantId, VariantId, VolumeId},
     instance::Drain,
     integration::Integration,
     net::{NetId, Subnet},
@@ -20,6 +20,7 @@ use crate::{
     route::RoutingTable,
     secrets::{Scope, SecretsSource},
     state::Move,
+    template::{SignedTemplate, TemplateSpec},
     tenant::TenantPolicy,
     units::{Mib, Seconds},
     volume::VolumeFate,
@@ -210,6 +211,30 @@ pub enum Operation {
         /// Whether its bytes are overwritten first.
         wipe: bool,
     },
+    /// Makes a template, or changes it to this. Legal while no pool uses a variant that would go.
+    TemplateCreate(Box<TemplateSpec>),
+    /// Makes or finds the images of a template's variants. Legal while the template exists.
+    TemplateBuild {
+        /// Which.
+        template: TemplateId,
+        /// Which of its variants; all if absent.
+        variant: Option<VariantId>,
+        /// In whose network a flake is built; anything else needs none.
+        #[serde(default)]
+        tenant: Option<TenantId>,
+        /// How long each may take.
+        timeout: Seconds,
+        /// Whether it is made again although nothing changed.
+        rebuild: Rebuild,
+    },
+    /// Takes over a template as somebody signed it; its signature was verified and its images are in the
+    /// image store. Legal while the one that is there, if any, was signed too and is no newer.
+    TemplatePull(Box<SignedTemplate>),
+    /// Removes a template. Legal while no pool uses it.
+    TemplateDelete {
+        /// Which.
+        template: TemplateId,
+    },
     /// Brings the node to a desired state, by other operations. Legal always.
     AgentReconcile {
         /// What the node shall have.
@@ -261,6 +286,10 @@ impl Operation {
             Self::InstanceCreate { .. } => "instance_create",
             Self::InstancePublish { .. } => "instance_publish",
             Self::InstanceUnpublish { .. } => "instance_unpublish",
+            Self::TemplateCreate(_) => "template_create",
+            Self::TemplateBuild { .. } => "template_build",
+            Self::TemplatePull(_) => "template_pull",
+            Self::TemplateDelete { .. } => "template_delete",
             Self::AgentReconcile { .. } => "agent_reconcile",
             Self::InstanceMove { .. } => "instance_move",
         }

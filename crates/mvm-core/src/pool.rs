@@ -14,7 +14,7 @@ pub use roll::{RollFailure, RollPace, Rolling, Taken};
 
 use crate::{
     error::{Error, ErrorKind},
-    id::{ImageHash, PoolRef},
+    id::{ImageHash, PoolRef, TemplateRef},
     integration::Integration,
     route::RoutingTable,
     secrets::Scope,
@@ -98,7 +98,7 @@ pub enum Source {
     Image(String),
     /// A Nix flake reference, built in an ephemeral builder VM (SPEC §10).
     Flake(String),
-    /// A template, whose builds are shared between tenants (SPEC §10).
+    /// A variant of a template, as [`TemplateRef`] reads it; its builds are shared between tenants (SPEC §10).
     Template(String),
 }
 
@@ -140,10 +140,11 @@ impl Source {
                     "for example github:org/app?rev=abc123, path:/srv/app or /srv/app",
                 ),
             },
-            Self::Template(_) if text.parse::<crate::id::PoolId>().is_ok() => Ok(()),
-            Self::Template(_) => {
-                wrong("a template", "a template is named like a pool, for example: openclaw")
-            }
+            Self::Template(_) if text.parse::<TemplateRef>().is_ok() => Ok(()),
+            Self::Template(_) => wrong(
+                "a template",
+                "write its id, and a variant of it if it has several, for example: web or web:small",
+            ),
         }
     }
 }
@@ -504,7 +505,10 @@ mod tests {
             assert!(!flake(bad), "{bad}");
         }
         assert!(Source::Template("openclaw".to_owned()).validate().is_ok());
-        assert!(Source::Template("Open/Claw".to_owned()).validate().is_err());
+        assert!(Source::Template("openclaw:large".to_owned()).validate().is_ok());
+        for wrong in ["Open/Claw", "openclaw:", ":large", "a:b:c"] {
+            assert!(Source::Template(wrong.to_owned()).validate().is_err(), "{wrong}");
+        }
         assert!(Source::Image("../x".to_owned()).validate().is_err());
     }
 

@@ -278,6 +278,8 @@ pub enum Table {
     Tombstones,
     /// Kept volumes by name.
     Volumes,
+    /// Templates by id.
+    Templates,
     /// Single values: `node_id`, `network_generation`, `routes_generation`; what a tenant's instances cost by
     /// `usage/<tenant>`, and those of all by `usage`.
     Meta,

@@ -8,7 +8,12 @@
 //! The signature is asked first: nothing is said of an envelope that nobody trusted has signed. The two
 //! halves exist because a signature is checked before, and a sequence within, the transaction that stores
 //! the state; [`verdict`] is both. Cryptography comes in as a function, the time as an argument. This
-//! module refuses to know where keys lie and what a state asks for.
+//! module refuses to know where keys lie and what a state asks for. What is signed for no node and no hour is a
+//! [`SignedDocument`], by the same keys and in the same way.
+
+mod document;
+
+pub use document::{Purpose, SignedDocument};
 
 use std::{collections::BTreeMap, fmt};
 
@@ -71,12 +76,7 @@ impl Envelope {
             &self.not_after.0.to_be_bytes(),
             self.payload.as_bytes(),
         ];
-        let mut message = Vec::with_capacity(self.payload.len() + 256);
-        for field in fields {
-            message.extend_from_slice(&(field.len() as u64).to_be_bytes());
-            message.extend_from_slice(field);
-        }
-        message
+        framed(&fields)
     }
 
     /// Reads an envelope.
@@ -86,6 +86,32 @@ impl Envelope {
     pub fn read(bytes: &[u8]) -> Result<Self, Rejection> {
         serde_json::from_slice(bytes).map_err(|error| Rejection::Malformed(error.to_string()))
     }
+}
+
+/// These fields, each with its length before it.
+fn framed(fields: &[&[u8]]) -> Vec<u8> {
+    let mut message = Vec::new();
+    for field in fields {
+        message.extend_from_slice(&(field.len() as u64).to_be_bytes());
+        message.extend_from_slice(field);
+    }
+    message
+}
+
+/// Whether somebody trusted made this signature, in base64, of a message.
+fn signed_by(
+    signer_id: &str,
+    message: &[u8],
+    signature: &str,
+    keys: &TrustedKeys,
+    verify: Verify<'_>,
+) -> Result<(), Rejection> {
+    let signature = base64::decode(signature).filter(|bytes| bytes.len() == 64);
+    let malformed = || Rejection::Malformed("the signature is not base64 of 64 bytes".to_owned());
+    let signature = signature.ok_or_else(malformed)?;
+    let unknown = || Rejection::UnknownSigner(signer_id.to_owned());
+    let key = keys.get(signer_id).ok_or_else(unknown)?;
+    if verify(key, message, &signature) { Ok(()) } else { Err(Rejection::BadSignature) }
 }
 
 /// Why a node does not take a state.
@@ -245,14 +271,8 @@ pub fn authentic(
     if envelope.signer_id.len() > NAME_MAX || envelope.node_id.len() > NAME_MAX {
         return Err(malformed("a name in it is too long"));
     }
-    let signature = base64::decode(&envelope.signature).filter(|bytes| bytes.len() == 64);
-    let signature =
-        signature.ok_or_else(|| malformed("the signature is not base64 of 64 bytes"))?;
-    let unknown = || Rejection::UnknownSigner(envelope.signer_id.clone());
-    let key = surroundings.keys.get(&envelope.signer_id).ok_or_else(unknown)?;
-    if !(surroundings.verify)(key, &envelope.message(), &signature) {
-        return Err(Rejection::BadSignature);
-    }
+    let (signer_id, signature) = (&envelope.signer_id, &envelope.signature);
+    signed_by(signer_id, &envelope.message(), signature, surroundings.keys, surroundings.verify)?;
     if envelope.node_id != surroundings.node_id {
         let (theirs, ours) = (envelope.node_id.clone(), surroundings.node_id.to_owned());
         return Err(Rejection::WrongNode { theirs, ours });

@@ -26,7 +26,7 @@ use mvm_core::{
 };
 
 use crate::{
-    operate::publish::Publishing,
+    operate::{publish::Publishing, template::TemplateWork},
     outcome::Outcome,
     preview::Preview,
     run::{self, Cancel},
@@ -245,6 +245,7 @@ impl Engine {
     }
 
     /// Does what is asked as a part of what this engine is bound to.
+    #[expect(clippy::too_many_lines, reason = "one arm for every operation")]
     pub(crate) fn dispatch(&self, cx: &Context, operation: &Operation) -> Result<Outcome, Error> {
         match operation.clone() {
             Operation::TenantCreate { tenant, net, subnet, quotas, keyed } => {
@@ -298,6 +299,13 @@ impl Engine {
                 self.instance_destroy(cx, &instance, volumes)
             }
             Operation::VolumeRemove { volume, wipe } => self.volume_remove(cx, &volume, wipe),
+            Operation::TemplateCreate(spec) => self.template_create(cx, &spec),
+            Operation::TemplateBuild { template, variant, tenant, timeout, rebuild } => {
+                let ask = TemplateWork { template, variant, tenant, timeout, rebuild };
+                self.template_build(cx, &ask)
+            }
+            Operation::TemplatePull(pulled) => self.template_pull(cx, &pulled),
+            Operation::TemplateDelete { template } => self.template_delete(cx, &template),
             Operation::AgentReconcile { desired } => self.agent_reconcile(cx, &desired),
             Operation::InstanceMove { instance, wish, drain } => {
                 self.instance_move(cx, &instance, wish, drain)

@@ -231,7 +231,8 @@ impl Host for World {
     }
 
     fn observe_stock(&self) -> Result<ObservedStock, Error> {
-        Ok(ObservedStock::default())
+        let images = self.look().building.images.iter().cloned().collect();
+        Ok(ObservedStock { images, ..ObservedStock::default() })
     }
 
     fn weigh(&self, removals: &[Effect]) -> Result<Vec<u64>, Error> {
@@ -331,9 +332,9 @@ impl Content {
             }
             Effect::EnsureTenantKey(t) => drop(self.keys.insert(t.clone())),
             Effect::RemoveTenantFiles(t) => drop((self.keys.remove(t), self.secrets.remove(t))),
+            Effect::RemoveImage(image) => drop(self.building.images.remove(image)),
             Effect::EnsureRevision { .. }
             | Effect::RemoveRevision { .. }
-            | Effect::RemoveImage(_)
             | Effect::RemoveRotatedLogs(_)
             | Effect::RemoveDownloads
             | Effect::RemoveVersion(_)

@@ -10,6 +10,7 @@ use mvm_core::{
     pool::Pool,
     secrets::TenantSecrets,
     state::State,
+    template::Template,
     tenant::Tenant,
 };
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,8 @@ pub enum Made {
     Image(ImageHash),
     /// An instance.
     Instance(Box<Instance>),
+    /// A template, or its new builds.
+    Template(Box<Template>),
     /// A tenant's new key; whose it is.
     Key(TenantId),
     /// Something was removed; its address.

@@ -9,6 +9,7 @@ use mvm_core::{
     plan::{self, Step, pool::Assignment},
     publish::Publish,
     state::Move,
+    template::Template,
     units::{Generation, Mib},
 };
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ use crate::{
         publish::Publishing,
         rotate::rotation,
         scale::{Scale, in_reach},
+        template::may_delete,
         tenant::{self, NewTenant},
         volume::removal,
     },
@@ -140,6 +142,21 @@ impl Engine {
             Operation::VolumeRemove { volume, wipe } => {
                 self.preview_effects(|tx| Ok(vec![removal(tx, &volume, wipe)?]))
             }
+            Operation::TemplateCreate(spec) => {
+                spec.validate()?;
+                self.preview_template(|tx| self.template_record(tx, cx, &spec))
+            }
+            Operation::TemplateBuild { template, .. } => {
+                self.preview_template(|tx| records::template(tx, &template))
+            }
+            Operation::TemplatePull(pulled) => {
+                self.preview_template(|tx| self.template_adopt(tx, cx, &pulled))
+            }
+            Operation::TemplateDelete { template } => {
+                self.rehearse(|tx| may_delete(tx, &template))?;
+                let made = Some(Made::Removed(format!("template {template}")));
+                Ok(Preview { made, ..Preview::default() })
+            }
             Operation::AgentReconcile { desired } => self.preview_reconcile(&desired),
             Operation::InstanceMove { instance, wish, drain } => {
                 self.preview_move(cx, &instance, wish, drain)
@@ -152,6 +169,14 @@ impl Engine {
         work: impl FnMut(&mut dyn mvm_core::port::Transaction) -> Result<T, Error>,
     ) -> Result<T, Error> {
         records::rehearse(&*self.ports.store, work)
+    }
+
+    fn preview_template(
+        &self,
+        work: impl FnMut(&mut dyn mvm_core::port::Transaction) -> Result<Template, Error>,
+    ) -> Result<Preview, Error> {
+        let made = Some(Made::Template(Box::new(self.rehearse(work)?)));
+        Ok(Preview { made, ..Preview::default() })
     }
 
     fn preview_effects(

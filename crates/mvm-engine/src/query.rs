@@ -7,16 +7,17 @@ use mvm_core::{
     disk::{DiskUse, Room},
     error::{Error, ErrorKind},
     event::LoggedEvent,
-    id::{InstanceRef, PoolRef, Subject, TenantId, VolumeId},
+    id::{InstanceRef, PoolRef, Subject, TemplateId, TemplateRef, TenantId, VolumeId},
     instance::Instance,
     observed::{ObservedInstance, ObservedNode},
     plan,
     pool::Pool,
-    port::{ExecRequest, ExecStatus, ExecStreams, Logs},
+    port::{ExecRequest, ExecStatus, ExecStreams, Logs, Transaction},
     quota::Usage,
     route::Surroundings,
     secrets::TenantSecrets,
     state::State,
+    template::Template,
     tenant::Tenant,
     volume::Volume,
 };
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     engine::{Context, Engine},
-    operate::pool::surroundings,
+    operate::{pool::surroundings, template::users},
     run,
     store::{records, tally},
 };
@@ -64,6 +65,24 @@ pub struct TenantView {
     pub instances: usize,
     /// What they cost.
     pub usage: Usage,
+}
+
+/// A template with the pools that use it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateView {
+    /// Its record.
+    pub record: Template,
+    /// The pools that are built from it.
+    pub used_by: Vec<TemplateUse>,
+}
+
+/// A pool that is built from a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TemplateUse {
+    /// The pool.
+    pub pool: PoolRef,
+    /// What its source names.
+    pub of: TemplateRef,
 }
 
 /// What may be told of a tenant's secrets.
@@ -294,6 +313,28 @@ impl Engine {
         self.within(|tx| records::volume(tx, id))
     }
 
+    /// The templates, by id.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    pub fn templates(&self) -> Result<Vec<TemplateView>, Error> {
+        self.within(|tx| {
+            let all = records::list::<Template>(tx, "")?;
+            all.into_iter().map(|record| template_view(tx, record)).collect()
+        })
+    }
+
+    /// One template.
+    ///
+    /// # Errors
+    /// `NotFound`; why the store failed.
+    pub fn template(&self, id: &TemplateId) -> Result<TemplateView, Error> {
+        self.within(|tx| {
+            let record = records::template(tx, id)?;
+            template_view(tx, record)
+        })
+    }
+
     /// The room on the data file system, and what lies there.
     ///
     /// # Errors
@@ -327,6 +368,12 @@ impl Engine {
         tracing::info!(instance = %id, actor = %cx.actor, program = ?request.argv.first(), "exec");
         self.ports.guest.exec(id, request, streams)
     }
+}
+
+fn template_view(tx: &mut dyn Transaction, record: Template) -> Result<TemplateView, Error> {
+    let users = users(tx, &record.template_id)?.into_iter();
+    let used_by = users.map(|(pool, of)| TemplateUse { pool, of }).collect();
+    Ok(TemplateView { record, used_by })
 }
 
 /// Why nothing can be done inside this instance, and what would help.

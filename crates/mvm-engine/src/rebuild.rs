@@ -210,6 +210,9 @@ impl Salvage {
         for volume in &self.found.volumes {
             put(tx, Table::Volumes, volume.volume.as_str(), volume)?;
         }
+        for template in &self.found.templates {
+            put(tx, Table::Templates, template.template_id.as_str(), template)?;
+        }
         for stone in &self.tombstones {
             records::bury(tx, stone)?;
         }
@@ -248,6 +251,9 @@ impl Salvage {
             }
             for volume in &self.found.volumes {
                 put(tx, Table::Volumes, volume.volume.as_str(), volume)?;
+            }
+            for template in &self.found.templates {
+                put(tx, Table::Templates, template.template_id.as_str(), template)?;
             }
             let id = records::node_id(tx, clock.draw())?;
             records::set_node_id(tx, &id)

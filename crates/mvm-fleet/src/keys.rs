@@ -1,4 +1,4 @@
-//! Ed25519 keys that sign desired states, and which of them a node trusts.
+//! Ed25519 keys that sign desired states and templates, and which of them a node trusts.
 //!
 //! A signing key is a file of its owner: the base64 of the 32 bytes that it is made from. A trusted key is
 //! a `*.pub` file: the base64 of the 32 bytes of the public key. Whose it is follows from the key alone
@@ -11,7 +11,7 @@ use std::{fs, path::Path};
 use mvm_core::{
     base64,
     error::{Error, ErrorKind},
-    signed::{Envelope, PublicKey, TrustedKeys},
+    signed::{Envelope, PublicKey, Purpose, SignedDocument, TrustedKeys},
     units::{Seconds, Timestamp},
 };
 use ring::{
@@ -115,6 +115,18 @@ impl SigningKey {
     #[must_use]
     pub fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
         self.pair.sign(message).as_ref().to_vec()
+    }
+
+    /// Signs a document for whoever trusts this key.
+    #[must_use]
+    pub fn sign_document(&self, purpose: Purpose, document: &[u8]) -> SignedDocument {
+        let mut signed = SignedDocument {
+            payload: base64::encode(document),
+            signature: String::new(),
+            signer_id: signer_id(&self.public()),
+        };
+        signed.signature = base64::encode(self.pair.sign(&signed.message(purpose)).as_ref());
+        signed
     }
 
     /// Signs a document for a node.

@@ -201,7 +201,8 @@ fn not_yet(source: &Source) -> Result<(), Error> {
         Source::Image(_) => return Ok(()),
         // The engine builds these, in a microVM.
         Source::Flake(_) => "flakes on its own",
-        Source::Template(_) => "templates",
+        // The engine says which image that is.
+        Source::Template(_) => "templates on its own",
     };
     Err(Error::new(ErrorKind::Unavailable, format!("this version cannot build {what} yet")).hint(
         "use a ready image: mvm pool update <tenant>/<pool> --image default, and build again",

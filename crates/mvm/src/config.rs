@@ -4,6 +4,7 @@
 //! setting where its value comes from.
 
 mod settings;
+mod storage;
 mod tables;
 
 use std::{
@@ -33,6 +34,8 @@ use crate::{
 };
 use settings::Settings;
 pub use settings::{Origin, Setting};
+pub use storage::Storage;
+use storage::StorageTable;
 use tables::{AuditTable, BuilderTable, GcTable, PolicyTable, RegistriesTable};
 
 /// Seconds that a command waits for another one on the same subject, unless told otherwise.
@@ -67,6 +70,8 @@ pub struct Config {
     /// A file with credentials for registries, as `docker login` writes it
     /// (`registries.auth_file`, `~/.docker/config.json`).
     pub registry_auth_file: PathBuf,
+    /// Where templates are pushed to and pulled from (`[storage]`).
+    pub storage: Storage,
     /// Registries that are spoken to without TLS (`registries.insecure`); this machine always is.
     pub insecure_registries: Vec<String>,
     /// The file of the key that releases must be signed with, instead of the one that is built in.
@@ -168,6 +173,8 @@ struct File {
     gc: GcTable,
     #[serde(default)]
     registries: RegistriesTable,
+    #[serde(default)]
+    storage: StorageTable,
     #[serde(default)]
     policy: PolicyTable,
     #[serde(default)]
@@ -287,7 +294,6 @@ impl Config {
         let host_choice = all.named("host").variable("MVM_HOST", |text| host(&text))?;
         let host_choice = host_choice.file(file.host).or(HostChoice::default());
         let (audit_rotate_bytes, audit_keep_files) = tables::audit(&mut all, &file.audit);
-        let mtu = all.named("mtu").file(file.mtu).or_none();
         let reserve = all.named("disk_reserve_percent").file(file.disk_reserve_percent);
         let disk_reserve_percent = reserve.or(RESERVE_PERCENT);
         let (vcpu_overcommit, guest_memory_percent) =
@@ -308,6 +314,7 @@ impl Config {
             asset_mirror,
             registry_auth_file,
             insecure_registries,
+            storage: storage::read(&mut all, file.storage)?,
             release_key,
             lock_wait: Duration::from_secs(lock_wait.into()),
             log,
@@ -316,7 +323,7 @@ impl Config {
             audit_keep_files,
             host: host_choice,
             machine: file.machine,
-            mtu,
+            mtu: all.named("mtu").file(file.mtu).or_none(),
             disk_reserve_percent,
             vcpu_overcommit,
             guest_memory_percent,

@@ -32,6 +32,7 @@ mod mvmfile;
 mod profiles;
 pub mod provider;
 mod rebuild;
+pub mod template;
 pub mod upgrade;
 mod wiring;
 
@@ -49,8 +50,8 @@ pub use mvm_core::{
     error,
     event::{Actor, Event, EventKind, LoggedEvent},
     id::{
-        ImageHash, InstanceId, InstanceRef, InvalidId, OperationId, PoolId, PoolRef, TenantId,
-        VmmVersion, VolumeId,
+        ImageHash, InstanceId, InstanceRef, InvalidId, OperationId, PoolId, PoolRef, TemplateId,
+        TemplateRef, TenantId, VariantId, VmmVersion, VolumeId,
     },
     instance::{Drain, Failure, Instance, ParkedBy, Want},
     integration::Integration,
@@ -73,8 +74,9 @@ pub use mvm_core::{
     quota::{QuotaChange, Quotas, Usage},
     route::{Cidr, MatchRule, Route, RoutingTable, Selector, Target},
     secrets::{Grant, Scope, SecretsSource, TenantSecrets, ValueSource},
-    signed::{Acceptance, Envelope},
+    signed::{Acceptance, Envelope, SignedDocument},
     state::{Move, State},
+    template::{Template, TemplateBuild, TemplateSpec, Variant},
     tenant::{Destination, Egress, EgressPolicy, Tenant, TenantPolicy},
     units,
     volume::{Volume, VolumeFate, VolumeKind, VolumePlan, VolumeStage},
@@ -85,7 +87,9 @@ pub use mvm_engine::{
     figures::{GroupStats, InstanceStats, NodeStats},
     is_cancelled,
     netcheck::{CrossTenant, Depth, Expected, NetReport, Probe, TapOwner, TenantNet},
-    query::{DiskView, Filter, InstanceView, NodeView, PoolView, SecretsView, TenantView},
+    query::{
+        DiskView, Filter, InstanceView, NodeView, PoolView, SecretsView, TemplateUse, TenantView,
+    },
     rebuild::{Rebuilt, Recovered},
 };
 pub use mvm_fleet::certs::{Facts as Certificate, RevokedCertificate, Step as CertsStep, Token};

@@ -55,7 +55,11 @@ fn starts_guests(operation: &Operation) -> bool {
         | Operation::TenantKeyRotate { .. }
         | Operation::InstanceGrow { .. }
         | Operation::InstanceDestroy { .. }
-        | Operation::VolumeRemove { .. } => false,
+        | Operation::VolumeRemove { .. }
+        | Operation::TemplateCreate(_)
+        | Operation::TemplatePull(_)
+        | Operation::TemplateBuild { .. }
+        | Operation::TemplateDelete { .. } => false,
         Operation::AgentReconcile { desired } => {
             let mut pools = desired.tenants.iter().flat_map(|tenant| &tenant.pools);
             pools.any(|pool| pool.desired_counts != Counts::default())

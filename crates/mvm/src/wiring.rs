@@ -27,7 +27,11 @@ use mvm_host::{
     secrets::LocalVault,
 };
 
-use crate::{builder::LocalBuilder, config::Config, flake::LocalSources};
+use crate::{
+    builder::LocalBuilder,
+    config::{Config, Storage},
+    flake::LocalSources,
+};
 
 /// Where the programs that belong to this one are looked for, after its own directory.
 const PROGRAMS: &str = "/usr/local/bin";
@@ -37,6 +41,7 @@ pub struct Mvm {
     pub(crate) engine: Engine,
     pub(crate) roots: Roots,
     pub(crate) production: bool,
+    pub(crate) storage: Storage,
     pub(crate) config_dir: PathBuf,
     /// Whether the machine is touched by `mvm-hostd`, and not by this process.
     pub(crate) is_guarded: bool,
@@ -80,6 +85,7 @@ impl Mvm {
             engine: Engine::new(ports, settings),
             roots,
             production: config.production,
+            storage: config.storage.clone(),
             config_dir: config.config_dir.clone(),
             is_guarded,
         })
@@ -91,7 +97,8 @@ impl Mvm {
     pub fn for_operation(&self, operation: OperationId) -> Self {
         let (engine, roots) = (self.engine.bound(operation), self.roots.clone());
         let (production, config_dir) = (self.production, self.config_dir.clone());
-        Self { engine, roots, production, config_dir, is_guarded: self.is_guarded }
+        let (storage, is_guarded) = (self.storage.clone(), self.is_guarded);
+        Self { engine, roots, production, storage, config_dir, is_guarded }
     }
 }
 

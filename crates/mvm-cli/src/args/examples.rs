@@ -55,6 +55,12 @@ pub(super) const GC: &str = "Examples:
   mvm --dry-run pool gc acme/workers
   mvm node gc --keep 2";
 
+pub(super) const TEMPLATE: &str = "Examples:
+  mvm template init web && mvm template create web/template.toml
+  mvm template build web
+  mvm pool create acme/web --template web:small
+  mvm template push web --to s3://bucket/templates";
+
 pub(super) const INSTANCE_LIST: &str = "Examples:
   mvm instance list
   mvm instance list acme/workers

@@ -18,6 +18,7 @@ mod machine;
 mod net;
 mod node;
 mod pool;
+mod template;
 mod tenant;
 mod volume;
 
@@ -39,6 +40,7 @@ pub(crate) use machine::{BootstrapArgs, DoctorArgs, ForceArgs, UpgradeArgs};
 pub(crate) use net::NetCommand;
 pub(crate) use node::NodeCommand;
 pub(crate) use pool::{PoolCommand, PoolCreateArgs};
+pub(crate) use template::{TemplateBuildArgs, TemplateCommand};
 pub(crate) use tenant::{KeyCommand, SecretsCommand, TenantCommand, TenantCreateArgs};
 pub(crate) use volume::{VolumeCommand, Volumes};
 
@@ -162,6 +164,9 @@ pub(crate) enum Command {
     /// Manage data volumes that outlived their instance
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Manage templates: images that are built once for pools of all tenants, and their storage
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Make a deployment of a template: a tenant with a gateway pool and a worker pool, built and scaled;
     /// safe to repeat
     #[command(after_long_help = examples::NEW)]

@@ -82,21 +82,21 @@ pub(crate) struct PoolCreateArgs {
     pub(crate) pool: PoolRef,
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// The profile of the source
-    #[arg(long, default_value = "minimal")]
-    pub(crate) profile: String,
-    /// `gateway`, `builder`, `worker` or `capability-<name>`
-    #[arg(long, default_value = "worker")]
-    pub(crate) role: Role,
-    /// vCPUs of one instance
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub(crate) cpus: u32,
-    /// Memory of one instance
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
-    pub(crate) mem: u32,
-    /// Data disk of one instance, mounted at /data; 0 for none
-    #[arg(long, value_name = "MIB", default_value_t = 0)]
-    pub(crate) data_disk: u32,
+    /// The profile of the source [default: that of the template, or minimal]
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// `gateway`, `builder`, `worker` or `capability-<name>` [default: that of the template, or worker]
+    #[arg(long)]
+    pub(crate) role: Option<Role>,
+    /// vCPUs of one instance [default: those of the template, or 2]
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<u32>,
+    /// Memory of one instance [default: that of the template, or 1024]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) mem: Option<u32>,
+    /// Data disk of one instance, mounted at /data; 0 for none [default: that of the template, or 0]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) data_disk: Option<u32>,
     /// When an instance is ready to serve: worker-ready, tcp:PORT or http:PORT/PATH
     #[arg(long, value_name = "WHAT")]
     pub(crate) readiness: Option<Readiness>,
@@ -163,8 +163,8 @@ pub(crate) struct SourceArgs {
     /// A Nix flake, for example github:org/app?rev=abc123
     #[arg(long, value_name = "REF")]
     flake: Option<String>,
-    /// A template, whose builds are shared between tenants
-    #[arg(long, value_name = "NAME")]
+    /// A template, as `ID` or `ID:VARIANT`, whose builds are shared between tenants
+    #[arg(long, value_name = "TEMPLATE")]
     template: Option<String>,
     /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…`, `deb:…` or a path (docs/images.md)
     #[arg(long, value_name = "IMAGE")]
@@ -190,8 +190,8 @@ pub(crate) struct PoolUpdateArgs {
     /// A Nix flake, for example github:org/app?rev=abc123
     #[arg(long, value_name = "REF", group = "new_source")]
     flake: Option<String>,
-    /// A template, whose builds are shared between tenants
-    #[arg(long, value_name = "NAME", group = "new_source")]
+    /// A template, as `ID` or `ID:VARIANT`, whose builds are shared between tenants
+    #[arg(long, value_name = "TEMPLATE", group = "new_source")]
     template: Option<String>,
     /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…`, `deb:…` or a path (docs/images.md)
     #[arg(long, value_name = "IMAGE", group = "new_source")]

@@ -19,6 +19,7 @@ pub(crate) mod net;
 pub(crate) mod new;
 pub(crate) mod node;
 pub(crate) mod pool;
+pub(crate) mod template;
 pub(crate) mod tenant;
 pub(crate) mod upgrade;
 pub(crate) mod volume;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use mvm::{
-    Error, ErrorKind, NewPool, Operation, PoolPolicy, Rebuild, Resources, RollFailure,
-    RuntimePolicy,
+    Error, ErrorKind, NewPool, Operation, PoolPolicy, Rebuild, Resources, Role, RollFailure,
+    RuntimePolicy, Source,
     units::{Mib, Seconds, Vcpus},
 };
 
@@ -71,15 +71,16 @@ fn create(session: &Session, args: PoolCreateArgs) -> Result<Operation, Error> {
         Error::new(ErrorKind::Usage, "a pool needs a source")
             .hint("give one of --flake, --template and --image")
     })?;
+    let (profile, role, usual) = usual(session, &source)?;
     Ok(Operation::PoolCreate(Box::new(NewPool {
         pool: args.pool,
         source,
-        profile: args.profile,
-        role: args.role,
+        profile: args.profile.unwrap_or(profile),
+        role: args.role.unwrap_or(role),
         resources: Resources {
-            vcpus: Vcpus(args.cpus),
-            mem_mib: Mib(args.mem),
-            data_disk_mib: Mib(args.data_disk),
+            vcpus: args.cpus.map_or(usual.vcpus, Vcpus),
+            mem_mib: args.mem.map_or(usual.mem_mib, Mib),
+            data_disk_mib: args.data_disk.map_or(usual.data_disk_mib, Mib),
             disk_iops: args.disk_iops,
             disk_mbps: args.disk_mbps,
             net_mbps: args.net_mbps,
@@ -90,4 +91,15 @@ fn create(session: &Session, args: PoolCreateArgs) -> Result<Operation, Error> {
         secret_scopes: args.secret_scopes,
         policy: PoolPolicy { readiness: args.readiness, ..PoolPolicy::default() },
     })))
+}
+
+/// What a pool is unless told otherwise: as the variant of its template says, if it has one.
+fn usual(session: &Session, source: &Source) -> Result<(String, Role, Resources), Error> {
+    if let Source::Template(text) = source
+        && let Ok(wanted) = text.parse()
+    {
+        let variant = session.mvm.template_variant(&wanted)?;
+        return Ok((variant.profile, variant.role, variant.resources));
+    }
+    Ok(("minimal".to_owned(), Role::Worker, Resources::new(Vcpus(2), Mib(1024), Mib(0))))
 }

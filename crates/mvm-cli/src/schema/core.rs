@@ -6,7 +6,7 @@ use mvm::{
     Instance, InstanceId, InstanceRef, Integration, LoggedEvent, Logs, Made, MatchRule, NetId,
     Network, NodeFacts, Offset, OperationId, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview,
     Quotas, Removal, Resources, Revision, Role, Rolling, Route, RoutingTable, RuntimePolicy, Scope,
-    SecretsSource, Selector, Source, State, Step, Subnet, Taken, Target, Tenant, TenantId,
+    SecretsSource, Selector, Source, State, Step, Subnet, Taken, Target, Template, Tenant, TenantId,
     TenantSecrets, Usage, VmmVersion, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want,
     WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
@@ -150,6 +150,7 @@ impl Described for Made {
             | Self::Pool(_)
             | Self::Image(_)
             | Self::Instance(_)
+            | Self::Template(_)
             | Self::Key(_)
             | Self::Removed(_) => {}
         };
@@ -163,6 +164,7 @@ impl Described for Made {
             single("pool", Pool::schema(definitions)),
             single("image", ImageHash::schema(definitions)),
             single("instance", Instance::schema(definitions)),
+            single("template", Template::schema(definitions)),
             single("key", TenantId::schema(definitions)),
             single("removed", String::schema(definitions)),
         ];
@@ -459,7 +461,7 @@ impl Described for Outcome {
             fields.add_optional("removals", "What was removed as unused.", removals);
             let notes = Vec::<String>::schema(definitions);
             fields.add_optional("notes", "What a person should know.", notes);
-            for name in ["tenant", "pool", "instance", "image", "removed"] {
+            for name in ["tenant", "pool", "instance", "image", "template", "removed"] {
                 fields.add_optional(name, "The address or hash of what was made.", text());
             }
             fields.finish()

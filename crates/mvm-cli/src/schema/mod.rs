@@ -14,6 +14,7 @@ mod machine;
 mod net;
 mod policy;
 mod results;
+mod template;
 #[cfg(test)]
 mod tests;
 

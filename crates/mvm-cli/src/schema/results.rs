@@ -97,7 +97,7 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "new"
         | "deploy"
         | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
-        _ => super::fleet::shape(name),
+        _ => super::template::shape(name).or_else(|| super::fleet::shape(name)),
     }
 }
 

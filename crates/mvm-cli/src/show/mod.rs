@@ -14,6 +14,7 @@ mod node;
 mod outcome;
 mod pool;
 mod stats;
+mod template;
 mod tenant;
 mod upgrade;
 mod volume;
@@ -40,6 +41,7 @@ pub(crate) use pool::{Pool, pool, pools};
 pub(crate) use stats::{
     DiskFigures, Fleet, HealthFigures, MemoryFigures, NetworkFigures, Stats, fleet, stats,
 };
+pub(crate) use template::{TemplateFile, pushed, template, template_verified, templates};
 pub(crate) use tenant::{Secrets, Tenant, secrets, tenant, tenants};
 pub(crate) use upgrade::upgrade;
 pub(crate) use volume::{volume, volumes};

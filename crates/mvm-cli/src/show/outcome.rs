@@ -14,6 +14,7 @@ pub(crate) fn outcome_json(outcome: &Outcome) -> Value {
         Some(Made::Pool(pool)) => Some(("pool", pool.pool.to_string())),
         Some(Made::Image(image)) => Some(("image", image.to_string())),
         Some(Made::Instance(one)) => Some(("instance", one.instance.to_string())),
+        Some(Made::Template(one)) => Some(("template", one.template_id.to_string())),
         Some(Made::Key(tenant)) => Some(("tenant", tenant.to_string())),
         Some(Made::Removed(address)) => Some(("removed", address.clone())),
         None => None,
@@ -43,6 +44,11 @@ pub(crate) fn outcome(outcome: &Outcome) -> String {
         Some(Made::Instance(one)) => {
             let address = one.address().map(|address| format!(" at {address}")).unwrap_or_default();
             lines.push(format!("{} is {}{address}.", one.instance, one.state));
+        }
+        Some(Made::Template(one)) => {
+            let built = one.images().count();
+            let count = one.variants.len();
+            lines.push(format!("Template {}: {built} of {count} variants built.", one.template_id));
         }
         Some(Made::Key(tenant)) => {
             lines.push(format!("Tenant {tenant} has another key; the old one opens nothing."));

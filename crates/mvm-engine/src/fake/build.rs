@@ -16,6 +16,8 @@ pub(crate) struct Building {
     pub(crate) ends: Option<ExecStatus>,
     /// Whether a program in a guest goes on until its VMM is gone.
     pub(crate) is_endless: bool,
+    /// What is in the image store.
+    pub(crate) images: BTreeSet<ImageHash>,
     /// Images by what was asked for.
     pub(crate) answers: BTreeMap<RequestKey, ImageHash>,
     /// What stands in the flakes of this world; another content is another key.
@@ -78,8 +80,12 @@ impl Builder for World {
         if order.source.text() == "absent" {
             return Err(Error::new(ErrorKind::NotFound, "there is no image absent"));
         }
-        let byte = order.source.text().strip_prefix("image-").unwrap_or("ab");
-        Ok(byte.repeat(32).parse().unwrap())
+        // One that is named by its hash is there already.
+        let text = order.source.text();
+        let byte = text.strip_prefix("image-").unwrap_or("ab");
+        let image: ImageHash = text.parse().unwrap_or_else(|_| byte.repeat(32).parse().unwrap());
+        self.look().building.images.insert(image.clone());
+        Ok(image)
     }
 
     fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {
@@ -90,6 +96,7 @@ impl Builder for World {
         self.alive(&root.instance)?;
         let mut content = self.look();
         let (_, image) = content.building.made();
+        content.building.images.insert(image.clone());
         if let Some(key) = &root.request {
             content.building.answers.insert(key.clone(), image.clone());
         }

@@ -16,6 +16,7 @@ use mvm_core::{
 use super::{
     living,
     pool::{check_manifest, fits, surroundings, valid_profile},
+    template,
 };
 use crate::{
     engine::{Context, Engine, Telling},
@@ -72,6 +73,9 @@ impl Engine {
             valid_profile(profile)?;
         }
         let (tenant, before) = living(tx, id)?;
+        if let Some(source) = &change.source {
+            template::known(tx, source)?;
+        }
         let mut pool = applied(before.clone(), change);
         pool.instance_resources.validate()?;
         pool.runtime_policy.validate()?;

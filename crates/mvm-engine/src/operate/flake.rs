@@ -23,7 +23,7 @@ use mvm_core::{
     effect::Effect,
     error::{Error, ErrorKind},
     event::EventKind,
-    id::{ImageHash, InstanceRef, PoolRef, Subject},
+    id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
     instance::{Drain, Instance},
     operation::Rebuild,
     pool::{Counts, Pool, PoolPolicy, Revision, Role, RuntimePolicy, Source},
@@ -52,39 +52,50 @@ const ROOT: &str = "/data/root";
 /// How it ends when the flake has none of the attributes.
 const NO_ATTRIBUTE: u8 = 65;
 
+/// For whom an image is made.
+pub(super) struct Asked<'a> {
+    /// Whose it is to be, as it is told and logged.
+    pub(super) name: &'a PoolRef,
+    /// In whose network builders are; nobody's is known for whoever needs none.
+    pub(super) tenant: Option<&'a TenantId>,
+}
+
 impl Engine {
     /// The image of an order, whoever makes it.
     pub(super) fn make_image(
         &self,
         cx: &Context,
-        id: &PoolRef,
+        asked: &Asked<'_>,
         order: &BuildOrder,
     ) -> Result<ImageHash, Error> {
-        match &order.source {
-            Source::Flake(reference) => self.build_flake(cx, id, order, reference),
-            Source::Image(_) | Source::Template(_) => {
-                self.ports.builder.ensure_image(order, &cx.progress)
+        match (&order.source, asked.tenant) {
+            (Source::Flake(reference), Some(tenant)) => {
+                self.build_flake(cx, (asked.name, tenant), order, reference)
             }
+            (Source::Flake(_), None) => {
+                Err(Error::new(ErrorKind::Usage, "a flake is built in the network of a tenant")
+                    .hint("say whose: --tenant TENANT"))
+            }
+            (Source::Template(wanted), _) => self.template_image(cx, order, wanted),
+            (Source::Image(_), _) => self.ports.builder.ensure_image(order, &cx.progress),
         }
     }
 
     fn build_flake(
         &self,
         cx: &Context,
-        id: &PoolRef,
+        (id, tenant): (&PoolRef, &TenantId),
         order: &BuildOrder,
         reference: &str,
     ) -> Result<ImageHash, Error> {
         let until = self.ports.clock.elapsed().saturating_add(order.timeout.duration());
         // Whatever a killed command left goes, also when nothing has to be built.
-        let builders = PoolRef::of_builders(&id.tenant);
+        let builders = PoolRef::of_builders(tenant);
         self.clear_builders(cx, &builders, &mut Outcome::default())?;
         let source = Source::Image(TOOLS.to_owned());
         let tools = BuildOrder { source, rebuild: Rebuild::WhenChanged, ..order.clone() };
         let tools = self.ports.builder.ensure_image(&tools, &cx.progress).map_err(|error| {
-            error.hint(format!(
-                "a ready image needs no builder: mvm pool update {id} --image default"
-            ))
+            error.hint("a ready image needs no builder, for example: --image default")
         })?;
         let flake = self.ports.sources.flake(reference, &order.profile, &order.role, &tools)?;
         if order.rebuild == Rebuild::WhenChanged

@@ -16,6 +16,7 @@ use mvm_core::{
     plan::gc,
     pool::Pool,
     port::Table,
+    template::Template,
     tenant::Tenant,
 };
 
@@ -35,6 +36,16 @@ struct Records {
     pools: Vec<Pool>,
     instances: Vec<Instance>,
     networks: BTreeSet<NetId>,
+    templates: Vec<Template>,
+}
+
+impl Records {
+    /// The images that must stay: for pools, which keep so many of their newest builds, and for templates.
+    fn used(&self, engine: &Engine, keep: Option<u32>) -> BTreeSet<ImageHash> {
+        let of_pools = self.pools.iter().flat_map(|pool| engine.kept(pool, &self.instances, keep));
+        let of_templates = self.templates.iter().flat_map(Template::images).cloned();
+        of_pools.chain(of_templates).collect()
+    }
 }
 
 impl Engine {
@@ -111,7 +122,7 @@ impl Engine {
     ) -> Result<(), Error> {
         for (effect, removal) in stray.iter().zip(self.weighed(stray)?) {
             cx.cancel.check()?;
-            // An image that a pool was built from meanwhile is no stray any more.
+            // An image that a pool or a template was built from meanwhile is no stray any more.
             let is_taken =
                 matches!(effect, Effect::RemoveImage(_)) && !self.stock(keep)?.contains(effect);
             if !is_taken && self.hold_name(effect)? {
@@ -293,12 +304,11 @@ impl Engine {
     fn stray(&self, keep: Option<u32>) -> Result<Vec<Effect>, Error> {
         let node = self.ports.host.observe_node()?;
         let stock = self.ports.host.observe_stock()?;
-        let Records { pools, instances, networks } = self.records()?;
-        let mut effects = gc::orphans(&node, &instances, &networks);
-        let known: BTreeSet<PoolRef> = pools.iter().map(|pool| pool.pool.clone()).collect();
+        let records = self.records()?;
+        let mut effects = gc::orphans(&node, &records.instances, &records.networks);
+        let known: BTreeSet<&PoolRef> = records.pools.iter().map(|pool| &pool.pool).collect();
         effects.extend(gc::logs(&stock, &|instance| !known.contains(&instance.pool_ref())));
-        let used = pools.iter().flat_map(|pool| self.kept(pool, &instances, keep)).collect();
-        effects.extend(gc::stock(&stock, &used));
+        effects.extend(gc::stock(&stock, &records.used(self, keep)));
         effects.extend(gc::versions(&stock));
         Ok(effects)
     }
@@ -306,9 +316,7 @@ impl Engine {
     /// What lies in store for nobody.
     fn stock(&self, keep: Option<u32>) -> Result<Vec<Effect>, Error> {
         let stock = self.ports.host.observe_stock()?;
-        let Records { pools, instances, .. } = self.records()?;
-        let used = pools.iter().flat_map(|pool| self.kept(pool, &instances, keep)).collect();
-        Ok(gc::stock(&stock, &used))
+        Ok(gc::stock(&stock, &self.records()?.used(self, keep)))
     }
 
     fn pool_with_instances(&self, id: &PoolRef) -> Result<(Pool, Vec<Instance>), Error> {
@@ -324,6 +332,7 @@ impl Engine {
                 pools: records::list(tx, "")?,
                 instances: records::list(tx, "")?,
                 networks: tenants.iter().map(|tenant| tenant.network.net).collect(),
+                templates: records::list(tx, "")?,
             })
         })
     }

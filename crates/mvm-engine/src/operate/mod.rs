@@ -14,6 +14,7 @@ pub(crate) mod roll;
 pub(crate) mod rotate;
 pub(crate) mod scale;
 pub(crate) mod secrets;
+pub(crate) mod template;
 pub(crate) mod tenant;
 pub(crate) mod volume;
 

@@ -21,8 +21,9 @@ use mvm_core::{
 };
 
 use super::{
+    flake::Asked,
     instance::{Granted, Precedence, Wish, mover},
-    living, refuse_destroying,
+    living, refuse_destroying, template,
 };
 use crate::{
     converge::FirewallAfter,
@@ -69,6 +70,7 @@ impl Engine {
             .hint("destroy one, or raise --max-pools"));
         }
         fits(&tenant, ask.resources)?;
+        template::known(tx, &ask.source)?;
         let around = surroundings(&tenant, &pools, &id.pool);
         check_manifest(id, &ask.role, &ask.integrations, ask.routing_table.as_ref(), &around)?;
         let mut pool = Pool {
@@ -132,7 +134,8 @@ impl Engine {
         order: &BuildOrder,
     ) -> Result<ImageHash, Error> {
         let make = || {
-            let made = self.make_image(cx, id, order);
+            let asked = Asked { name: id, tenant: Some(&id.tenant) };
+            let made = self.make_image(cx, &asked, order);
             made.map_err(|e| e.context(format!("cannot build pool {id} from {}", order.source)))
                 .inspect_err(|error| self.tell_failed_build(cx, id, error))
         };

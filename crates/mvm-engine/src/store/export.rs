@@ -72,7 +72,7 @@ impl Touched {
     fn tenants(&self) -> BTreeSet<TenantId> {
         let of_records = self.records.iter().filter_map(|(table, key)| match table {
             Table::Tenants | Table::Pools | Table::Instances => key.split('/').next()?.parse().ok(),
-            Table::Tombstones | Table::Volumes | Table::Meta => None,
+            Table::Tombstones | Table::Volumes | Table::Templates | Table::Meta => None,
         });
         of_records.chain(self.logs.iter().cloned()).collect()
     }
@@ -154,7 +154,7 @@ impl Exporter {
         }
     }
 
-    /// What is no tenant's: kept volumes, whose directory is locked to order the exports of several
+    /// What is no tenant's: kept volumes and templates, whose directories are locked to order the exports of several
     /// processes, and the node's id, which is drawn once.
     fn node(&self, store: &SqliteStore, touched: &Touched) -> io::Result<()> {
         let of = |wanted| touched.records.iter().filter(move |(table, _)| *table == wanted);
@@ -163,14 +163,19 @@ impl Exporter {
                 self.write(&super::kept(&self.data.join(data::NODE_ID))?, id.as_bytes())?;
             }
         }
-        let mut volumes = of(Table::Volumes).peekable();
-        if volumes.peek().is_none() {
-            return Ok(());
+        for (wanted, place) in
+            [(Table::Volumes, data::VOLUMES), (Table::Templates, data::TEMPLATES)]
+        {
+            let mut records = of(wanted).peekable();
+            if records.peek().is_none() {
+                continue;
+            }
+            make_directory(&self.data.join(place))?;
+            let directory = File::open(self.data.join(place))?;
+            directory.lock()?;
+            records.try_for_each(|(table, key)| self.record(store, *table, key))?;
         }
-        make_directory(&self.data.join(data::VOLUMES))?;
-        let directory = File::open(self.data.join(data::VOLUMES))?;
-        directory.lock()?;
-        volumes.try_for_each(|(table, key)| self.record(store, *table, key))
+        Ok(())
     }
 
     fn tenant(&self, store: &SqliteStore, tenant: &TenantId, touched: &Touched) -> io::Result<()> {
@@ -268,11 +273,17 @@ impl Exporter {
             for gone in history.iter().chain([&file]) {
                 remove(gone)?;
             }
+            if let (Table::Templates, Some(directory)) = (table, file.parent()) {
+                return remove_directory(directory);
+            }
             return Ok(());
         };
         let value: serde_json::Value = serde_json::from_str(&value)?;
         if let (Some(parent), Some(subject)) = (file.parent(), subject(table, key)) {
             self.home(&subject, parent)?;
+        }
+        if let (Table::Templates, Some(directory)) = (table, file.parent()) {
+            make_directory(directory)?;
         }
         if let Some(history) = history {
             let pool: Pool = serde_json::from_value(value.clone())?;
@@ -299,7 +310,7 @@ fn subject(table: Table, key: &str) -> Option<Subject> {
         Table::Tenants => Some(Subject::Tenant(key.parse().ok()?)),
         Table::Pools => Some(Subject::Pool(key.parse().ok()?)),
         Table::Instances => Some(Subject::Instance(key.parse().ok()?)),
-        Table::Volumes | Table::Tombstones | Table::Meta => None,
+        Table::Volumes | Table::Templates | Table::Tombstones | Table::Meta => None,
     }
 }
 
@@ -309,12 +320,21 @@ fn record_file(table: Table, key: &str) -> Option<PathBuf> {
         Table::Pools => data::pool(&key.parse::<PoolRef>().ok()?).join("pool.json"),
         Table::Instances => data::instance(&key.parse::<InstanceRef>().ok()?).join("instance.json"),
         Table::Volumes => data::kept_volume_record(&key.parse().ok()?),
+        Table::Templates => data::template_record(&key.parse().ok()?),
         Table::Tombstones | Table::Meta => return None,
     })
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Removes a directory of our own with what is in it.
+fn remove_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn remove(file: &Path) -> io::Result<()> {

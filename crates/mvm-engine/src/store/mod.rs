@@ -39,6 +39,7 @@ const fn table_name(table: Table) -> &'static str {
         Table::Instances => "instances",
         Table::Tombstones => "tombstones",
         Table::Volumes => "volumes",
+        Table::Templates => "templates",
         Table::Meta => "meta",
     }
 }

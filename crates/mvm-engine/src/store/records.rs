@@ -5,12 +5,13 @@
 
 use mvm_core::{
     error::{Error, ErrorKind},
-    id::{InstanceRef, PoolRef, TenantId, VolumeId},
+    id::{InstanceRef, PoolRef, TemplateId, TenantId, VolumeId},
     instance::Instance,
     net::NetId,
     pool::Pool,
     port::{Store, Table, Transaction},
     quota::Usage,
+    template::Template,
     tenant::{Tenant, Tombstone},
     units::{Generation, Timestamp},
     volume::Volume,
@@ -75,6 +76,16 @@ impl Record for Volume {
     const TABLE: Table = Table::Volumes;
     fn key(&self) -> String {
         self.volume.to_string()
+    }
+    fn generation(&mut self) -> &mut Generation {
+        &mut self.generation
+    }
+}
+
+impl Record for Template {
+    const TABLE: Table = Table::Templates;
+    fn key(&self) -> String {
+        self.template_id.to_string()
     }
     fn generation(&mut self) -> &mut Generation {
         &mut self.generation
@@ -230,6 +241,14 @@ pub fn remove<R: Record>(tx: &mut dyn Transaction, key: &str) -> Result<(), Erro
 /// `NotFound`; as [`find`].
 pub fn volume(tx: &mut dyn Transaction, id: &VolumeId) -> Result<Volume, Error> {
     find(tx, id.as_str())?.ok_or_else(|| missing("kept volume", id, "mvm volume list"))
+}
+
+/// A template that must be there.
+///
+/// # Errors
+/// `NotFound`; as [`find`].
+pub fn template(tx: &mut dyn Transaction, id: &TemplateId) -> Result<Template, Error> {
+    find(tx, id.as_str())?.ok_or_else(|| missing("template", id, "mvm template list"))
 }
 
 /// A tenant that must be there.

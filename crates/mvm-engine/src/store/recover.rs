@@ -20,6 +20,7 @@ use mvm_core::{
     instance::Instance,
     layout::data,
     pool::Pool,
+    template::Template,
     tenant::Tenant,
     volume::Volume,
 };
@@ -93,6 +94,8 @@ pub struct Exported {
     pub instances: Vec<Instance>,
     /// Kept volumes.
     pub volumes: Vec<Volume>,
+    /// Templates.
+    pub templates: Vec<Template>,
     /// The node's id.
     pub node_id: Option<String>,
     /// Audit logs of tenants.
@@ -139,6 +142,16 @@ impl Exported {
                 self.volumes.push(volume);
             } else {
                 self.lost.push(format!("{name}: it is of volume {}", volume.volume));
+            }
+        }
+        let shelf = directory.join(data::TEMPLATES);
+        for name in names(&shelf)? {
+            let file = shelf.join(&name).join("template.json");
+            let Some(template) = self.record::<Template>(&file) else { continue };
+            if name == template.template_id.as_str() {
+                self.templates.push(template);
+            } else {
+                self.lost.push(format!("{name}: it is of template {}", template.template_id));
             }
         }
         let id = match fs::read_to_string(directory.join(data::NODE_ID)) {

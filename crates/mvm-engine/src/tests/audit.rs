@@ -39,6 +39,10 @@ fn leaves(operation: &Operation) -> EventKind {
             true => EventKind::VolumeWiped,
             false => EventKind::VolumeRemoved,
         },
+        Operation::TemplateCreate(_) => EventKind::TemplateCreated,
+        Operation::TemplateBuild { .. } => EventKind::TemplateBuilt,
+        Operation::TemplatePull(_) => EventKind::TemplatePulled,
+        Operation::TemplateDelete { .. } => EventKind::TemplateDeleted,
         Operation::AgentReconcile { .. } => EventKind::DesiredStateAccepted,
         Operation::InstanceMove { wish, .. } => match wish {
             Move::Prepare => EventKind::InstanceReady,
@@ -82,6 +86,18 @@ fn does(rig: &Rig, operation: &Operation) {
     for log in &after {
         crate::store::chain::verify(log).unwrap();
     }
+}
+
+#[test]
+fn every_change_of_a_template_leaves_an_event_in_the_node_s_log() {
+    let rig = Rig::new();
+    let spec = Box::new(templates::of_one_variant());
+    let template = spec.template_id.clone();
+    does(&rig, &Operation::TemplateCreate(spec));
+    does(&rig, &templates::build(None, None));
+    does(&rig, &Operation::TemplateDelete { template });
+    let image = "ab".repeat(32).parse().unwrap();
+    does(&rig, &templates::signed_at(1, &image));
 }
 
 #[test]

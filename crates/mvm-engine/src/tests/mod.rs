@@ -24,6 +24,7 @@ mod reconcile;
 mod rolls;
 mod routes;
 mod secrets;
+mod templates;
 mod tenants;
 mod volumes;
 

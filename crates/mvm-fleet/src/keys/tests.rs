@@ -118,3 +118,27 @@ proptest! {
         let _ = read_public(&text);
     }
 }
+
+#[test]
+fn a_signed_document_opens_for_who_trusts_its_signer_and_for_nobody_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = SigningKey::make(&directory.path().join("a")).unwrap();
+    let other = SigningKey::make(&directory.path().join("b")).unwrap();
+    let trusts = |key: &SigningKey| TrustedKeys::from([(signer_id(&key.public()), key.public())]);
+    let signed = key.sign_document(Purpose::Template, b"a template");
+    let open = |signed: &SignedDocument, keys: &TrustedKeys| {
+        signed.open(Purpose::Template, keys, &verify).map_err(|why| why.name())
+    };
+    assert_eq!(open(&signed, &trusts(&key)), Ok(b"a template".to_vec()));
+    assert_eq!(open(&signed, &trusts(&other)), Err("unknown signer"));
+    let altered = SignedDocument { payload: base64::encode(b"another"), ..signed.clone() };
+    assert_eq!(open(&altered, &trusts(&key)), Err("bad signature"));
+    let claimed = SignedDocument { signer_id: signer_id(&other.public()), ..signed };
+    assert_eq!(open(&claimed, &trusts(&other)), Err("bad signature"));
+    // What signs a state signs no template.
+    let terms = Terms { now: Timestamp(1), sequence: None, valid: Seconds(9) };
+    let state = key.sign(b"a template", "node", &terms);
+    let Envelope { payload, signature, signer_id, .. } = state;
+    let borrowed = SignedDocument { payload, signature, signer_id };
+    assert_eq!(open(&borrowed, &trusts(&key)), Err("bad signature"));
+}

@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// Directories below the data directory that are root's alone.
-const PRIVATE: [&str; 9] = [
+const PRIVATE: [&str; 10] = [
     data::LEDGER,
     data::IMAGES,
     data::KERNELS,
@@ -48,6 +48,7 @@ const PRIVATE: [&str; 9] = [
     data::ARCHIVE,
     data::DOWNLOADS,
     data::VOLUMES,
+    data::TEMPLATES,
 ];
 /// Directories of root, in a shared one, that others may pass through.
 const PASSAGE: u32 = 0o750;

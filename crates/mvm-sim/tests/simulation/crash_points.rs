@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::harness::{
-    Mvm, create_pool, create_tenant, destroy_all, instances, pool, quotas, rotate_live, scale,
-    set_secrets, settle, simulation, step, tenant,
+    Mvm, build_template, create_pool, create_tenant, destroy_all, instances, pool, quotas,
+    rotate_live, scale, set_secrets, settle, simulation, step, template, tenant,
 };
 use mvm_core::{
     id::InstanceRef,
@@ -24,6 +24,8 @@ use mvm_sim::{
 enum Stage {
     Empty,
     Tenant,
+    /// A template that is not built.
+    Template,
     Pool,
     Built,
     Instance(State),
@@ -38,19 +40,26 @@ enum Stage {
     Rotated(State),
 }
 
+impl Stage {
+    /// How many of tenant, pool, build and instance there are.
+    const fn depth(self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Tenant | Self::Template => 1,
+            Self::Pool => 2,
+            Self::Built | Self::Scaled | Self::Secret => 3,
+            Self::Instance(_) | Self::Woken | Self::Kept | Self::Rotated(_) => 4,
+        }
+    }
+}
+
 fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
     let mvm = Mvm::start(sim);
     let run = |operation: &Operation| {
         mvm.operate(operation).unwrap_or_else(|error| panic!("{operation:?}: {error}"))
     };
     let workers = pool("acme", "workers");
-    let depth = match stage {
-        Stage::Empty => 0,
-        Stage::Tenant => 1,
-        Stage::Pool => 2,
-        Stage::Built | Stage::Scaled | Stage::Secret => 3,
-        Stage::Instance(_) | Stage::Woken | Stage::Kept | Stage::Rotated(_) => 4,
-    };
+    let depth = stage.depth();
     if depth > 0 {
         run(&create_tenant("acme", quotas()));
     }
@@ -59,6 +68,9 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
     }
     if depth > 2 {
         run(&Operation::build(workers.clone()));
+    }
+    if matches!(stage, Stage::Template) {
+        run(&Operation::TemplateCreate(Box::new(template("web"))));
     }
     if matches!(stage, Stage::Scaled) {
         run(&scale(workers.clone(), 2, 1, 1));
@@ -82,6 +94,7 @@ fn prepare(sim: &Arc<Simulation>, stage: Stage) -> Option<InstanceRef> {
         Stage::Instance(State::Created | State::Ready | State::Destroyed)
         | Stage::Empty
         | Stage::Tenant
+        | Stage::Template
         | Stage::Pool
         | Stage::Built
         | Stage::Scaled
@@ -377,6 +390,13 @@ fn a_volume_grows_whatever_happens() {
             others: vec![Move::Sleep, Move::Wake, Move::Stop, Move::Start],
         });
     }
+}
+
+#[test]
+fn a_template_is_made_built_and_deleted_whatever_happens() {
+    asks(Stage::Tenant, Operation::TemplateCreate(Box::new(template("web"))));
+    asks(Stage::Template, build_template("web"));
+    asks(Stage::Template, Operation::TemplateDelete { template: "web".parse().unwrap() });
 }
 
 #[test]

@@ -1,22 +1,24 @@
 //! What the simulated tests share: engines over processes that may die, and settling.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use mvm_core::{
-    Error, ErrorKind,
+    Error, ErrorKind, base64,
     event::Actor,
     id::{ImageHash, InstanceRef, PoolRef, TenantId},
     instance::{Drain, Instance, Want},
     integration::Integration,
-    operation::{NewPool, Operation},
+    operation::{NewPool, Operation, Rebuild},
     plan,
-    pool::{Resources, Source},
+    pool::{Resources, Role, Source},
     port::{Store, Table},
     quota::Quotas,
     secrets::SecretsSource,
+    signed::SignedDocument,
     state::{Move, State},
+    template::{INDEX_SCHEMA, Index, SignedTemplate, TemplateBuild, TemplateSpec, Variant},
     tenant::Tenant,
-    units::{Generation, Gib, Mib, Vcpus},
+    units::{Generation, Gib, Mib, Timestamp, Vcpus},
     volume::{Volume, VolumeFate, VolumeStage},
 };
 use mvm_engine::{
@@ -119,6 +121,42 @@ pub(crate) fn set_secrets(name: &str) -> Operation {
 
 pub(crate) fn rotate_live(name: &str) -> Operation {
     Operation::TenantSecretsRotate { tenant: tenant(name), source: None, live: true }
+}
+
+/// A template of one variant.
+pub(crate) fn template(name: &str) -> TemplateSpec {
+    let resources = Resources::new(Vcpus(1), Mib(256), Mib(0));
+    let (role, profile) = (Role::Worker, "minimal".to_owned());
+    let name_of_variant = "small".parse().unwrap();
+    let variant =
+        Variant { name: name_of_variant, role, profile: profile.clone(), resources, build: None };
+    let source = Source::Image("default".to_owned());
+    TemplateSpec { template_id: name.parse().unwrap(), source, profile, variants: vec![variant] }
+}
+
+pub(crate) fn build_template(name: &str) -> Operation {
+    Operation::TemplateBuild {
+        template: name.parse().unwrap(),
+        variant: None,
+        tenant: None,
+        timeout: Operation::BUILD_TIMEOUT,
+        rebuild: Rebuild::WhenChanged,
+    }
+}
+
+/// The template as somebody signed it, whose variants all have this image.
+pub(crate) fn pulled(spec: TemplateSpec, image: &ImageHash) -> SignedTemplate {
+    let TemplateSpec { template_id, source, profile, mut variants } = spec;
+    for variant in &mut variants {
+        let (image, source, built_at) = (image.clone(), source.clone(), Timestamp(1));
+        variant.build = Some(TemplateBuild { image, source, built_at });
+    }
+    let images = BTreeMap::from([(image.clone(), Vec::new())]);
+    let (schema, pushed_at) = (INDEX_SCHEMA, Timestamp(2));
+    let index = Index { schema, template_id, source, profile, variants, images, pushed_at };
+    let payload = base64::encode(&serde_json::to_vec(&index).unwrap());
+    let signed = SignedDocument { payload, signature: String::new(), signer_id: "aa".to_owned() };
+    SignedTemplate { index, signed }
 }
 
 pub(crate) fn quotas() -> Quotas {

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use mvm_core::{
     event::Actor,
+    id::ImageHash,
     instance::{Drain, Instance},
     operation::Operation,
-    pool::{PoolChange, RevisionName, RollFailure, RollPace},
+    pool::{PoolChange, RevisionName, RollFailure, RollPace, Source},
     port::Table,
     quota::QuotaChange,
     secrets::SecretsSource,
@@ -18,11 +19,12 @@ use mvm_engine::Context;
 use mvm_sim::process::Simulation;
 
 use crate::harness::{
-    Mvm, create_pool, create_tenant, instances, pool, quotas, scale, simulation, step, tenant,
+    Mvm, build_template, create_pool, create_tenant, instances, pool, pulled, quotas, scale,
+    simulation, step, template, tenant,
 };
 
 /// How many variants [`Operation`] has.
-const OPERATIONS: usize = 23;
+const OPERATIONS: usize = 27;
 
 /// A new operation does not compile until it has a place here, and [`OPERATIONS`] must follow.
 const fn position(operation: &Operation) -> usize {
@@ -50,6 +52,10 @@ const fn position(operation: &Operation) -> usize {
         Operation::TenantSecretsRotate { .. } => 20,
         Operation::AgentReconcile { .. } => 21,
         Operation::PoolRoll { .. } => 22,
+        Operation::TemplateCreate(_) => 23,
+        Operation::TemplateBuild { .. } => 24,
+        Operation::TemplatePull(_) => 25,
+        Operation::TemplateDelete { .. } => 26,
     }
 }
 
@@ -62,6 +68,7 @@ fn everything(sim: &Simulation) -> String {
         Table::Instances,
         Table::Tombstones,
         Table::Volumes,
+        Table::Templates,
         Table::Meta,
     ];
     sim.store
@@ -141,12 +148,26 @@ fn steps(mvm: &Mvm, sim: &Simulation) -> BTreeSet<usize> {
     let (volumes, instance) = (VolumeFate::Keep, next.instance);
     go(Operation::InstanceGrow { instance: instance.clone(), data_disk: Mib(128) });
     go(Operation::InstanceDestroy { instance: instance.clone(), volumes });
-    let volume = instance.instance.as_str().parse().unwrap();
-    go(Operation::VolumeRemove { volume, wipe: true });
+    go(Operation::VolumeRemove { volume: instance.instance.as_str().parse().unwrap(), wipe: true });
+    of_templates(&sim.image, &mut go);
     let volumes = VolumeFate::Delete;
     go(Operation::PoolDestroy { pool: web(), force: true, volumes });
     go(Operation::TenantDestroy { tenant: tenant("acme"), force: true, volumes });
     tried
+}
+
+/// A template from its making to its end, and one that was pulled.
+fn of_templates(image: &ImageHash, go: &mut dyn FnMut(Operation)) {
+    go(Operation::TemplateCreate(Box::new(template("web"))));
+    go(build_template("web"));
+    let web = || pool("acme", "web");
+    for source in [Source::Template("web".to_owned()), Source::Image("default".to_owned())] {
+        let change = Box::new(PoolChange { source: Some(source), ..PoolChange::default() });
+        go(Operation::PoolUpdate { pool: web(), change });
+        go(Operation::build(web()));
+    }
+    go(Operation::TemplateDelete { template: template("web").template_id });
+    go(Operation::TemplatePull(Box::new(pulled(template("web"), image))));
 }
 
 #[test]

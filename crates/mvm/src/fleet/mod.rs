@@ -68,7 +68,7 @@ impl TlsFiles {
 }
 
 /// The time of day.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     use mvm_core::port::Clock;
     SystemClock.now()
 }
@@ -82,11 +82,11 @@ impl Mvm {
         tls.over(Places::of(&self.certs(), role))
     }
 
-    fn trusted_keys(&self) -> PathBuf {
+    pub(crate) fn trusted_keys(&self) -> PathBuf {
         self.config_dir.join(TRUSTED)
     }
 
-    fn signing_key(&self, given: Option<&Path>) -> PathBuf {
+    pub(crate) fn signing_key(&self, given: Option<&Path>) -> PathBuf {
         given.map_or_else(|| self.config_dir.join(SIGNING), Path::to_owned)
     }
 
