@@ -73,7 +73,7 @@ pub(crate) fn quickstart(clean: bool) -> Result<ExitCode> {
     let files = HostFiles::ensure(&cache)?;
     let from = workspace::root().join("tests/quickstart.sh");
     let put = Put { from, to: "/root/quickstart.sh".into() };
-    let payload = Payload::build(&cache, Profile::Dev, Load::Usual, &[put])?;
+    let payload = Payload::build(&cache, Profile::Dev, &Load::new(), &[put])?;
     let host = TestHost::resume(&files, &payload)?;
     let mut ssh = host.ssh(&["bash", "/root/quickstart.sh"].map(str::to_owned));
     let status = ssh.status().act(|| "start ssh".into())?;
@@ -125,7 +125,7 @@ mod tests {
                     tier,
                     deadline: Duration::from_secs(60),
                     hosts: 1,
-                    load: Load::Usual,
+                    load: Load::new(),
                     resets: 0,
                 },
             })

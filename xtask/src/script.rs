@@ -6,12 +6,16 @@
 //! # hosts: 1         how many hosts; the script runs on host1 (the default is 1)
 //! # brings: debian   besides the image `default` the image `debian`, which has Debian's own kernel
 //! # brings: builder  besides it the image `builder`, in which flakes are built
+//! # brings: packages in /srv/packages the Debian packages of the image `default`
 //! # brings: release  in /root/release a release of the programs that the host has, and its public key
+//! # brings: debian builder packages
+//! #                  several of them; the builder then has Debian's kernel too, as `debian-builder`
 //! # resets: 2        the script is run three times, with 0, 1 and 2 as its argument; in between the
 //! #                  host is reset, with whatever is still at work in it (the default is 0)
 //! ```
 //! Refuses a header it does not understand, so that a typing error is not a skipped test.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +32,7 @@ pub(crate) enum Tier {
 }
 
 /// What a script asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
     /// When it runs.
     pub(crate) tier: Tier,
@@ -42,17 +46,31 @@ pub(crate) struct Header {
     pub(crate) resets: u8,
 }
 
-/// What a script finds in its host beside the programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Load {
-    /// The image `default`, with the guest kernel of the tests.
-    Usual,
-    /// `debian` too: the same with Debian's own kernel and an initramfs, as the product makes it.
+/// What a script finds in its host beside the programs and the image `default` with the guest kernel of
+/// the tests; empty for nothing.
+pub(crate) type Load = BTreeSet<Brought>;
+
+/// Something that not every script needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Brought {
+    /// The image `debian`: the default one with Debian's own kernel and an initramfs, as the product
+    /// makes it.
     Debian,
-    /// `builder` too.
+    /// The image `builder`; with [`Self::Debian`] also `debian-builder`.
     Builder,
+    /// The packages of the default image.
+    Packages,
     /// A signed release of these very programs.
     Release,
+}
+
+impl Brought {
+    const ALL: [(&'static str, Self); 4] = [
+        ("debian", Self::Debian),
+        ("builder", Self::Builder),
+        ("packages", Self::Packages),
+        ("release", Self::Release),
+    ];
 }
 
 /// One script.
@@ -97,7 +115,7 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
         tier: Tier::Ci,
         deadline: Duration::from_secs(300),
         hosts: 1,
-        load: Load::Usual,
+        load: Load::new(),
         resets: 0,
     };
     for line in text.lines().take_while(|line| line.starts_with('#')) {
@@ -128,13 +146,13 @@ fn parse(text: &str) -> std::result::Result<Header, String> {
                     number().ok_or_else(|| format!("resets: {value} is not 1 to 255"))?;
             }
             "brings" => {
-                header.load = match value {
-                    "debian" => Load::Debian,
-                    "builder" => Load::Builder,
-                    "release" => Load::Release,
-                    other => {
-                        return Err(format!("brings: {other} is none of debian, builder, release"));
-                    }
+                for word in value.split_whitespace() {
+                    let known = Brought::ALL.iter().find(|(name, _)| *name == word);
+                    let known = known.ok_or_else(|| {
+                        let names = Brought::ALL.map(|(name, _)| name).join(", ");
+                        format!("brings: {word} is none of {names}")
+                    })?;
+                    header.load.insert(known.1);
                 }
             }
             _ => {}
@@ -156,7 +174,7 @@ mod tests {
             tier: Tier::Ci,
             deadline: Duration::from_secs(300),
             hosts: 1,
-            load: Load::Usual,
+            load: Load::new(),
             resets: 0,
         };
         assert_eq!(parse("#!/bin/bash\n# About: nothing\nset -e\n"), Ok(header));
@@ -164,12 +182,12 @@ mod tests {
 
     #[test]
     fn the_header_ends_at_the_first_line_of_code() {
-        let text = "#!/bin/bash\n# tier: full\n# minutes: 12\n# hosts: 3\n# brings: debian\nset -e\n# tier: ci\n";
+        let text = "#!/bin/bash\n# tier: full\n# minutes: 12\n# hosts: 3\n# brings: packages debian\nset -e\n# tier: ci\n";
         let header = Header {
             tier: Tier::Full,
             deadline: Duration::from_secs(720),
             hosts: 3,
-            load: Load::Debian,
+            load: [Brought::Debian, Brought::Packages].into(),
             resets: 0,
         };
         assert_eq!(parse(text), Ok(header));

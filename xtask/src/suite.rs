@@ -6,6 +6,7 @@
 //! `/usr/local/share/doc/mvm/`, for scripts that type what a document says, those of `packaging/` in its
 //! `/usr/local/share/mvm/`.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -99,12 +100,11 @@ impl Suite {
             .into_iter()
             .filter(|put| put.from.is_dir())
             .collect();
-        let payload = Payload::build(&cache, profile, Load::Usual, &puts)?;
+        let payload = Payload::build(&cache, profile, &Load::new(), &puts)?;
+        let loads: BTreeSet<&Load> = scripts.iter().map(|script| &script.header.load).collect();
         let mut heavier = Vec::new();
-        for load in [Load::Debian, Load::Builder, Load::Release] {
-            if scripts.iter().any(|script| script.header.load == load) {
-                heavier.push((load, Payload::build(&cache, profile, load, &puts)?));
-            }
+        for load in loads.into_iter().filter(|load| !load.is_empty()) {
+            heavier.push((load.clone(), Payload::build(&cache, profile, load, &puts)?));
         }
         let logs = workspace::metadata()?.target_directory.join(kind);
         fs::create_dir_all(&logs).act(|| format!("create {}", logs.display()))?;

@@ -80,7 +80,7 @@ pub(crate) fn run(host: Host) -> Result<ExitCode> {
         Host::Run { start, hosts, command } => in_hosts(&cache, &start, hosts, command),
         Host::Make => {
             HostFiles::ensure(&cache)?;
-            drop(Payload::build(&cache, Profile::Dev, Load::Usual, &[])?);
+            drop(Payload::build(&cache, Profile::Dev, &Load::new(), &[])?);
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -113,7 +113,7 @@ fn up(cache: &Cache, start: &Start) -> Result<ExitCode> {
 fn prepare(cache: &Cache, start: &Start) -> Result<(HostFiles, Payload)> {
     let files = HostFiles::ensure(cache)?;
     let profile = if start.release { Profile::Release } else { Profile::Dev };
-    let payload = Payload::build(cache, profile, Load::Usual, &start.put)?;
+    let payload = Payload::build(cache, profile, &Load::new(), &start.put)?;
     Ok((files, payload))
 }
 

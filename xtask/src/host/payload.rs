@@ -8,7 +8,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use mvm_build::{
-    Arch, DefaultImage, FetchConfig, Fetcher, ImageStore, KernelSource, OwnImage, RootCompression,
+    Arch, Catalogue, DefaultImage, FetchConfig, FetchError, Fetcher, ImageStore, KernelSource,
+    OwnImage, RootCompression,
+    catalogue::{LockedPackage, PackageLock},
+    fetch::WithKernel,
 };
 
 use super::machine::PAYLOAD_BYTES;
@@ -18,7 +21,7 @@ use crate::cache::Cache;
 use crate::dist;
 use crate::error::{Act, Error, Result};
 use crate::kernel;
-use crate::script::Load;
+use crate::script::{Brought, Load};
 
 /// One file or directory and its absolute path in the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,24 +62,29 @@ impl Payload {
     pub(crate) fn build(
         cache: &Cache,
         profile: Profile,
-        load: Load,
+        load: &Load,
         extra: &[Put],
     ) -> Result<Self> {
         let programs = binaries::build(profile, Audience::Tests)?;
         let kernel = KernelSource::File(kernel::ensure(cache)?.path);
         let own = OwnImage::Default;
         let mut found = image(cache, &programs, kernel.clone(), own, "default")?.to_vec();
-        match load {
-            Load::Usual | Load::Release => {}
-            Load::Debian => {
-                found.extend(image(cache, &programs, KernelSource::Debian, own, "debian")?);
-            }
-            Load::Builder => {
-                found.extend(image(cache, &programs, kernel, OwnImage::Builder, "builder")?);
-            }
+        let brings = |what| load.contains(&what);
+        if brings(Brought::Debian) {
+            found.extend(image(cache, &programs, KernelSource::Debian, own, "debian")?);
+        }
+        if brings(Brought::Builder) {
+            found.extend(image(cache, &programs, kernel, OwnImage::Builder, "builder")?);
+        }
+        if brings(Brought::Builder) && brings(Brought::Debian) {
+            let (kernel, which) = (KernelSource::Debian, OwnImage::Builder);
+            found.extend(image(cache, &programs, kernel, which, "debian-builder")?);
+        }
+        if brings(Brought::Packages) {
+            found.extend(packages(cache)?);
         }
         let dir = RunDir::create(cache)?;
-        if load == Load::Release {
+        if brings(Brought::Release) {
             let from = dir.path().join("release");
             dist::rehearse(&programs, &from)?;
             found.push(Put { from, to: "/root/release".to_owned() });
@@ -128,8 +136,7 @@ fn image(
         KernelSource::Debian => cache.root().join("images-debian"),
     };
     let store = ImageStore::open(&images).map_err(|error| made(&error))?;
-    let settings = FetchConfig::new(cache.root().join("downloads"));
-    let fetcher = Fetcher::new(settings).map_err(|error| made(&error))?;
+    let fetcher = fetcher(cache).map_err(|error| made(&error))?;
     let image = DefaultImage {
         which,
         agent: agent.path.clone(),
@@ -145,6 +152,29 @@ fn image(
         Put { from: built.directory, to: format!("{there}/{hash}") },
         Put { from: images.join("refs").join(which.name()), to: format!("{there}/refs/{name}") },
     ])
+}
+
+/// The packages of the default image, each under its name.
+fn packages(cache: &Cache) -> Result<Vec<Put>> {
+    let failed = |error: &dyn std::error::Error| {
+        Error::refused(format!("there are no packages: {}", chain(error)))
+    };
+    let catalogue = Catalogue::built_in().map_err(|error| failed(&error))?;
+    let lock = PackageLock::built_in().map_err(|error| failed(&error))?;
+    let set =
+        catalogue.package_set("default-image", Arch::X86_64).map_err(|error| failed(&error))?;
+    let fetcher = fetcher(cache).map_err(|error| failed(&error))?;
+    let got = fetcher.packages(set, &lock, WithKernel::No, &|_| {});
+    let got = got.map_err(|error| failed(&error))?;
+    let put = |(package, from): (&LockedPackage, &PathBuf)| {
+        let to = format!("/srv/packages/{}.deb", package.name);
+        Put { from: from.clone(), to }
+    };
+    Ok(got.resolution.packages.iter().zip(&got.packages).map(put).collect())
+}
+
+fn fetcher(cache: &Cache) -> std::result::Result<Fetcher, FetchError> {
+    Fetcher::new(FetchConfig::new(cache.root().join("downloads")))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
