@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Cursor, Read, Write};
+use std::io::{self, BufWriter, Cursor, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -109,6 +109,10 @@ impl Read for Reader {
     }
 }
 
+/// How much goes to the spool at once, in bytes.
+const LEAST_PIECE: usize = 8 << 10;
+const MOST_PIECE: usize = 64 << 10;
+
 /// Where contents go that are too many for memory.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -125,7 +129,11 @@ impl Spool {
     /// Appends exactly `length` bytes of `from`.
     pub(crate) fn append(&mut self, from: &mut impl Read, length: u64) -> io::Result<Content> {
         let offset = self.end;
-        let copied = io::copy(&mut from.take(length), &mut At(self))?;
+        let piece = usize::try_from(length).unwrap_or(usize::MAX).clamp(LEAST_PIECE, MOST_PIECE);
+        let mut to = BufWriter::with_capacity(piece, At(self));
+        let copied = io::copy(&mut from.take(length), &mut to)?;
+        to.flush()?;
+        drop(to);
         if copied != length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

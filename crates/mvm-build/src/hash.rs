@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::str::FromStr;
 
@@ -46,7 +46,7 @@ impl ContentHash {
     /// # Errors
     /// When the file can't be opened or read.
     pub fn of_file(path: &Path) -> io::Result<(Self, u64)> {
-        Self::of_reader(File::open(path)?)
+        Self::of_reader(BufReader::with_capacity(128 << 10, File::open(path)?))
     }
 
     pub(crate) fn from_hasher(hasher: Sha256) -> Self {
