@@ -1,0 +1,1 @@
+{ applets = "cat grep hostname httpd ls mkdir nc sh sleep touch wget"; }
