@@ -3,7 +3,7 @@
 //! | image | packages | besides |
 //! |---|---|---|
 //! | `default` | a shell, tools, SSH | |
-//! | `builder` | these, and Nix | `/usr/lib/mvm/build-flake` |
+//! | `builder` | these, and Nix | `/usr/lib/mvm/{build-flake,run-commands}` |
 //!
 //! The packages come from a lock, or from the signed index where that has left a locked version
 //! behind. The first question, whether the same was asked before, costs one read of the agent and no
@@ -29,13 +29,22 @@ use crate::tree::{Node, Tree, TreeLimits, TreePath};
 /// The program that builds a flake inside a builder.
 const BUILD_FLAKE: &[u8] = include_bytes!("build-flake.sh");
 const BUILD_FLAKE_PATH: &str = "usr/lib/mvm/build-flake";
+/// The program that runs commands in a root inside a builder.
+const RUN_COMMANDS: &[u8] = include_bytes!("run-commands.sh");
+const RUN_COMMANDS_PATH: &str = "usr/lib/mvm/run-commands";
+
+/// What runs commands in a root inside a builder, by its content: it has a part in what they make.
+#[must_use]
+pub fn commands_program() -> ContentHash {
+    ContentHash::of(RUN_COMMANDS)
+}
 
 /// Which of the images of this program's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnImage {
     /// What instances run that bring no image of their own.
     Default,
-    /// What builds flakes.
+    /// What flakes are built in, and commands run in.
     Builder,
 }
 
@@ -79,7 +88,7 @@ impl OwnImage {
     const fn files(self) -> &'static [(&'static str, &'static [u8])] {
         match self {
             Self::Default => &[],
-            Self::Builder => &[(BUILD_FLAKE_PATH, BUILD_FLAKE)],
+            Self::Builder => &[(BUILD_FLAKE_PATH, BUILD_FLAKE), (RUN_COMMANDS_PATH, RUN_COMMANDS)],
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A root that was made elsewhere, as a tar stream, into an image.
+//! A root that was made elsewhere, as a tar stream, into an image; and the root of an image as a tar stream.
 //!
 //! The image is named by what is in the root: paths, modes, owners, contents. When and in which order that
 //! was written has no part in it, so that two builds of one thing are one image. The stream comes from
@@ -6,13 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+
+use backhand::{BackhandError, FilesystemReader, InnerNode};
 
 use crate::assemble::{AssembleError, Assembly, Contents, Order};
 use crate::guest_kernel::KernelFiles;
 use crate::hash::ContentHash;
 use crate::progress::OnProgress;
 use crate::recipe::{Input, InputKind, Key};
+use crate::rootfs::FILE_TIME;
 use crate::store::Image;
 use crate::tree::{TreeLimits, TreePath};
 use crate::untar::{self, UntarError, What};
@@ -49,6 +52,63 @@ pub enum RootImageError {
     /// The image could not be assembled.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
+}
+
+/// Why the root of an image can't be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum RootStreamError {
+    /// The image can't be read.
+    #[error("cannot read the root of the image")]
+    Squashfs(#[from] BackhandError),
+    /// The stream was not taken.
+    #[error("cannot send the root of the image")]
+    Send(#[from] io::Error),
+}
+
+/// Sends the root of an image as a tar stream: each entry below the root, directories before what is in them.
+///
+/// # Errors
+/// When the image can't be read, or `to` does not take it.
+pub fn send(image: &Image, to: impl Write) -> Result<(), RootStreamError> {
+    stream(BufReader::new(File::open(image.root())?), to)
+}
+
+fn stream(squashfs: impl BufRead + Seek + Send, to: impl Write) -> Result<(), RootStreamError> {
+    let root = FilesystemReader::from_reader(squashfs)?;
+    let mut archive = tar::Builder::new(to);
+    for node in root.files() {
+        let Ok(path) = node.fullpath.strip_prefix("/") else { continue };
+        if path.as_os_str().is_empty() {
+            continue;
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(u32::from(node.header.permissions));
+        header.set_uid(u64::from(node.header.uid));
+        header.set_gid(u64::from(node.header.gid));
+        header.set_mtime(u64::from(FILE_TIME));
+        header.set_size(0);
+        match &node.inner {
+            InnerNode::Dir(_) => {
+                header.set_entry_type(tar::EntryType::Directory);
+                archive.append_data(&mut header, path, io::empty())?;
+            }
+            InnerNode::Symlink(link) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                archive.append_link(&mut header, path, &link.link)?;
+            }
+            InnerNode::File(found) => {
+                header.set_size(u64::try_from(found.file_len()).map_err(io::Error::other)?);
+                archive.append_data(&mut header, path, root.file(found).reader_checked()?)?;
+            }
+            // No image has one.
+            InnerNode::CharacterDevice(_)
+            | InnerNode::BlockDevice(_)
+            | InnerNode::NamedPipe
+            | InnerNode::Socket => {}
+        }
+    }
+    archive.into_inner()?.flush()?;
+    Ok(())
 }
 
 impl BuiltTree<'_> {
@@ -133,9 +193,32 @@ fn content(stream: impl Read) -> Result<ContentHash, RootImageError> {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-    use std::io::Write;
-
     use super::*;
+    use crate::rootfs::{self, RootCompression};
+    use crate::tree::{Node, Tree};
+
+    #[test]
+    fn the_root_of_an_image_is_sent_as_it_was_put_together() {
+        let path = |text: &str| TreePath::new(text).unwrap();
+        let mut tree = Tree::default();
+        let long = format!("srv/{}/{}", "d".repeat(90), "f".repeat(90));
+        tree.put(path("usr/bin/tool"), Node::file(0o4755, vec![7; 200_000])).unwrap();
+        tree.put(path("etc/empty"), Node::file(0o600, *b"")).unwrap();
+        tree.put(path(&long), Node { uid: 7, gid: 8, ..Node::file(0o640, *b"x") }).unwrap();
+        tree.put(path("bin"), Node::symlink("usr/bin")).unwrap();
+        tree.put(path("var/run"), Node::symlink("/run")).unwrap();
+        let mut squashfs = io::Cursor::new(Vec::new());
+        rootfs::write(&tree, RootCompression::Stored, &mut squashfs).unwrap();
+        squashfs.set_position(0);
+        let mut sent = Vec::new();
+        super::stream(squashfs, &mut sent).unwrap();
+        let mut back = Tree::default();
+        untar::unpack(&sent[..], &mut back, &|path| Some(path.clone())).unwrap();
+        let all = |tree: &Tree| -> Vec<_> {
+            tree.iter().map(|(path, node)| (path.clone(), node.clone())).collect()
+        };
+        assert_eq!(all(&back), all(&tree));
+    }
 
     /// A tar stream below `root` of files with these modes, contents and times.
     fn stream(files: &[(&str, u32, &str, u64)]) -> Vec<u8> {

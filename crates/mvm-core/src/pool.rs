@@ -106,6 +106,16 @@ pub enum Source {
 const SOURCE_MAX: usize = 1024;
 
 impl Source {
+    /// Whether a build of it may need a builder microVM in its tenant's network.
+    #[must_use]
+    pub fn may_need_builder(&self) -> bool {
+        match self {
+            Self::Flake(_) => true,
+            Self::Image(text) => matches!(text.parse(), Ok(ImageRef::Path(_))),
+            Self::Template(_) => false,
+        }
+    }
+
     /// The text of the source without its kind.
     #[must_use]
     pub fn text(&self) -> &str {

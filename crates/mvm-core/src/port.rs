@@ -19,7 +19,10 @@ use crate::{
     observed::ObservedTenant, secrets::SecretsSource, units::Generation, units::Timestamp,
 };
 
-pub use build::{BuildOrder, Builder, BuiltRoot, Flake, FlakeSource, Sources};
+pub use build::{
+    BuildOrder, Builder, BuiltRoot, Flake, FlakeSource, PlacedRoot, Prepared,
+    RootCommands, Sources,
+};
 pub use guest::{
     ExecControl, ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer,
     IntegrationFailure, ProbeOutcome, ProbeTarget, TerminalSize,

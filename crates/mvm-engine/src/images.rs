@@ -4,7 +4,7 @@
 //! image is.
 
 use mvm_core::{
-    error::Error,
+    error::{Error, ErrorKind},
     id::ImageHash,
     operation::Rebuild,
     pool::{Role, Source},
@@ -29,7 +29,13 @@ impl Engine {
         source.validate()?;
         let (profile, role) = ("minimal".to_owned(), Role::Worker);
         let order = BuildOrder { source, profile, role, rebuild, timeout };
-        let image = self.ports.builder.ensure_image(&order, &cx.progress)?;
+        let made = self.ports.builder.ensure_image(&order, &cx.progress)?;
+        if made.commands.is_some() {
+            let message = "the commands of [[run]] run in the network of a tenant";
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint(format!("build a pool from it: mvm pool create --image {}", order.source)));
+        }
+        let image = made.image;
         tracing::info!(%image, source = %order.source, "an image was made for no pool");
         Ok(image)
     }

@@ -5,10 +5,10 @@
 //! missing. What an image is made of is told from its name (`mvm_core::pool::image`).
 
 mod debian;
-mod flake;
 mod mvmfile;
 mod oci;
 pub(crate) mod parcel;
+mod root;
 
 use std::{
     path::{Path, PathBuf},
@@ -27,7 +27,9 @@ use mvm_core::{
     layout::data,
     operation::{Operation, Rebuild},
     pool::{ImageRef, Role, Source},
-    port::{BuildOrder, Builder, BuiltRoot, Progress, ProgressStep},
+    port::{
+        BuildOrder, Builder, BuiltRoot, PlacedRoot, Prepared, Progress, ProgressStep,
+    },
 };
 
 use mvm_host::disk::space;
@@ -77,7 +79,7 @@ impl LocalBuilder {
             rebuild: Rebuild::WhenChanged,
             timeout: Operation::BUILD_TIMEOUT,
         };
-        self.0.ensure(&order, progress)
+        self.0.ensure(&order, progress).map(|prepared| prepared.image)
     }
 }
 
@@ -163,7 +165,7 @@ impl Builder for LocalBuilder {
         &self,
         order: &BuildOrder,
         progress: &Arc<dyn Progress>,
-    ) -> Result<ImageHash, Error> {
+    ) -> Result<Prepared, Error> {
         not_yet(&order.source)?;
         let (sender, receiver) = mpsc::channel();
         let (workshop, order_of, teller) = (self.0.clone(), order.clone(), progress.clone());
@@ -184,6 +186,10 @@ impl Builder for LocalBuilder {
 
     fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {
         self.0.find(request)
+    }
+
+    fn place_root(&self, root: &PlacedRoot) -> Result<(), Error> {
+        self.0.place(root)
     }
 
     fn import_root(
@@ -210,31 +216,32 @@ fn not_yet(source: &Source) -> Result<(), Error> {
 }
 
 impl Workshop {
-    fn ensure(&self, order: &BuildOrder, progress: &dyn Progress) -> Result<ImageHash, Error> {
+    fn ensure(&self, order: &BuildOrder, progress: &dyn Progress) -> Result<Prepared, Error> {
         not_yet(&order.source)?;
         let _one_at_a_time = self.busy.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         self.ensure_vmm(progress)?;
         let store = self.store()?;
-        match order.source.text().parse::<ImageRef>()? {
-            ImageRef::Stored(name) => self.stored(&store, &name, order.rebuild, progress),
+        let name = order.source.text().parse::<ImageRef>()?;
+        let image = match &name {
+            ImageRef::Stored(name) => self.stored(&store, name, order.rebuild, progress)?,
             ImageRef::Oci(_) | ImageRef::OciArchive(_) => {
-                let name = order.source.text().parse()?;
-                self.make_oci(&store, &name, None, order.rebuild, progress)
+                self.make_oci(&store, &name, None, order.rebuild, progress)?
             }
             ImageRef::Packages(packages) => {
-                let image = PackageImage { packages, workload: None };
-                self.make_packages(&store, &image, order.rebuild, progress)
+                let image = PackageImage { packages: packages.clone(), workload: None };
+                self.make_packages(&store, &image, order.rebuild, progress)?
             }
             ImageRef::PackageFile(path) => {
-                let packages = debian::listed(Path::new(&path))?;
+                let packages = debian::listed(Path::new(path))?;
                 let image = PackageImage { packages, workload: None };
-                self.make_packages(&store, &image, order.rebuild, progress)
+                self.make_packages(&store, &image, order.rebuild, progress)?
             }
-            ImageRef::Path(path) if Path::new(&path).is_dir() => {
-                self.make_mvmfile(&store, Path::new(&path), order.rebuild, progress)
+            ImageRef::Path(path) if Path::new(path).is_dir() => {
+                return self.make_mvmfile(&store, Path::new(path), order.rebuild, progress);
             }
-            ImageRef::Path(path) => self.take_parcel(&store, Path::new(&path), progress),
-        }
+            ImageRef::Path(path) => self.take_parcel(&store, Path::new(path), progress)?,
+        };
+        Ok(image.into())
     }
 
     /// An image that is in the store; one of our own is made when it is missing or of another version.

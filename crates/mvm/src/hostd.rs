@@ -22,7 +22,7 @@ use mvm_core::{
     id::{ImageHash, RequestKey},
     layout,
     pool::{ImageRef, Source},
-    port::{BuildOrder, Builder, BuiltRoot, Progress},
+    port::{BuildOrder, Builder, BuiltRoot, PlacedRoot, Prepared, Progress},
 };
 use mvm_host::{
     ipc::{
@@ -42,8 +42,8 @@ pub const USER: &str = "mvm";
 const GRANTS: &str = "grants";
 /// What a build may take besides its own bound.
 const MARGIN: Duration = Duration::from_secs(30);
-/// What an image of a root may take, that a builder has made.
-const IMPORT: Duration = Duration::from_secs(3600);
+/// What a root may take on its way into a builder, or out of it into an image.
+const ROOT: Duration = Duration::from_secs(3600);
 
 /// Serves the agent of this user until `is_over` says so.
 ///
@@ -98,14 +98,19 @@ impl Builder for Apart {
         &self,
         order: &BuildOrder,
         _progress: &Arc<dyn Progress>,
-    ) -> Result<ImageHash, Error> {
+    ) -> Result<Prepared, Error> {
         let BuildOrder { source, profile, role, rebuild, timeout } = order.clone();
         let build = Build { source, profile, role, rebuild, timeout };
         self.make(&Making::Ensure(build), timeout.duration() + MARGIN)?.ok_or_else(nothing)
     }
 
     fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {
-        self.make(&Making::Find(request.clone()), MARGIN)
+        Ok(self.make(&Making::Find(request.clone()), MARGIN)?.map(|found| found.image))
+    }
+
+    /// The builder ends it when its time is over.
+    fn place_root(&self, root: &PlacedRoot) -> Result<(), Error> {
+        self.make(&Making::Place(root.clone()), ROOT).map(drop)
     }
 
     /// The builder ends it when its time is over.
@@ -114,7 +119,7 @@ impl Builder for Apart {
         root: &BuiltRoot,
         _progress: &Arc<dyn Progress>,
     ) -> Result<ImageHash, Error> {
-        self.make(&Making::Import(root.clone()), IMPORT)?.ok_or_else(nothing)
+        Ok(self.make(&Making::Import(root.clone()), ROOT)?.ok_or_else(nothing)?.image)
     }
 }
 
@@ -123,7 +128,7 @@ fn nothing() -> Error {
 }
 
 impl Apart {
-    fn make(&self, making: &Making, bound: Duration) -> Result<Option<ImageHash>, Error> {
+    fn make(&self, making: &Making, bound: Duration) -> Result<Option<Prepared>, Error> {
         let order = serde_json::to_string(making);
         let order = order.map_err(|error| {
             Error::new(ErrorKind::Failed, "cannot write the order").because(&error)
@@ -131,7 +136,7 @@ impl Apart {
         let mut args = vec![OsStr::new("--data-dir"), self.data.as_os_str()];
         args.extend([OsStr::new("build-image"), OsStr::new(&order)]);
         let output = tool::run(&self.mvm, &args, &[], bound)?;
-        let told: Result<Option<ImageHash>, Error> =
+        let told: Result<Option<Prepared>, Error> =
             serde_json::from_slice(&output.stdout).map_err(|error| nothing().because(&error))?;
         told
     }
@@ -186,14 +191,14 @@ pub fn build_image(
     config: &Config,
     order: &str,
     progress: &Arc<dyn Progress>,
-) -> Result<Option<ImageHash>, Error> {
+) -> Result<Option<Prepared>, Error> {
     wiring::require_root()?;
     wiring::make_directories(config)?;
     let making: Making = serde_json::from_str(order)
         .map_err(|error| Error::new(ErrorKind::Invalid, "the order is refused").because(&error))?;
     match &making {
         Making::Ensure(build) => admit_file(&build.source)?,
-        Making::Find(_) | Making::Import(_) => {}
+        Making::Find(_) | Making::Place(_) | Making::Import(_) => {}
     }
     making.by(&wiring::builder(config), progress)
 }

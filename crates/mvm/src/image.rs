@@ -89,7 +89,8 @@ impl Mvm {
         Ok(Exported { image, sha256: written.sha256.to_string(), size: written.size })
     }
 
-    fn images(&self) -> Result<ImageStore, Error> {
+    /// The image store of this machine.
+    pub(crate) fn images(&self) -> Result<ImageStore, Error> {
         ImageStore::open(&self.roots.data.join(data::IMAGES)).map_err(|error| {
             Error::new(ErrorKind::Failed, "cannot open the image store").because(&error)
         })
@@ -100,9 +101,11 @@ fn unusable(name: &str, error: &StoreError) -> Error {
     let kind = match error {
         StoreError::NotFound(_) => ErrorKind::NotFound,
         StoreError::Ambiguous(_) | StoreError::Name(_) => ErrorKind::Invalid,
-        StoreError::Damaged { .. } | StoreError::Manifest { .. } | StoreError::Schema { .. } => {
-            ErrorKind::Integrity
-        }
+        StoreError::Damaged { .. }
+        | StoreError::Manifest { .. }
+        | StoreError::Schema { .. }
+        | StoreError::Differs { .. }
+        | StoreError::Foreign { .. } => ErrorKind::Integrity,
         StoreError::Busy { .. } => ErrorKind::Unavailable,
         StoreError::File(_) => ErrorKind::Failed,
     };

@@ -93,5 +93,6 @@ pub use mvm_engine::{
     rebuild::{Rebuilt, Recovered},
 };
 pub use mvm_fleet::certs::{Facts as Certificate, RevokedCertificate, Step as CertsStep, Token};
+pub use mvmfile::PoolDefaults;
 pub use rebuild::RebuildWhen;
 pub use wiring::{Mvm, new_operation};

@@ -10,12 +10,13 @@ use mvm_core::{
     error::{Error, ErrorKind},
     id::PoolRef,
     integration::{self, Integration},
+    pool::Source,
     route::{self, RoutingTable},
     secrets::{self, SecretsSource, ValueSource},
 };
 use serde_json::Value;
 
-use crate::{Mvm, forward::CallerPath};
+use crate::{Mvm, PoolDefaults, forward::CallerPath};
 
 /// The largest manifest, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -31,6 +32,14 @@ impl Mvm {
         let table = route::read(&read(file)?, "", &around, &mut findings);
         findings.settle(file.typed())?;
         Ok(table)
+    }
+
+    /// What a pool's instances get that has this source, unless it is said otherwise.
+    ///
+    /// # Errors
+    /// `NotFound` and `Invalid` of the `Mvmfile.toml` that a directory has.
+    pub fn pool_defaults(&self, source: &Source) -> Result<PoolDefaults, Error> {
+        PoolDefaults::of_source(source)
     }
 
     /// Reads a pool's integrations from a file: a list, or an object with the list `integrations`.

@@ -4,8 +4,14 @@
 //! [image]
 //! name = "web"
 //! base = "default"              # or deb:…, or oci:…
+//! disk = 1024                   # MiB of the data disk of a pool's instances; or [[volumes]] with /data
+//! [resources]
+//! memory = 512                  # MiB of an instance
+//! cpus = 1
 //! [packages]
 //! apt = ["ca-certificates"]
+//! [[run]]
+//! command = "make -C /srv"      # in the image's root, as root of a builder microVM
 //! [[services]]
 //! name = "web"
 //! command = "exec httpd -f"     # for /bin/sh; or a list: the program and its arguments
@@ -21,9 +27,10 @@ use mvm_core::{
     error::{Error, ErrorKind},
     id::PoolId,
     pool::{
-        ImageRef,
+        ImageRef, Source,
         image::{self, OciRef},
     },
+    units::{Mib, Vcpus},
 };
 use serde::Deserialize;
 
@@ -33,6 +40,10 @@ pub(crate) const NAME: &str = "Mvmfile.toml";
 const FILE_MAX: u64 = 1 << 20;
 /// Most services.
 const SERVICES_MAX: usize = 100;
+/// The longest that all commands of `[[run]]` may be together, in bytes: they travel in one frame.
+const RUN_MAX: usize = 64 << 10;
+/// Where an instance has its data disk.
+const DATA: &str = "/data";
 
 /// What an image is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +54,44 @@ pub(crate) struct Mvmfile {
     pub base: Base,
     /// Debian packages beside those of the base.
     pub packages: Vec<String>,
+    /// Commands that make the image's root what it shall be.
+    pub run: Vec<String>,
     /// What it runs; none leaves what the base runs.
     pub workload: Option<Workload>,
+    /// What instances get.
+    pub defaults: PoolDefaults,
+}
+
+/// What a pool's instances get unless the pool says otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolDefaults {
+    /// Their processors.
+    pub vcpus: Option<Vcpus>,
+    /// Their memory.
+    pub mem_mib: Option<Mib>,
+    /// Their data disk.
+    pub data_disk_mib: Option<Mib>,
+}
+
+impl PoolDefaults {
+    /// What the source of a pool says: the `Mvmfile.toml` of a directory; nothing for any other source.
+    ///
+    /// # Errors
+    /// Those of reading the file.
+    pub(crate) fn of_source(source: &Source) -> Result<Self, Error> {
+        let Source::Image(text) = source else { return Ok(Self::default()) };
+        match text.parse::<ImageRef>()? {
+            ImageRef::Path(path) if Path::new(&path).is_dir() => {
+                Ok(Mvmfile::of_directory(Path::new(&path))?.defaults)
+            }
+            ImageRef::Path(_)
+            | ImageRef::Stored(_)
+            | ImageRef::Oci(_)
+            | ImageRef::OciArchive(_)
+            | ImageRef::Packages(_)
+            | ImageRef::PackageFile(_) => Ok(Self::default()),
+        }
+    }
 }
 
 /// What an image begins with.
@@ -128,7 +175,10 @@ struct WrittenService {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "a command is a text for /bin/sh, or a list of a program and its arguments"
+)]
 enum WrittenCommand {
     Shell(String),
     Words(Vec<String>),
@@ -139,7 +189,7 @@ impl Mvmfile {
     ///
     /// # Errors
     /// `NotFound` when there is none; `Invalid` with line, column and key, or with what makes no
-    /// sense; `Unavailable` for what needs a builder.
+    /// sense.
     pub(crate) fn of_directory(directory: &Path) -> Result<Self, Error> {
         let path = directory.join(NAME);
         let shown = path.display();
@@ -170,12 +220,6 @@ impl Mvmfile {
 impl Written {
     fn checked(self) -> Result<Mvmfile, Error> {
         let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
-        if let Some(run) = self.run.first() {
-            let message =
-                format!("[[run]] {:?}: this version runs no commands in images yet", run.command);
-            return Err(Error::new(ErrorKind::Unavailable, message)
-                .hint("take an image that has it done: base = \"oci:…\""));
-        }
         if self.image.name.parse::<PoolId>().is_err() {
             return Err(invalid(format!("image.name {:?} is no name", self.image.name))
                 .hint("use 1 to 63 of a-z, 0-9 and hyphens, with none at an end"));
@@ -189,14 +233,6 @@ impl Written {
                 return Err(invalid(format!("{name} is 0")));
             }
         }
-        for volume in &self.volumes {
-            let WrittenVolume { host, guest, size } = volume;
-            if host.is_empty() || size.is_empty() || !guest.starts_with('/') {
-                let message =
-                    format!("a volume of {host:?} at {guest:?} of the size {size:?} is none");
-                return Err(invalid(message).hint("guest is an absolute path"));
-            }
-        }
         let base = base(self.image.base.as_deref().unwrap_or("default"))?;
         let packages = match self.packages.apt.as_slice() {
             [] => Vec::new(),
@@ -206,9 +242,54 @@ impl Written {
             return Err(invalid("packages.apt: an OCI image gets no Debian packages".to_owned())
                 .hint("put them into the OCI image, or take base = \"default\" or \"deb:…\""));
         }
+        let run: Vec<String> = self.run.into_iter().map(|run| run.command).collect();
+        if run.iter().any(|line| line.trim().is_empty() || line.contains('\0'))
+            || run.iter().map(String::len).sum::<usize>() > RUN_MAX
+        {
+            return Err(invalid(format!(
+                "a command of [[run]] is none, or there are more than {RUN_MAX} bytes of them"
+            ))
+            .hint("put a program into a package or an image, and run that"));
+        }
+        let defaults = PoolDefaults {
+            vcpus: self.resources.cpus.map(Vcpus),
+            mem_mib: self.resources.memory.map(Mib),
+            data_disk_mib: data_disk(self.image.disk, &self.volumes)?,
+        };
         let workload = workload(self.services)?;
-        Ok(Mvmfile { name: self.image.name, base, packages, workload })
+        Ok(Mvmfile { name: self.image.name, base, packages, run, workload, defaults })
     }
+}
+
+/// The data disk of an instance: it has one, at `/data`, so that is what a volume can be.
+fn data_disk(disk: Option<u32>, volumes: &[WrittenVolume]) -> Result<Option<Mib>, Error> {
+    let invalid = |text: String| Error::new(ErrorKind::Invalid, text);
+    let Some((WrittenVolume { host, guest, size }, more)) = volumes.split_first() else {
+        return Ok(disk.map(Mib));
+    };
+    if !more.is_empty() || disk.is_some() {
+        let message = "the data disk is there more than once: image.disk and each of [[volumes]]";
+        return Err(invalid(message.to_owned()).hint("an instance has one, at /data: keep one"));
+    }
+    if host.is_empty() || guest != DATA {
+        return Err(invalid(format!("a volume of {host:?} at {guest:?} is none"))
+            .hint("an instance has its own, at /data: guest = \"/data\""));
+    }
+    let mib = mebibytes(size).ok_or_else(|| {
+        invalid(format!("{size:?} is no size of a volume")).hint("write for example 512M or 2G")
+    })?;
+    Ok(Some(mib))
+}
+
+/// A size with `M` or `G` behind it; without, it is in MiB.
+fn mebibytes(text: &str) -> Option<Mib> {
+    let (digits, factor) = match text.strip_suffix('G') {
+        Some(digits) => (digits, 1024),
+        None => (text.strip_suffix('M').unwrap_or(text), 1),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let mib = digits.parse::<u32>().ok().filter(|_| is_number)?.checked_mul(factor)?;
+    (mib > 0).then_some(Mib(mib))
 }
 
 fn base(text: &str) -> Result<Base, Error> {
@@ -275,69 +356,4 @@ fn located(text: &str, error: &toml::de::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
-    use super::*;
-
-    fn read(text: &str) -> Result<Mvmfile, Error> {
-        let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join(NAME), text).unwrap();
-        Mvmfile::of_directory(place.path())
-    }
-
-    #[test]
-    fn services_packages_and_base_are_read() {
-        let text = "[image]\nname = \"web\"\nbase = \"deb:busybox-static\"\ndisk = 512\n\
-            [resources]\nmemory = 256\ncpus = 1\n[packages]\napt = [\"zlib1g\", \"libc6\"]\n\
-            [[volumes]]\nhost = \"data\"\nguest = \"/data\"\nsize = \"1G\"\n\
-            [[services]]\nname = \"db\"\ncommand = [\"/db\", \"-x\"]\nrestart = \"on-failure\"\n\
-            [[services]]\nname = \"web\"\ncommand = \"exec httpd -f\"\nafter = [\"db\"]\nenv = { A = \"b\" }\n";
-        let file = read(text).unwrap();
-        assert_eq!(file.base, Base::Packages(vec!["busybox-static".to_owned()]));
-        assert_eq!(file.packages, ["libc6", "zlib1g"]);
-        let services = file.workload.unwrap().services;
-        let [db, web] = services.as_slice() else { unreachable!() };
-        assert_eq!((db.argv.len(), db.restart), (2, Restart::OnFailure));
-        assert_eq!(web.argv, ["/bin/sh", "-c", "exec httpd -f"]);
-        assert_eq!(web.env.get("A").map(String::as_str), Some("b"));
-        let least = read("[image]\nname = \"a\"\n").unwrap();
-        assert_eq!((least.base, least.workload), (Base::Default, None));
-    }
-
-    #[test]
-    fn an_unknown_key_is_told_with_its_place_and_the_nearest_one() {
-        let error = read("[image]\nname = \"a\"\nbse = \"default\"\n").unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Invalid);
-        let text = error.to_string();
-        for part in [NAME, "line 3, column 1", "`bse`", "did you mean base?"] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_refused() {
-        let image = "[image]\nname = \"a\"\n";
-        let service = |rest: &str| format!("{image}[[services]]\nname = \"s\"\n{rest}");
-        for text in [
-            String::new(),
-            "[image]\nname = \"A\"\n".to_owned(),
-            format!("{image}disk = 0\n"),
-            format!("{image}base = \"other\"\n"),
-            format!("{image}base = \"oci:app\"\n"),
-            format!("{image}base = \"oci:r.example.com/a\"\n[packages]\napt = [\"zlib1g\"]\n"),
-            format!("{image}[packages]\napt = [\"-o\"]\n"),
-            format!("{image}[[volumes]]\nhost = \"a\"\nguest = \"b\"\nsize = \"1G\"\n"),
-            service("command = []\n"),
-            service("command = \"x\"\nafter = [\"gone\"]\n"),
-            service("command = \"x\"\nafter = [\"s\"]\n"),
-            service("command = \"x\"\nrestart = \"often\"\n"),
-            service("command = \"x\"\n[[services]]\nname = \"s\"\ncommand = \"y\"\n"),
-        ] {
-            assert_eq!(read(&text).unwrap_err().kind, ErrorKind::Invalid, "{text}");
-        }
-        let error = read(&format!("{image}[[run]]\ncommand = \"make\"\n")).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Unavailable);
-        let nowhere = Mvmfile::of_directory(Path::new("/no/such/place")).unwrap_err();
-        assert_eq!(nowhere.kind, ErrorKind::NotFound);
-    }
-}
+mod tests;

@@ -19,7 +19,10 @@ use mvm_core::{
     Error, ErrorKind,
     id::{ImageHash, InstanceId, InstanceRef, RequestKey},
     layout,
-    port::{BuildOrder, Builder, BuiltRoot, ExecStatus, Guest, Progress, SecretsToSeal, Vault},
+    port::{
+        BuildOrder, Builder, BuiltRoot, ExecStatus, Guest, PlacedRoot, Prepared, Progress,
+        SecretsToSeal, Vault,
+    },
     secrets::SecretsSource,
     units::Generation,
 };
@@ -160,12 +163,16 @@ fn daemon(roots: &Roots) -> io::Result<HostdClient> {
 struct NoBuilder;
 
 impl Builder for NoBuilder {
-    fn ensure_image(&self, _: &BuildOrder, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
+    fn ensure_image(&self, _: &BuildOrder, _: &Arc<dyn Progress>) -> Result<Prepared, Error> {
         Err(failed("nothing is built here"))
     }
 
     fn find_image(&self, _: &RequestKey) -> Result<Option<ImageHash>, Error> {
         Ok(None)
+    }
+
+    fn place_root(&self, _: &PlacedRoot) -> Result<(), Error> {
+        Err(failed("nothing is built here"))
     }
 
     fn import_root(&self, _: &BuiltRoot, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {

@@ -88,13 +88,13 @@ pub(crate) struct PoolCreateArgs {
     /// `gateway`, `builder`, `worker` or `capability-<name>` [default: that of the template, or worker]
     #[arg(long)]
     pub(crate) role: Option<Role>,
-    /// vCPUs of one instance [default: those of the template, or 2]
+    /// vCPUs of one instance [default: what its template or Mvmfile.toml says, or 2]
     #[arg(long, value_name = "N")]
     pub(crate) cpus: Option<u32>,
-    /// Memory of one instance [default: that of the template, or 1024]
+    /// Memory of one instance [default: what its template or Mvmfile.toml says, or 1024]
     #[arg(long, value_name = "MIB")]
     pub(crate) mem: Option<u32>,
-    /// Data disk of one instance, mounted at /data; 0 for none [default: that of the template, or 0]
+    /// Data disk of one instance, mounted at /data; 0 for none [default: what its template or Mvmfile.toml says, or 0]
     #[arg(long, value_name = "MIB")]
     pub(crate) data_disk: Option<u32>,
     /// When an instance is ready to serve: worker-ready, tcp:PORT or http:PORT/PATH

@@ -93,7 +93,8 @@ fn create(session: &Session, args: PoolCreateArgs) -> Result<Operation, Error> {
     })))
 }
 
-/// What a pool is unless told otherwise: as the variant of its template says, if it has one.
+/// What a pool is unless told otherwise: as the variant of its template or its `Mvmfile.toml` says, if it has
+/// one.
 fn usual(session: &Session, source: &Source) -> Result<(String, Role, Resources), Error> {
     if let Source::Template(text) = source
         && let Ok(wanted) = text.parse()
@@ -101,5 +102,11 @@ fn usual(session: &Session, source: &Source) -> Result<(String, Role, Resources)
         let variant = session.mvm.template_variant(&wanted)?;
         return Ok((variant.profile, variant.role, variant.resources));
     }
-    Ok(("minimal".to_owned(), Role::Worker, Resources::new(Vcpus(2), Mib(1024), Mib(0))))
+    let said = session.mvm.pool_defaults(source)?;
+    let resources = Resources::new(
+        said.vcpus.unwrap_or(Vcpus(2)),
+        said.mem_mib.unwrap_or(Mib(1024)),
+        said.data_disk_mib.unwrap_or(Mib(0)),
+    );
+    Ok(("minimal".to_owned(), Role::Worker, resources))
 }

@@ -1,8 +1,9 @@
 //! Making images as ports: what they are made from, who makes them, and what of a caller's files a
 //! build reads and writes.
 //!
-//! A flake is built in a microVM, which the engine drives as it drives any other (`Guest`); what is made of
-//! the root that stands in it then is a [`Builder`]'s again.
+//! A flake is built in a microVM, and the commands of an `Mvmfile.toml` run in one, which the engine drives as
+//! it drives any other (`Guest`); to put a root into it, and what is made of the root that stands in it
+//! then, is a [`Builder`]'s again.
 
 use std::{fmt, io::Read, io::Write, sync::Arc};
 
@@ -37,11 +38,49 @@ pub struct BuiltRoot {
     pub instance: InstanceRef,
     /// The directory in it.
     pub path: String,
-    /// The image of the builder, whose kernel boots what is made.
-    pub tools: ImageHash,
+    /// The image whose kernel boots what is made.
+    pub kernel: ImageHash,
     /// What was asked for, so that the same question finds the image; none when the answer may be another
     /// one next time.
     pub request: Option<RequestKey>,
+}
+
+/// An image that was made or found, and what is left to do until it is the one that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prepared {
+    /// The image.
+    pub image: ImageHash,
+    /// What has to run in its root; none when it is ready.
+    pub commands: Option<RootCommands>,
+}
+
+impl From<ImageHash> for Prepared {
+    fn from(image: ImageHash) -> Self {
+        Self { image, commands: None }
+    }
+}
+
+/// Commands that run in the root of an image, as root of a builder microVM, and make another image of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RootCommands {
+    /// The commands for the root's `/bin/sh`, in their order.
+    pub lines: Vec<String>,
+    /// What the image and the commands amount to.
+    pub key: RequestKey,
+}
+
+/// A root file system that shall stand in a builder microVM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlacedRoot {
+    /// The builder.
+    pub instance: InstanceRef,
+    /// The directory in it, which is made.
+    pub path: String,
+    /// The image that has the root.
+    pub image: ImageHash,
 }
 
 /// Makes or finds images.
@@ -55,13 +94,19 @@ pub trait Builder: Send + Sync {
         &self,
         order: &BuildOrder,
         progress: &Arc<dyn Progress>,
-    ) -> Result<ImageHash, Error>;
+    ) -> Result<Prepared, Error>;
 
     /// The image that an earlier request with this key made; none when there is none any more.
     ///
     /// # Errors
     /// Why the images cannot be read.
     fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error>;
+
+    /// Puts the root of an image into a builder.
+    ///
+    /// # Errors
+    /// `NotFound` without such an image, `Unavailable` when the builder is gone, why it has no room for it.
+    fn place_root(&self, root: &PlacedRoot) -> Result<(), Error>;
 
     /// Makes an image of a root that a builder made. The same root makes the same image.
     ///

@@ -22,6 +22,8 @@ pub(crate) struct Building {
     pub(crate) answers: BTreeMap<RequestKey, ImageHash>,
     /// What stands in the flakes of this world; another content is another key.
     pub(crate) content: u8,
+    /// What runs in the roots of images that a directory asks for.
+    pub(crate) commands: Vec<String>,
     /// Programs that ran in guests, and what was copied there first.
     pub(crate) ran: Vec<Vec<String>>,
     pub(crate) copied: Vec<(String, String)>,
@@ -76,20 +78,33 @@ impl World {
 }
 
 impl Builder for World {
-    fn ensure_image(&self, order: &BuildOrder, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
+    fn ensure_image(&self, order: &BuildOrder, _: &Arc<dyn Progress>) -> Result<Prepared, Error> {
         if order.source.text() == "absent" {
             return Err(Error::new(ErrorKind::NotFound, "there is no image absent"));
         }
+        let content = self.look();
+        if order.source.text().starts_with('/') && !content.building.commands.is_empty() {
+            let image = "ab".repeat(32).parse().unwrap();
+            let (lines, (key, _)) = (content.building.commands.clone(), content.building.made());
+            return Ok(Prepared { image, commands: Some(RootCommands { lines, key }) });
+        }
+        drop(content);
         // One that is named by its hash is there already.
         let text = order.source.text();
         let byte = text.strip_prefix("image-").unwrap_or("ab");
         let image: ImageHash = text.parse().unwrap_or_else(|_| byte.repeat(32).parse().unwrap());
         self.look().building.images.insert(image.clone());
-        Ok(image)
+        Ok(image.into())
     }
 
     fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {
         Ok(self.look().building.answers.get(request).cloned())
+    }
+
+    fn place_root(&self, root: &PlacedRoot) -> Result<(), Error> {
+        self.alive(&root.instance)?;
+        self.look().building.copied.push((root.path.clone(), root.image.to_string()));
+        Ok(())
     }
 
     fn import_root(&self, root: &BuiltRoot, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {

@@ -1,306 +1,63 @@
-//! Building a flake: a builder is a short-lived instance, and nothing else.
+//! Building a flake in a builder.
 //!
-//! ```text
-//! builder image ─▶ flake's key ─ answered before? ─▶ image
-//!                      │ no
-//!                      ▼
-//! clear what is left ─▶ pool and instance at `.2` ─▶ start ─▶ copy the flake in ─▶ exec: Nix ─▶ root
-//!                                                        image ◀─ import ◀─────────────────────┘
-//! clear
-//! ```
-//!
-//! The instance lives in a pool of its own, made for one build and removed after it, under the lock of that
-//! pool: one build per tenant at a time, and whoever gets the lock knows that what it finds there was left
-//! behind. It refuses to know what is in a flake and how Nix is called: a program of the builder image does.
+//! It refuses to know what is in a flake and how Nix is called: a program of the builder image does.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::time::Duration;
 
 use mvm_core::{
-    effect::Effect,
     error::{Error, ErrorKind},
-    event::EventKind,
-    id::{ImageHash, InstanceRef, PoolRef, Subject, TenantId},
-    instance::{Drain, Instance},
-    operation::Rebuild,
-    pool::{Counts, Pool, PoolPolicy, Revision, Role, RuntimePolicy, Source},
-    port::{BuildOrder, BuiltRoot, ExecRequest, ExecStatus, Flake, FlakeSource, Transaction},
-    state::Move,
-    units::{Generation, Seconds},
-    volume::VolumeFate,
+    id::ImageHash,
+    port::{BuildOrder, ExecStatus, Flake, FlakeSource},
 };
 
-use super::{heard::Heard, instance::Granted, pool::Going, refuse_destroying};
-use crate::{
-    converge::FirewallAfter,
-    engine::{Context, Engine, Telling},
-    outcome::Outcome,
-    run::{self, Cancel},
-    store::records,
-};
+use super::builder::{Asked, Job, broken_off};
+use crate::engine::{Context, Engine};
 
-/// The image of builders, by its name in the image store.
-const TOOLS: &str = "builder";
-/// The program in it that builds a flake: `FLAKE closed|open ATTRIBUTE…`. It leaves the root in [`ROOT`].
+/// The program that builds a flake: `FLAKE closed|open ATTRIBUTE…`.
 const PROGRAM: &str = "/usr/lib/mvm/build-flake";
 /// Where it finds a flake that is a directory of the host.
 const FLAKE: &str = "/data/flake";
-const ROOT: &str = "/data/root";
 /// How it ends when the flake has none of the attributes.
 const NO_ATTRIBUTE: u8 = 65;
 
-/// For whom an image is made.
-pub(super) struct Asked<'a> {
-    /// Whose it is to be, as it is told and logged.
-    pub(super) name: &'a PoolRef,
-    /// In whose network builders are; nobody's is known for whoever needs none.
-    pub(super) tenant: Option<&'a TenantId>,
-}
-
 impl Engine {
-    /// The image of an order, whoever makes it.
-    pub(super) fn make_image(
+    pub(super) fn build_flake(
         &self,
         cx: &Context,
         asked: &Asked<'_>,
         order: &BuildOrder,
-    ) -> Result<ImageHash, Error> {
-        match (&order.source, asked.tenant) {
-            (Source::Flake(reference), Some(tenant)) => {
-                self.build_flake(cx, (asked.name, tenant), order, reference)
-            }
-            (Source::Flake(_), None) => {
-                Err(Error::new(ErrorKind::Usage, "a flake is built in the network of a tenant")
-                    .hint("say whose: --tenant TENANT"))
-            }
-            (Source::Template(wanted), _) => self.template_image(cx, order, wanted),
-            (Source::Image(_), _) => self.ports.builder.ensure_image(order, &cx.progress),
-        }
-    }
-
-    fn build_flake(
-        &self,
-        cx: &Context,
-        (id, tenant): (&PoolRef, &TenantId),
-        order: &BuildOrder,
         reference: &str,
+        until: Duration,
     ) -> Result<ImageHash, Error> {
-        let until = self.ports.clock.elapsed().saturating_add(order.timeout.duration());
-        // Whatever a killed command left goes, also when nothing has to be built.
-        let builders = PoolRef::of_builders(tenant);
-        self.clear_builders(cx, &builders, &mut Outcome::default())?;
-        let source = Source::Image(TOOLS.to_owned());
-        let tools = BuildOrder { source, rebuild: Rebuild::WhenChanged, ..order.clone() };
-        let tools = self.ports.builder.ensure_image(&tools, &cx.progress).map_err(|error| {
-            error.hint("a ready image needs no builder, for example: --image default")
-        })?;
-        let flake = self.ports.sources.flake(reference, &order.profile, &order.role, &tools)?;
-        if order.rebuild == Rebuild::WhenChanged
-            && let Some(key) = &flake.key
-            && let Some(image) = self.ports.builder.find_image(key)?
+        let tools = self.builder_image(cx, asked, order)?;
+        let Flake { source, key } =
+            self.ports.sources.flake(reference, &order.profile, &order.role, &tools)?;
+        if let Some(key) = &key
+            && let Some(image) = self.answered(order, key)?
         {
             return Ok(image);
         }
-        let built = self
-            .make_builder(cx, &builders, &tools)
-            .and_then(|builder| self.build_in(cx, (id, &builder), order, flake, until));
-        let cleared = self.clear_builders(cx, &builders, &mut Outcome::default());
-        built.and_then(|image| cleared.map(|()| image))
-    }
-
-    /// Removes the pool of a tenant's builders with all that is in it; whoever calls holds its lock. Who
-    /// was interrupted clears up all the same.
-    fn clear_builders(
-        &self,
-        cx: &Context,
-        builders: &PoolRef,
-        outcome: &mut Outcome,
-    ) -> Result<(), Error> {
-        let cx = Context { cancel: Cancel::new(), ..cx.clone() };
-        let going =
-            self.empty_pool(&cx, builders, (FirewallAfter::Each, VolumeFate::Delete), outcome)?;
-        match (going, outcome.error()) {
-            (Going::Gone, _) => Ok(()),
-            (Going::Stays, Some(error)) => {
-                Err(error
-                    .context(format!("cannot remove the builder of tenant {}", builders.tenant)))
+        let (reference, net) = match &source {
+            FlakeSource::Directory { has_inputs, .. } => {
+                (format!("path:{FLAKE}"), if *has_inputs { "open" } else { "closed" })
             }
-            (Going::Stays, None) => {
-                Err(Error::new(ErrorKind::Failed, format!("pool {builders} does not go")))
-            }
-        }
-    }
-
-    /// Removes builders that a killed command left behind, unless a build is at work.
-    pub(super) fn collect_builders(
-        &self,
-        cx: &Context,
-        builders: &PoolRef,
-        outcome: &mut Outcome,
-    ) -> Result<(), Error> {
-        let subject = Subject::Pool(builders.clone());
-        let Ok(lock) = self.ports.locks.lock(&subject, Duration::ZERO) else { return Ok(()) };
-        self.clear_builders(cx, builders, outcome)?;
-        lock.retire();
-        Ok(())
-    }
-
-    /// A builder that runs.
-    fn make_builder(
-        &self,
-        cx: &Context,
-        builders: &PoolRef,
-        tools: &ImageHash,
-    ) -> Result<Instance, Error> {
-        let of = format!("the builder of tenant {}", builders.tenant);
-        self.admit_volume(
-            &format!("the disk of {of}"),
-            u64::from(self.config.builder.data_disk_mib.0),
-        )?;
-        let record = self.within(|tx| {
-            self.builder_pool(tx, cx, builders, tools)?;
-            self.instance_allocate(tx, cx, builders, &[], None)
-        });
-        let record = record.map_err(|error| error.context(format!("there is no room for {of}")))?;
-        let (pool, image) = (builders.clone(), tools.clone());
-        self.execute(&Effect::EnsureRevision { pool, image })?;
-        self.sync_firewall(&record.network)?;
-        let wish = self.wish(cx, &record.instance, Move::Start, Drain::Skip)?;
-        match self.bring(cx, &wish).map_err(|error| error.context(format!("cannot start {of}")))? {
-            Granted::Changed(_) => Ok(record),
-            Granted::Deferred(reason) => Err(Error::new(ErrorKind::Conflict, reason)),
-        }
-    }
-
-    fn builder_pool(
-        &self,
-        tx: &mut dyn Transaction,
-        cx: &Context,
-        id: &PoolRef,
-        tools: &ImageHash,
-    ) -> Result<(), Error> {
-        let tenant = records::tenant(tx, &id.tenant)?;
-        refuse_destroying("tenant", &id.tenant, tenant.destroying)?;
-        let (now, source) = (self.ports.clock.now(), Source::Image(TOOLS.to_owned()));
-        let built = Revision { image: tools.clone(), built_at: now, source: Some(source.clone()) };
-        let mut pool = Pool {
-            pool: id.clone(),
-            source,
-            profile: "minimal".to_owned(),
-            role: Role::Builder,
-            instance_resources: self.config.builder,
-            desired_counts: Counts::default(),
-            // Nothing in it is worth a word before it ends.
-            runtime_policy: RuntimePolicy {
-                graceful_shutdown_seconds: Seconds(0),
-                ..RuntimePolicy::default()
-            },
-            // A build is none of the integrations that a tenant has secrets for.
-            secret_scopes: vec![id.pool.as_str().parse()?],
-            integrations: Vec::new(),
-            routing_table: None,
-            revisions: vec![built],
-            rolled_back_to: None,
-            rolling: None,
-            policy: PoolPolicy { pinned: true, critical: true, ..PoolPolicy::default() },
-            destroying: false,
-            created_at: now,
-            generation: Generation(0),
+            FlakeSource::Reference(reference) => (reference.clone(), "open"),
         };
-        records::put(tx, &mut pool)?;
-        let event = self.event(&cx.actor, &id.tenant, EventKind::PoolCreated).of_pool(&id.pool);
-        tx.append(&event.with("source", &pool.source))
-    }
-
-    /// Feeds the builder, lets it build, and makes an image of what it made; all of it before `until`.
-    fn build_in(
-        &self,
-        cx: &Context,
-        (pool, record): (&PoolRef, &Instance),
-        order: &BuildOrder,
-        flake: Flake,
-        until: Duration,
-    ) -> Result<ImageHash, Error> {
-        let builder = &record.instance;
-        let (log, place) = self.build_log(pool);
-        let heard = Arc::new(Heard::new(pool, cx.progress.clone(), log));
-        let tools = record
-            .image
-            .as_ref()
-            .ok_or_else(|| Error::new(ErrorKind::Failed, format!("{builder} has no image")))?;
-        let feed = || {
-            let (reference, net) = match flake.source {
-                FlakeSource::Directory { mut files, has_inputs } => {
-                    self.ports.guest.copy_in(builder, FLAKE, &mut files)?;
-                    (format!("path:{FLAKE}"), if has_inputs { "open" } else { "closed" })
+        let argv = [PROGRAM.to_owned(), reference, net.to_owned()];
+        let job = Job {
+            feed: Box::new(|builder| match source {
+                FlakeSource::Directory { mut files, .. } => {
+                    self.ports.guest.copy_in(builder, FLAKE, &mut files).map(drop)
                 }
-                FlakeSource::Reference(reference) => (reference, "open"),
-            };
-            let argv = [PROGRAM.to_owned(), reference, net.to_owned()];
-            let argv = argv.into_iter().chain(attributes(order)).collect();
-            let ended = self.ports.guest.exec(builder, &request(argv), heard.streams())?;
-            if ended == ExecStatus::Code(0) {
-                let (path, request, tools) = (ROOT.to_owned(), flake.key, tools.clone());
-                let root = BuiltRoot { instance: builder.clone(), path, tools, request };
-                return self.ports.builder.import_root(&root, &cx.progress);
-            }
-            Err(failure(ended, order, heard.last()))
+                FlakeSource::Reference(_) => Ok(()),
+            }),
+            argv: argv.into_iter().chain(attributes(order)).collect(),
+            kernel: tools.clone(),
+            key,
+            failure: Box::new(|ended| failure(ended, order)),
         };
-        let work = || feed().map_err(|error| self.explain(builder, error));
-        self.before(cx, until, builder, work).map_err(|error| {
-            let told = |place| format!("all that the build said is in {place}");
-            place.map(told).into_iter().fold(error, Error::hint)
-        })
+        self.build_apart(cx, asked, &tools, job, until)
     }
-
-    /// A pool's build log and where it is; a build that cannot keep one goes on without.
-    fn build_log(&self, pool: &PoolRef) -> (Box<dyn Write + Send>, Option<String>) {
-        match self.ports.sources.build_log(pool) {
-            Ok((log, place)) => (log, Some(place)),
-            Err(error) => {
-                tracing::warn!(%pool, %error, "there is no build log");
-                (Box::new(io::sink()), None)
-            }
-        }
-    }
-
-    /// Does `work` with a builder, which loses it when the time is over or who asked wants it to end.
-    fn before<T>(
-        &self,
-        cx: &Context,
-        until: Duration,
-        builder: &InstanceRef,
-        work: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let may_go_on = || {
-            if self.ports.clock.elapsed() >= until { Err(overdue()) } else { cx.cancel.check() }
-        };
-        // What is told to it, or asked of it, ends with it.
-        let end = || self.execute(&Effect::RemoveVmm(builder.instance.clone()));
-        run::watched(may_go_on, end, work)
-    }
-
-    /// An error with the reason why the builder died, if it did.
-    fn explain(&self, builder: &InstanceRef, error: Error) -> Error {
-        if error.kind != ErrorKind::Unavailable {
-            return error;
-        }
-        let Ok(_lock) = self.lock(&Subject::Instance(builder.clone())) else { return error };
-        match self.truth(builder).ok().and_then(|(record, _)| record.last_failure) {
-            Some(failure) => error
-                .hint(format!("the builder died: {}", failure.reason))
-                .hint("give builders more: builder.mem_mib in config.toml"),
-            None => error,
-        }
-    }
-}
-
-fn overdue() -> Error {
-    Error::new(ErrorKind::Unavailable, "the build took too long, and was ended")
-        .hint("give it more time: --timeout SECS")
 }
 
 /// What is looked for in a flake, in this order (SPEC §10).
@@ -309,26 +66,16 @@ fn attributes(order: &BuildOrder) -> [String; 3] {
     [format!("tenant-{role}-{profile}"), format!("tenant-{profile}"), profile.clone()]
 }
 
-fn request(argv: Vec<String>) -> ExecRequest {
-    ExecRequest { argv, env: Vec::new(), cwd: None, user: None, terminal: None }
-}
-
-/// The error of a program that ended otherwise than well.
-fn failure(ended: ExecStatus, order: &BuildOrder, last: Vec<String>) -> Error {
-    let (kind, message) = match ended {
+fn failure(ended: ExecStatus, order: &BuildOrder) -> Error {
+    match ended {
         ExecStatus::Code(NO_ATTRIBUTE) => {
             let names = attributes(order).join(", ");
-            (ErrorKind::Invalid, format!("the flake has no package of the name {names}"))
+            let message = format!("the flake has no package of the name {names}");
+            Error::new(ErrorKind::Invalid, message)
         }
         ExecStatus::Code(code) => {
-            (ErrorKind::Failed, format!("the flake does not build: exit code {code}"))
+            Error::new(ErrorKind::Failed, format!("the flake does not build: exit code {code}"))
         }
-        ExecStatus::Signal(signal) => {
-            (ErrorKind::Failed, format!("the build was ended by signal {signal}"))
-        }
-        ExecStatus::Absent | ExecStatus::NotExecutable => {
-            (ErrorKind::Failed, "the builder image cannot build flakes".to_owned())
-        }
-    };
-    Error { causes: last, ..Error::new(kind, message) }
+        ExecStatus::Signal(_) | ExecStatus::Absent | ExecStatus::NotExecutable => broken_off(ended),
+    }
 }

@@ -1,9 +1,11 @@
 //! One function per operation, each with its checks before its first effect.
 
 pub(crate) mod accept;
+pub(crate) mod builder;
 pub(crate) mod change;
+mod commands;
 pub(crate) mod create;
-pub(crate) mod flake;
+mod flake;
 pub(crate) mod gc;
 mod heard;
 pub(crate) mod instance;

@@ -21,7 +21,7 @@ use mvm_core::{
 };
 
 use super::{
-    flake::Asked,
+    builder::Asked,
     instance::{Granted, Precedence, Wish, mover},
     living, refuse_destroying, template,
 };
@@ -111,7 +111,7 @@ impl Engine {
             return Err(Error::new(ErrorKind::Invalid, "a build needs a timeout of 1 s or more"));
         }
         let (_, pool) = self.within(|tx| living(tx, id))?;
-        if matches!(pool.source, Source::Flake(_)) {
+        if pool.source.may_need_builder() {
             self.converge_tenant(&id.tenant)?;
         }
         let builders = Subject::Pool(PoolRef::of_builders(&id.tenant));

@@ -18,7 +18,7 @@ use mvm_core::{
     units::{Generation, Seconds},
 };
 
-use super::flake::Asked;
+use super::builder::Asked;
 use crate::{
     engine::{Context, Engine, Telling},
     outcome::{Made, Outcome},
@@ -163,12 +163,12 @@ impl Engine {
             Ok(image)
         };
         let once = || {
-            let held = match (&order.source, &ask.tenant) {
-                (Source::Flake(_), Some(tenant)) => {
+            let held = match &ask.tenant {
+                Some(tenant) if order.source.may_need_builder() => {
                     self.converge_tenant(tenant)?;
                     Some(self.lock(&Subject::Pool(PoolRef::of_builders(tenant)))?)
                 }
-                _ => None,
+                Some(_) | None => None,
             };
             let image = make();
             if let Some(held) = held {
@@ -332,7 +332,8 @@ impl Engine {
         };
         let source = Source::Image(build.image.to_string());
         let found = BuildOrder { source, ..order.clone() };
-        self.ports.builder.ensure_image(&found, &cx.progress).map_err(|error| error.hint(again))
+        let found = self.ports.builder.ensure_image(&found, &cx.progress);
+        found.map(|found| found.image).map_err(|error| error.hint(again))
     }
 }
 

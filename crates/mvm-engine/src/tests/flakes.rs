@@ -1,4 +1,4 @@
-//! Pools that are built from flakes, and what is left of the builders.
+//! Pools that are built in builders, and what is left of these.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -141,6 +141,35 @@ fn a_flake_that_fails_leaves_the_current_build_and_nothing_else() {
         assert_eq!(rig.engine.pool(&pool("acme/app")).unwrap().record, before);
         assert_clean(&rig, "after a failure");
     }
+}
+
+#[test]
+fn the_commands_of_a_directory_run_in_a_builder_that_has_the_root_of_its_image() {
+    let rig = Rig::new();
+    rig.operate(&tenant_create("acme", Quotas::default())).unwrap();
+    let source = Source::Image("/srv/web".to_owned());
+    let size = Resources::new(Vcpus(1), Mib(256), Mib(64));
+    let new = NewPool::of_workers(pool("acme/app"), source, size);
+    rig.operate(&Operation::PoolCreate(Box::new(new))).unwrap();
+    rig.operate(&build()).unwrap();
+    assert_eq!(runs(&rig), 0, "there was nothing to run");
+    let plain = rig.engine.pool(&pool("acme/app")).unwrap().record.current().cloned().unwrap();
+    rig.world.look().building.commands = vec!["make".to_owned(), "make install".to_owned()];
+    rig.operate(&build()).unwrap();
+    let content = rig.world.look();
+    assert_eq!(content.building.copied, [("/data/root".to_owned(), plain.to_string())]);
+    assert_eq!(content.building.ran[0][1..], ["/data/root", "make", "make install"]);
+    drop(content);
+    assert_ne!(rig.engine.pool(&pool("acme/app")).unwrap().record.current(), Some(&plain));
+    assert_clean(&rig, "after a build");
+    rig.operate(&build()).unwrap();
+    assert_eq!(runs(&rig), 1, "nothing changed");
+    let before = rig.engine.pool(&pool("acme/app")).unwrap().record;
+    rig.world.look().building.ends = Some(ExecStatus::Code(3));
+    let error = rig.operate(&again(Seconds(60))).unwrap_err();
+    assert!(error.causes.iter().any(|cause| cause == "the last words"), "{error:?}");
+    assert_eq!(rig.engine.pool(&pool("acme/app")).unwrap().record, before);
+    assert_clean(&rig, "after a failure");
 }
 
 /// A build whose program in the builder does not end, and what is done to it meanwhile.

@@ -24,7 +24,7 @@ use mvm_core::{
     observed::{ObservedInstance, ObservedNode, ObservedPool, ObservedStock, ObservedTenant},
     port::{
         BuildOrder, Builder, BuiltRoot, Console, Finding, Homes, Host, LogPlace, LogSource, Logs,
-        Progress, SecretsToSeal, Vault, Wanted,
+        PlacedRoot, Prepared, Progress, SecretsToSeal, Vault, Wanted,
     },
     secrets::SecretsSource,
     units::Generation,
@@ -282,7 +282,7 @@ impl Vault for HostdClient {
 }
 
 impl HostdClient {
-    fn make(&self, making: Making) -> Result<Option<ImageHash>, Error> {
+    fn make(&self, making: Making) -> Result<Option<Prepared>, Error> {
         self.call(&Ask::Build(Box::new(making)))
     }
 }
@@ -297,14 +297,18 @@ impl Builder for HostdClient {
         &self,
         order: &BuildOrder,
         _progress: &Arc<dyn Progress>,
-    ) -> Result<ImageHash, Error> {
+    ) -> Result<Prepared, Error> {
         let BuildOrder { source, profile, role, rebuild, timeout } = order.clone();
         self.make(Making::Ensure(Build { source, profile, role, rebuild, timeout }))?
             .ok_or_else(no_image)
     }
 
     fn find_image(&self, request: &RequestKey) -> Result<Option<ImageHash>, Error> {
-        self.make(Making::Find(request.clone()))
+        Ok(self.make(Making::Find(request.clone()))?.map(|found| found.image))
+    }
+
+    fn place_root(&self, root: &PlacedRoot) -> Result<(), Error> {
+        self.make(Making::Place(root.clone())).map(drop)
     }
 
     fn import_root(
@@ -312,6 +316,6 @@ impl Builder for HostdClient {
         root: &BuiltRoot,
         _progress: &Arc<dyn Progress>,
     ) -> Result<ImageHash, Error> {
-        self.make(Making::Import(root.clone()))?.ok_or_else(no_image)
+        Ok(self.make(Making::Import(root.clone()))?.ok_or_else(no_image)?.image)
     }
 }

@@ -21,7 +21,7 @@ use std::{
 
 use mvm_core::{
     Error, ErrorKind,
-    port::{Builder, Homes, Host, LogPlace, Progress, ProgressStep, Vault},
+    port::{Builder, BuiltRoot, Homes, Host, LogPlace, PlacedRoot, Progress, ProgressStep, Vault},
 };
 use serde::Serialize;
 
@@ -219,7 +219,10 @@ impl Caller<'_> {
             Ask::Build(making) => {
                 match &*making {
                     Making::Ensure(_) | Making::Find(_) => host.admit(None)?,
-                    Making::Import(root) => host.admit_instance(&root.instance)?,
+                    Making::Place(PlacedRoot { instance, .. })
+                    | Making::Import(BuiltRoot { instance, .. }) => {
+                        host.admit_instance(instance)?
+                    }
                 }
                 let quiet: Arc<dyn Progress> = Arc::new(Quiet);
                 said(making.by(&*self.server.builder, &quiet))

@@ -17,12 +17,12 @@ use std::{
 use mvm_core::{
     Error,
     effect::{Effect, Firewall},
-    id::{ImageHash, InstanceRef, OperationId, PoolRef, RequestKey, Subject, TenantId},
+    id::{InstanceRef, OperationId, PoolRef, RequestKey, Subject, TenantId},
     instance::Instance,
     net::Network,
     operation::Rebuild,
     pool::{Role, Source},
-    port::{BuildOrder, Builder, BuiltRoot, LogSource, Progress},
+    port::{BuildOrder, Builder, BuiltRoot, LogSource, PlacedRoot, Prepared, Progress},
     units::{Generation, Seconds},
 };
 use rustix::net::{
@@ -104,7 +104,7 @@ pub enum Ask {
         /// At least of this epoch.
         epoch: Generation,
     },
-    /// What a builder does; answered with an image's hash, or none.
+    /// What a builder does; answered with an image, or none.
     Build(Box<Making>),
 }
 
@@ -116,6 +116,8 @@ pub enum Making {
     Ensure(Build),
     /// `Builder::find_image`.
     Find(RequestKey),
+    /// `Builder::place_root`.
+    Place(PlacedRoot),
     /// `Builder::import_root`.
     Import(BuiltRoot),
 }
@@ -129,14 +131,15 @@ impl Making {
         self,
         builder: &dyn Builder,
         progress: &Arc<dyn Progress>,
-    ) -> Result<Option<ImageHash>, Error> {
+    ) -> Result<Option<Prepared>, Error> {
         match self {
             Self::Ensure(Build { source, profile, role, rebuild, timeout }) => {
                 let order = BuildOrder { source, profile, role, rebuild, timeout };
                 builder.ensure_image(&order, progress).map(Some)
             }
-            Self::Find(request) => builder.find_image(&request),
-            Self::Import(root) => builder.import_root(&root, progress).map(Some),
+            Self::Find(request) => Ok(builder.find_image(&request)?.map(Prepared::from)),
+            Self::Place(root) => builder.place_root(&root).map(|()| None),
+            Self::Import(root) => Ok(Some(builder.import_root(&root, progress)?.into())),
         }
     }
 }

@@ -21,8 +21,8 @@ use mvm_core::{
     port::{
         BuildOrder, Builder, BuiltRoot, Clock, Console, ExecRequest, ExecStatus, ExecStreams,
         Finding, Flake, FlakeSource, Guest, GuestAct, GuestAnswer, Host, Lock, Locks, Logs,
-        ProbeOutcome, ProbeTarget, Progress, SecretsToSeal, Sources, Store, Table, Transaction,
-        Vault, Wanted,
+        PlacedRoot, Prepared, ProbeOutcome, ProbeTarget, Progress, SecretsToSeal,
+        Sources, Store, Table, Transaction, Vault, Wanted,
     },
     secrets::SecretsSource,
     units::{Generation, Timestamp},
@@ -329,16 +329,20 @@ impl Store for Process {
 }
 
 impl Builder for Process {
-    fn ensure_image(&self, _: &BuildOrder, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {
+    fn ensure_image(&self, _: &BuildOrder, _: &Arc<dyn Progress>) -> Result<Prepared, Error> {
         self.through(&Call::of("ensure image", None), || {
             let image = self.sim.image.clone();
             self.sim.machine.world().images.insert(image.clone());
-            Ok(image)
+            Ok(image.into())
         })
     }
 
     fn find_image(&self, _: &RequestKey) -> Result<Option<ImageHash>, Error> {
         self.through(&Call::of("find image", None), || Ok(None))
+    }
+
+    fn place_root(&self, root: &PlacedRoot) -> Result<(), Error> {
+        self.through(&Call::of("place root", Some(&root.instance.instance)), || Ok(()))
     }
 
     fn import_root(&self, root: &BuiltRoot, _: &Arc<dyn Progress>) -> Result<ImageHash, Error> {

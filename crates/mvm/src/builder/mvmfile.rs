@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use mvm_build::{Catalogue, ImageStore, PackageImage};
+use mvm_build::{Catalogue, ContentHash, ImageStore, PackageImage};
 use mvm_core::{
     error::{Error, ErrorKind},
     id::ImageHash,
     operation::Rebuild,
     pool::ImageRef,
-    port::Progress,
+    port::{Prepared, Progress, RootCommands},
 };
 
 use super::{Workshop, arch, failed};
@@ -18,33 +18,58 @@ use crate::mvmfile::{Base, Mvmfile};
 const DEFAULT_SET: &str = "default-image";
 
 impl Workshop {
-    /// Makes the image of a directory's file unless the same was made before.
+    /// Makes the image of a directory's file unless the same was made before; its commands are left to
+    /// whoever asks.
     pub(super) fn make_mvmfile(
         &self,
         store: &ImageStore,
         directory: &Path,
         rebuild: Rebuild,
         progress: &dyn Progress,
-    ) -> Result<ImageHash, Error> {
-        let file = Mvmfile::of_directory(directory)?;
-        let mut packages = match file.base {
-            Base::Default => default_packages()?,
-            Base::Packages(packages) => packages,
+    ) -> Result<Prepared, Error> {
+        let Mvmfile { base, packages, run, workload, name: _, defaults: _ } =
+            Mvmfile::of_directory(directory)?;
+        let image = match base {
+            Base::Default => {
+                let packages = together(default_packages()?, packages);
+                let image = PackageImage { packages, workload };
+                self.make_packages(store, &image, rebuild, progress)?
+            }
+            Base::Packages(chosen) => {
+                let image = PackageImage { packages: together(chosen, packages), workload };
+                self.make_packages(store, &image, rebuild, progress)?
+            }
             Base::Oci(reference) => {
                 let name = ImageRef::Oci(reference);
-                return self.make_oci(store, &name, file.workload, rebuild, progress);
+                self.make_oci(store, &name, workload, rebuild, progress)?
             }
             Base::OciArchive(path) => {
                 let name = ImageRef::OciArchive(path);
-                return self.make_oci(store, &name, file.workload, rebuild, progress);
+                self.make_oci(store, &name, workload, rebuild, progress)?
             }
         };
-        packages.extend(file.packages);
-        packages.sort();
-        packages.dedup();
-        let image = PackageImage { packages, workload: file.workload };
-        self.make_packages(store, &image, rebuild, progress)
+        let commands = if run.is_empty() { None } else { Some(commands(&image, run)?) };
+        Ok(Prepared { image, commands })
     }
+}
+
+fn together(mut all: Vec<String>, more: Vec<String>) -> Vec<String> {
+    all.extend(more);
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// The commands with the key of what they make of an image.
+fn commands(image: &ImageHash, lines: Vec<String>) -> Result<RootCommands, Error> {
+    let program = mvm_build::image::commands_program().to_string();
+    let parts = [program.as_str(), image.as_str()].into_iter();
+    let parts = parts.chain(lines.iter().map(String::as_str));
+    // A length in front of each tells where it ends.
+    let text: String = parts.map(|part| format!("{} {part}\n", part.len())).collect();
+    let key = ContentHash::of(text.as_bytes()).to_string().parse();
+    let key = key.map_err(|error| failed(ErrorKind::Failed, "a digest is no key", &error))?;
+    Ok(RootCommands { lines, key })
 }
 
 fn default_packages() -> Result<Vec<String>, Error> {
@@ -52,4 +77,28 @@ fn default_packages() -> Result<Vec<String>, Error> {
     let catalogue = Catalogue::built_in().map_err(damaged)?;
     let set = catalogue.package_set(DEFAULT_SET, arch()?).map_err(damaged)?;
     Ok(set.packages.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use super::*;
+
+    #[test]
+    fn commands_are_known_by_their_image_and_by_where_each_of_them_ends() {
+        let key = |pair: &str, lines: &[&str]| {
+            let lines = lines.iter().map(|line| (*line).to_owned()).collect();
+            commands(&pair.repeat(32).parse().unwrap(), lines).unwrap().key
+        };
+        let one = key("ab", &["make", "make install"]);
+        assert_eq!(key("ab", &["make", "make install"]), one);
+        for other in [
+            key("cd", &["make", "make install"]),
+            key("ab", &["make install", "make"]),
+            key("ab", &["make\n12 make install"]),
+            key("ab", &["make"]),
+        ] {
+            assert_ne!(other, one);
+        }
+    }
 }

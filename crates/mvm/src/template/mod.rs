@@ -220,12 +220,6 @@ impl Mvm {
         let template = self.engine.template(&wanted.template)?.record;
         template.variant(wanted).cloned()
     }
-
-    fn images(&self) -> Result<ImageStore, Error> {
-        ImageStore::open(&self.roots.data.join(data::IMAGES)).map_err(|error| {
-            Error::new(ErrorKind::Failed, "cannot open the image store").because(&error)
-        })
-    }
 }
 
 #[cfg(test)]
