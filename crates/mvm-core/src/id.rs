@@ -41,7 +41,7 @@ pub enum InvalidId {
         /// The form it has.
         form: &'static str,
     },
-    /// `local`, `node` and `templates` are not for tenants of one's own (SPEC §2).
+    /// `local`, `node`, `templates` and `mvm-run` are not for tenants of one's own (SPEC §2).
     #[error("the id {0:?} is reserved")]
     Reserved(String),
 }
@@ -183,12 +183,27 @@ impl TenantId {
     pub const NODE: &'static str = "node";
     /// No tenant: whatever works on a template locks it below this name.
     const TEMPLATES: &'static str = "templates";
-    const RESERVED: [&'static str; 3] = [Self::LOCAL, Self::NODE, Self::TEMPLATES];
+    /// The built-in tenant of the VMs of `mvm run`.
+    pub const RUNS: &'static str = "mvm-run";
+    const RESERVED: [&'static str; 4] = [Self::LOCAL, Self::NODE, Self::TEMPLATES, Self::RUNS];
 
     /// The built-in tenant.
     #[must_use]
     pub fn local() -> Self {
         Self(Self::LOCAL.to_owned())
+    }
+
+    /// The built-in tenant of the VMs of `mvm run`.
+    #[must_use]
+    pub fn runs() -> Self {
+        Self(Self::RUNS.to_owned())
+    }
+
+    /// Whether the tenant is this host's own: made when it is first needed, with a network that is the same
+    /// everywhere, and in no desired state.
+    #[must_use]
+    pub fn is_own(&self) -> bool {
+        [Self::LOCAL, Self::RUNS].contains(&self.0.as_str())
     }
 
     /// Whose log has what belongs to no tenant.
@@ -197,8 +212,7 @@ impl TenantId {
         Self(Self::NODE.to_owned())
     }
 
-    /// Whether the id has a log without a tenant's record: it may come before the tenant and is never
-    /// archived.
+    /// Whether the id has a log without a tenant's record: it may come before the tenant.
     #[must_use]
     pub fn is_built_in(&self) -> bool {
         [Self::LOCAL, Self::NODE].contains(&self.0.as_str())
@@ -265,9 +279,17 @@ pub struct InstanceRef {
 impl PoolId {
     /// The pool of a tenant's builder microVMs; no one makes a pool of this name.
     pub const BUILDERS: &str = "mvm-builder";
+    /// The pool of the dev VM, in the tenant `local`.
+    pub const DEV: &str = "dev";
 }
 
 impl PoolRef {
+    /// The pool of the dev VM.
+    #[must_use]
+    pub fn of_dev() -> Self {
+        Self { tenant: TenantId::local(), pool: PoolId(PoolId::DEV.to_owned()) }
+    }
+
     /// The pool of a tenant's builder microVMs. It is there while one is, and in no list.
     #[must_use]
     pub fn of_builders(tenant: &TenantId) -> Self {
@@ -472,7 +494,7 @@ mod tests {
 
     #[test]
     fn reserved_tenants_cannot_be_created() {
-        for id in ["local", "node", "templates"] {
+        for id in ["local", "node", "templates", "mvm-run"] {
             assert!(matches!(TenantId::parse_new(id), Err(InvalidId::Reserved(_))));
         }
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use crate::{
     id::{
-        ImageHash, InstanceId, InstanceRef, PoolRef, Subject, TemplateId, TenantId, VmmVersion,
+        ImageHash, InstanceId, InstanceRef, PoolId, PoolRef, Subject, TemplateId, TenantId, VmmVersion,
         VolumeId,
     },
     net::{NetId, Offset},
@@ -258,7 +258,7 @@ pub mod data {
 
 /// Paths below the runtime directory, which is on a tmpfs and empty after a reboot.
 pub mod run {
-    use super::{InstanceId, PathBuf, Subject};
+    use super::{InstanceId, PathBuf, PoolId, Subject};
 
     /// Lock files.
     pub const LOCKS: &str = "locks";
@@ -299,6 +299,12 @@ pub mod run {
             Subject::Firewall => "firewall".to_owned(),
         };
         PathBuf::from(LOCKS).join(name)
+    }
+
+    /// Held by who runs a command in a VM of its own, for as long as that is there.
+    #[must_use]
+    pub fn of_run(pool: &PoolId) -> PathBuf {
+        PathBuf::from(LOCKS).join(format!("run.{pool}"))
     }
 
     /// The lock file of one of the node's places.

@@ -15,6 +15,10 @@ use crate::id::TenantId;
 pub const CLUSTER_BASE: Ipv4Addr = Ipv4Addr::new(10, 240, 0, 0);
 /// Prefix length of the cluster's range.
 pub const CLUSTER_PREFIX: u8 = 12;
+/// First address of the range that the networks of the built-in tenants lie in.
+pub const OWN_BASE: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 0);
+/// Prefix length of that range.
+pub const OWN_PREFIX: u8 = 23;
 /// The greatest net-id of a tenant.
 pub const MAX_TENANT_NET: u16 = 4095;
 
@@ -36,7 +40,7 @@ pub enum InvalidSubnet {
     /// Not `a.b.c.d/p`.
     #[error("{0:?} is not a subnet: write a.b.c.d/prefix")]
     Syntax(String),
-    /// Prefix outside 16–29.
+    /// Prefix outside 16–29; a built-in network may have 30.
     #[error("{0:?} has a prefix outside /16 to /29")]
     Prefix(String),
     /// Address bits below the prefix are set.
@@ -52,7 +56,7 @@ pub enum InvalidSubnet {
     OutsideCluster(String),
 }
 
-/// An IPv4 network of the cluster, /16 to /29.
+/// An IPv4 network of the cluster, /16 to /29, or of a built-in tenant, to /30.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Subnet {
@@ -68,13 +72,19 @@ impl Subnet {
             .then(|| Self { base: u32::from(CLUSTER_BASE) + (u32::from(net.0) << 8), prefix: 24 })
     }
 
+    /// Whether it lies in the cluster's range, as every tenant's but the built-in ones' does.
+    #[must_use]
+    pub fn is_of_cluster(self) -> bool {
+        self.base & Self::mask(CLUSTER_PREFIX) == u32::from(CLUSTER_BASE)
+    }
+
     /// The network address.
     #[must_use]
     pub fn network(self) -> Ipv4Addr {
         Ipv4Addr::from(self.base)
     }
 
-    /// The prefix length, 16–29.
+    /// The prefix length, 16–30.
     #[must_use]
     pub const fn prefix(self) -> u8 {
         self.prefix
@@ -93,11 +103,10 @@ impl Subnet {
             .then(|| Ipv4Addr::from(self.base + u32::from(offset.0)))
     }
 
-    /// The offsets of guests, lowest first.
+    /// The offsets of guests, lowest first. The smallest network has room for one guest and no builder.
     pub fn guest_offsets(self) -> impl Iterator<Item = Offset> {
-        (Offset::FIRST_GUEST.0..=u16::MAX)
-            .map(Offset)
-            .take_while(move |o| self.address(*o).is_some())
+        let first = if self.prefix == MOST { Offset::BUILDER } else { Offset::FIRST_GUEST };
+        (first.0..=u16::MAX).map(Offset).take_while(move |o| self.address(*o).is_some())
     }
 
     /// Whether the two share an address.
@@ -116,6 +125,9 @@ impl Subnet {
     }
 }
 
+/// The longest prefix: a gateway and one guest.
+const MOST: u8 = 30;
+
 impl FromStr for Subnet {
     type Err = InvalidSubnet;
     fn from_str(text: &str) -> Result<Self, InvalidSubnet> {
@@ -123,14 +135,16 @@ impl FromStr for Subnet {
         let (address, prefix) = text.split_once('/').ok_or_else(syntax)?;
         let address: Ipv4Addr = address.parse().map_err(|_| syntax())?;
         let prefix: u8 = prefix.parse().map_err(|_| syntax())?;
-        if !(16..=29).contains(&prefix) {
+        let is_own = u32::from(address) & Self::mask(OWN_PREFIX) == u32::from(OWN_BASE);
+        let most = if is_own { MOST } else { MOST - 1 };
+        if !(16..=most).contains(&prefix) {
             return Err(InvalidSubnet::Prefix(text.to_owned()));
         }
         let network = Self { base: u32::from(address) & Self::mask(prefix), prefix };
         if network.network() != address {
             return Err(InvalidSubnet::HostBits { given: text.to_owned(), network });
         }
-        if u32::from(address) & Self::mask(CLUSTER_PREFIX) != u32::from(CLUSTER_BASE) {
+        if !network.is_of_cluster() && !(is_own && prefix >= OWN_PREFIX) {
             return Err(InvalidSubnet::OutsideCluster(text.to_owned()));
         }
         Ok(network)
@@ -204,6 +218,23 @@ pub struct Network {
     pub subnet: Subnet,
 }
 
+impl Network {
+    /// The network of a built-in tenant, the same on every host: 172.16.0.0/30 of `local`, whose one guest is
+    /// the dev VM; 172.16.1.0/24 of the VMs of `mvm run`.
+    #[must_use]
+    pub fn built_in(tenant: &TenantId) -> Option<Self> {
+        let of = |net, place, prefix| {
+            let subnet = Subnet { base: u32::from(OWN_BASE) + place, prefix };
+            Some(Self { tenant: tenant.clone(), net: NetId(net), subnet })
+        };
+        match tenant.as_str() {
+            TenantId::LOCAL => of(0, 0, MOST),
+            TenantId::RUNS => of(MAX_TENANT_NET + 1, 256, 24),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod tests {
@@ -247,6 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn the_dev_vm_is_the_one_guest_of_its_network() {
+        let network = Network::built_in(&TenantId::local()).unwrap();
+        assert_eq!(network.subnet.to_string(), "172.16.0.0/30");
+        assert_eq!(network.subnet.gateway(), Ipv4Addr::new(172, 16, 0, 1));
+        let guests = network.subnet.guest_offsets().filter_map(|at| network.subnet.address(at));
+        assert_eq!(guests.collect::<Vec<_>>(), [Ipv4Addr::new(172, 16, 0, 2)]);
+    }
+
+    #[test]
+    fn built_in_networks_read_back_and_lie_apart_from_all_others() {
+        let networks =
+            [TenantId::local(), TenantId::runs()].map(|id| Network::built_in(&id).unwrap());
+        for network in &networks {
+            assert_eq!(network.subnet.to_string().parse(), Ok(network.subnet));
+            assert!(!network.subnet.is_of_cluster());
+        }
+        let [one, other] = networks;
+        assert!(!one.subnet.overlaps(other.subnet) && one.net != other.net);
+        assert!(Network::built_in(&"acme".parse().unwrap()).is_none());
+    }
+
+    #[test]
     fn wrong_subnets_say_what_is_wrong() {
         for bad in [
             "10.240.3.0",
@@ -255,6 +308,9 @@ mod tests {
             "10.240.3.1/24",
             "10.0.0.0/24",
             "11.240.0.0/16",
+            "172.16.0.0/16",
+            "172.16.2.0/24",
+            "172.16.0.0/31",
         ] {
             assert!(bad.parse::<Subnet>().is_err(), "{bad} was accepted");
         }

@@ -49,6 +49,22 @@ impl Default for Quotas {
     }
 }
 
+impl Quotas {
+    /// The limits of a tenant of this host itself: the node's alone, and one VM in each pool.
+    #[must_use]
+    pub const fn of_own() -> Self {
+        Self {
+            max_vcpus: Vcpus(1 << 16),
+            max_mem_mib: Mib(1 << 26),
+            max_running: 1 << 12,
+            max_warm: 1 << 12,
+            max_pools: 1 << 12,
+            max_instances_per_pool: 1,
+            max_disk_gib: Gib(1 << 16),
+        }
+    }
+}
+
 /// New limits; an absent one stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

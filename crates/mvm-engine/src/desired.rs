@@ -32,9 +32,9 @@ impl Engine {
             for pool in records::pools(tx, "")?.into_iter().filter(|pool| !pool.destroying) {
                 pools.entry(pool.pool.tenant.clone()).or_default().push(of_pool(pool));
             }
-            let wanted = tenants.into_iter().filter(|tenant| {
-                !tenant.destroying && tenant.tenant_id.as_str() != TenantId::LOCAL
-            });
+            let wanted = tenants
+                .into_iter()
+                .filter(|tenant| !tenant.destroying && !tenant.tenant_id.is_own());
             let tenants = wanted.map(|tenant| {
                 let pools = pools.remove(&tenant.tenant_id).unwrap_or_default();
                 of_tenant(tenant, pools)

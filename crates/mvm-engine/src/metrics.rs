@@ -140,7 +140,9 @@ impl Engine {
         let ends: BTreeSet<LogEnd> = store.archived_ends()?.into_iter().collect();
         let tenants = self.within(|tx| records::list::<Tenant>(tx, ""))?;
         let built_in = [TenantId::node(), TenantId::local()];
-        let mut logs = tenants.into_iter().map(|tenant| tenant.tenant_id).chain(built_in);
+        let logs = tenants.into_iter().map(|tenant| tenant.tenant_id).chain(built_in);
+        // The built-in tenant may have a record, too.
+        let mut logs = logs.collect::<BTreeSet<TenantId>>().into_iter();
         let Some(mut known) = counted.archived.take() else {
             // What was there before is not counted, what comes is.
             for log in logs {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use mvm_core::{
     disk::{DiskUse, Room},
+    effect::Effect,
     error::{Error, ErrorKind},
     event::LoggedEvent,
     id::{InstanceRef, PoolRef, Subject, TemplateId, TemplateRef, TenantId, VolumeId},
@@ -367,6 +368,22 @@ impl Engine {
         self.running(cx, id)?;
         tracing::info!(instance = %id, actor = %cx.actor, program = ?request.argv.first(), "exec");
         self.ports.guest.exec(id, request, streams)
+    }
+
+    /// Runs a command in a guest that is there for it alone: when `cx` is cancelled, the guest ends and the
+    /// command with it.
+    ///
+    /// # Errors
+    /// As [`Engine::exec`]; that it was cancelled.
+    pub fn exec_alone(
+        &self,
+        cx: &Context,
+        id: &InstanceRef,
+        request: &ExecRequest,
+        streams: ExecStreams,
+    ) -> Result<ExecStatus, Error> {
+        let end = || self.execute(&Effect::RemoveVmm(id.instance.clone()));
+        run::watched(|| cx.cancel.check(), end, || self.exec(cx, id, request, streams))
     }
 }
 

@@ -125,6 +125,9 @@ pub fn is_held(path: &Path) -> Result<bool, Error> {
 /// # Errors
 /// When the file cannot be made or locked.
 pub fn hold(path: &Path) -> Result<Option<Box<dyn Lock>>, Error> {
+    if let Some(directory) = path.parent().filter(|directory| !directory.is_dir()) {
+        ensure_dir(directory, 0o700)?;
+    }
     Ok(take(path)?.map(|held| Box::new(held) as Box<dyn Lock>))
 }
 

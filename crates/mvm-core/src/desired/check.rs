@@ -9,7 +9,7 @@ use super::{DesiredNetwork, DesiredPool, DesiredTenant};
 use crate::{
     document::{Findings, below},
     id::PoolId,
-    net::Subnet,
+    net::{InvalidSubnet, Subnet},
     quota::Quotas,
     route::Surroundings,
 };
@@ -47,6 +47,10 @@ pub(super) fn tenants(all: &[(String, Option<DesiredTenant>)], findings: &mut Fi
             findings.add(below(at, "network.tenant_net_id"), problem);
         }
         let subnet = network.ipv4_subnet;
+        if !subnet.is_of_cluster() {
+            let problem = InvalidSubnet::OutsideCluster(subnet.to_string()).to_string();
+            findings.add(below(at, "network.ipv4_subnet"), problem);
+        }
         if let Some(other) = before.iter().find(|one| one.network.ipv4_subnet.overlaps(subnet)) {
             let theirs = other.network.ipv4_subnet;
             let problem = format!("{subnet} overlaps {theirs} of {}", other.tenant_id);

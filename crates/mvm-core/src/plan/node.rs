@@ -99,7 +99,7 @@ pub fn plan(desired: &DesiredState, found: &Found, room: Room, now: Timestamp) -
         let id = &record.tenant_id;
         let is_wanted = desired.tenants.iter().any(|tenant| tenant.tenant_id == *id);
         let goes = desired.prune_unknown_tenants || record.destroying;
-        if !is_wanted && goes && id.as_str() != TenantId::LOCAL {
+        if !is_wanted && goes && !id.is_own() {
             draft.gone.push(vec![tenant_destroy(id)]);
         }
     }

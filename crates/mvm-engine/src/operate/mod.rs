@@ -9,6 +9,7 @@ mod flake;
 pub(crate) mod gc;
 mod heard;
 pub(crate) mod instance;
+mod own;
 pub(crate) mod pool;
 pub(crate) mod publish;
 pub(crate) mod reconcile;

@@ -23,7 +23,9 @@ use mvm_core::{
 use super::{
     builder::Asked,
     instance::{Granted, Precedence, Wish, mover},
-    living, refuse_destroying, template,
+    living,
+    own::kept_for_the_dev_vm,
+    refuse_destroying, template,
 };
 use crate::{
     converge::FirewallAfter,
@@ -36,6 +38,7 @@ use crate::{
 impl Engine {
     pub(crate) fn pool_create(&self, cx: &Context, ask: &NewPool) -> Result<Outcome, Error> {
         valid(ask)?;
+        self.ensure_own(cx, &ask.pool.tenant)?;
         self.converge_tenant(&ask.pool.tenant)?;
         let pool = self.within(|tx| self.pool_record(tx, cx, ask))?;
         Ok(Outcome { made: Some(Made::Pool(Box::new(pool))), ..Outcome::default() })
@@ -331,6 +334,7 @@ fn kept_for_builders(id: &PoolRef) -> Result<(), Error> {
 
 pub(crate) fn valid(ask: &NewPool) -> Result<(), Error> {
     kept_for_builders(&ask.pool)?;
+    kept_for_the_dev_vm(&ask.pool)?;
     ask.resources.validate()?;
     ask.source.validate()?;
     ask.runtime_policy.validate()?;

@@ -13,7 +13,7 @@ use mvm_core::{
     event::{Actor, EventKind},
     id::{PoolRef, Subject, TenantId},
     instance::Instance,
-    net::{MAX_TENANT_NET, NetId, Network, Subnet},
+    net::{InvalidSubnet, MAX_TENANT_NET, NetId, Network, Subnet},
     port::{Table, Transaction},
     quota::{Holdings, QuotaChange, Quotas},
     tenant::{Tenant, TenantPolicy, Tombstone},
@@ -42,6 +42,10 @@ pub(crate) struct NewTenant {
 impl Engine {
     pub(crate) fn tenant_create(&self, cx: &Context, ask: &NewTenant) -> Result<Outcome, Error> {
         valid(ask)?;
+        self.tenant_make(cx, ask)
+    }
+
+    pub(super) fn tenant_make(&self, cx: &Context, ask: &NewTenant) -> Result<Outcome, Error> {
         let lock = self.lock(&Subject::Tenant(ask.tenant.clone()))?;
         let remnants = self.remnants()?;
         let found = self.within(|tx| records::find::<Tenant>(tx, ask.tenant.as_str()))?;
@@ -257,6 +261,9 @@ impl Engine {
     fn bury_tenant(&self, tx: &mut dyn Transaction, tenant: &Tenant) -> Result<(), Error> {
         let now = self.ports.clock.now();
         tx.delete(Table::Tenants, tenant.tenant_id.as_str())?;
+        if tenant.tenant_id.is_own() {
+            return Ok(());
+        }
         records::bury(
             tx,
             &Tombstone {
@@ -290,6 +297,10 @@ fn exists(id: &TenantId) -> Error {
 pub(crate) fn valid(ask: &NewTenant) -> Result<(), Error> {
     TenantId::parse_new(ask.tenant.as_str())
         .map_err(|e| Error::new(ErrorKind::Invalid, "cannot create the tenant").because(&e))?;
+    if let Some(subnet) = ask.subnet.filter(|subnet| !subnet.is_of_cluster()) {
+        let outside = InvalidSubnet::OutsideCluster(subnet.to_string());
+        return Err(Error::new(ErrorKind::Invalid, "cannot create the tenant").because(&outside));
+    }
     match ask.net {
         Some(net) if !(1..=MAX_TENANT_NET).contains(&net.0) => Err(Error::new(
             ErrorKind::Invalid,
@@ -330,6 +341,9 @@ fn choose_network(
     remnants: &BTreeSet<NetId>,
     now: Timestamp,
 ) -> Result<Network, Error> {
+    if let Some(network) = Network::built_in(&ask.tenant) {
+        return Ok(network);
+    }
     let mut stones = BTreeSet::new();
     for stone in records::tombstones(tx)? {
         if stone.free_at > now {

@@ -17,6 +17,7 @@ mod integrations;
 mod metrics;
 mod network;
 mod overrides;
+mod own;
 mod policy;
 mod races;
 mod rebuild;

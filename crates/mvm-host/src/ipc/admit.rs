@@ -10,7 +10,7 @@ use mvm_core::{
     alloc::{FIRST_UID, UIDS},
     effect::{Effect, Firewall, Jail, Limits},
     id::{InstanceId, InstanceRef, TenantId, VolumeId},
-    net::{Mac, NetId, Network, Offset},
+    net::{MAX_TENANT_NET, Mac, NetId, Network, Offset},
     units::Uid,
     volume::VolumeEffect,
 };
@@ -174,6 +174,7 @@ impl Footing {
 pub fn footing(effect: &Effect) -> Result<Footing, Error> {
     Ok(match effect {
         Effect::EnsureBridge(network) | Effect::EnsureRoutes(network) => {
+            in_its_range(network)?;
             Footing::tenant(&network.tenant).claim(Claim::network(network))
         }
         Effect::RemoveBridge(net) => {
@@ -266,6 +267,19 @@ fn in_range(uid: Uid) -> Result<(), Error> {
     Err(refused(format!("uid {} is no instance's", uid.0)))
 }
 
+/// Own tenants have the networks that they have everywhere, all others one of the cluster.
+fn in_its_range(network: &Network) -> Result<(), Error> {
+    let is = match Network::built_in(&network.tenant) {
+        Some(own) => own == *network,
+        None => network.subnet.is_of_cluster() && (1..=MAX_TENANT_NET).contains(&network.net.0),
+    };
+    if is {
+        return Ok(());
+    }
+    let (net, subnet) = (network.net, network.subnet);
+    Err(refused(format!("net-id {net} with {subnet} is no network of {}", network.tenant)))
+}
+
 fn within(limits: Limits) -> Result<(), Error> {
     if limits.cpus <= MAX_VCPUS && limits.pids <= MAX_PIDS && limits.memory.0 > 0 {
         return Ok(());
@@ -291,6 +305,7 @@ fn whole(jail: &Jail) -> Result<(), Error> {
 fn consistent(intent: &Firewall) -> Result<(), Error> {
     let of = |net: NetId| intent.networks.iter().find(|network| network.net == net);
     for (at, network) in intent.networks.iter().enumerate() {
+        in_its_range(network)?;
         let twice = intent
             .networks
             .iter()
@@ -386,6 +401,19 @@ mod tests {
             intent.published.push(mvm_core::effect::Published { net: NetId(3), to, publish });
         });
         assert!(refusal(&outside).contains("no guest"));
+    }
+
+    #[test]
+    fn a_tenant_has_no_network_of_another_ones_range() {
+        let own = Network::built_in(&TenantId::local()).unwrap();
+        assert!(footing(&Effect::EnsureBridge(own.clone())).is_ok());
+        let tenant = "acme".parse().unwrap();
+        let posing = Network { tenant, ..own.clone() };
+        let elsewhere = Network { tenant: TenantId::local(), ..network("acme", 3) };
+        let unnumbered = Network { net: NetId(0), ..network("acme", 3) };
+        for network in [posing, elsewhere, unnumbered] {
+            assert!(refusal(&Effect::EnsureBridge(network)).contains("is no network of"));
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! For whom a caller may act: root and the agent's user for all, a member of the group for `local` and
-//! what root granted.
+//! For whom a caller may act: root and the agent's user for all, a member of the group for this host's
+//! own tenants and what root granted.
 //!
 //! Grants are lines `<uid> <tenant>` of a file that only root may write; another owner or a mode that
 //! lets others write makes it worth nothing.
@@ -30,7 +30,7 @@ impl Scope {
             return Self::Node;
         }
         let granted = grants.iter().filter(|(to, _)| *to == uid).map(|(_, tenant)| tenant.clone());
-        Self::Tenants(granted.chain([TenantId::local()]).collect())
+        Self::Tenants(granted.chain([TenantId::local(), TenantId::runs()]).collect())
     }
 
     /// # Errors

@@ -29,7 +29,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 
 use mvm_core::{
     layout,
-    net::{CLUSTER_BASE, CLUSTER_PREFIX, NetId, Network, Offset},
+    net::{CLUSTER_BASE, CLUSTER_PREFIX, NetId, Network, OWN_BASE, OWN_PREFIX, Offset},
 };
 
 use super::{
@@ -79,6 +79,8 @@ const OWN: u32 = 240;
 /// What is prohibited.
 const WALL: u32 = 241;
 const CLUSTER: (Ipv4Addr, u8) = (CLUSTER_BASE, CLUSTER_PREFIX);
+/// The networks of this host's own tenants.
+const OWN_TENANTS: (Ipv4Addr, u8) = (OWN_BASE, OWN_PREFIX);
 const LINK_LOCAL: (Ipv4Addr, u8) = (Ipv4Addr::new(169, 254, 0, 0), 16);
 /// Two addresses of the cluster's range in different /16s: a subnet holds at most one of them, and
 /// none of them can be a gateway, a network's or its broadcast address (those are 0, 1 or 7
@@ -130,9 +132,9 @@ impl Listing {
 /// The rules of a network.
 pub(super) fn intended(network: &Network) -> BTreeSet<Rule> {
     let own = (network.subnet.network(), network.subnet.prefix());
-    [Kind::Own(own), Kind::Prohibit(CLUSTER), Kind::Prohibit(LINK_LOCAL), Kind::Marked, Kind::Past]
-        .map(|kind| Rule { net: network.net, kind })
-        .into()
+    let prohibited = [CLUSTER, OWN_TENANTS, LINK_LOCAL].map(Kind::Prohibit);
+    let others = [Kind::Own(own), Kind::Marked, Kind::Past];
+    others.into_iter().chain(prohibited).map(|kind| Rule { net: network.net, kind }).collect()
 }
 
 /// Makes the network's rules what is intended: the missing are added and the stale removed in one
