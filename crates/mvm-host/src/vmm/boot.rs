@@ -12,6 +12,7 @@ use mvm_proto::{GUEST_CID, HOLD};
 use mvm_shim::record::VSOCK_SOCKET;
 
 use super::{
+    advice,
     api::{
         Api, Balloon, BootSource, CALL, Drive, GuestState, Machine, NetworkInterface, RateLimiter,
         Vsock,
@@ -49,8 +50,12 @@ pub const BOOT_ARGS: [&str; 12] = [
 /// Configures the guest and starts it. A guest that runs already is a success.
 ///
 /// # Errors
-/// `Failed` with Firecracker's reason; the VMM is of no use then.
+/// `Failed` with Firecracker's reason and what to do about it; the VMM is of no use then.
 pub fn boot(roots: &Roots, jail: &Jail) -> Result<(), Error> {
+    configured(roots, jail).map_err(|error| advice::explained(roots, &jail.instance, error))
+}
+
+fn configured(roots: &Roots, jail: &Jail) -> Result<(), Error> {
     let place = Place::of(roots, &jail.instance.instance);
     let records = Records::at(&place);
     let deadline = Deadline::after(CALL);

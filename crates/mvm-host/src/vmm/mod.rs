@@ -21,6 +21,7 @@
 //! It refuses to know why: no state, no policy, no retry. Nothing in here signals a process that
 //! is not held by a pidfd or is outside of an instance's own cgroup.
 
+mod advice;
 pub mod api;
 pub mod base;
 pub mod boot;

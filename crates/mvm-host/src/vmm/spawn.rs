@@ -29,6 +29,7 @@ use rustix::{
 };
 
 use super::{
+    advice,
     api::{Api, GuestState},
     cgroup,
     fault::Act,
@@ -89,7 +90,8 @@ pub fn ensure(
     version::bind(roots, &place, &version)?;
     let operation = operation.map(ToString::to_string);
     let spec = Spec { operation, ..prepare(roots, instance, &place, uid, &version)? };
-    let started = launch(roots, &place, &spec);
+    let started =
+        launch(roots, &place, &spec).map_err(|error| advice::explained(roots, instance, error));
     if started.is_err() {
         // The records stay: they tell how it ended.
         cgroup::kill(&place)?;
