@@ -101,7 +101,7 @@ equal 'what was acknowledged is there' "$(guest "$id" cat /data/file)" kept
 
 if [ "$MVM_TEST_TIER" = full ]; then
     say 'stop and start'
-    mvm --quiet stop
+    mvm --quiet stop --machine
     equal 'it is off' "$(mvm --json status | jq -r .state)" stopped
     equal 'microVMs were stopped first' "$(states acme)" Stopped
     note

@@ -81,10 +81,7 @@ impl Bare {
         };
         vm.put(
             "/boot-source",
-            &format!(
-                r#"{{"kernel_image_path":"vmlinux"{initrd},"boot_args":"{}"}}"#,
-                parts.args
-            ),
+            &format!(r#"{{"kernel_image_path":"vmlinux"{initrd},"boot_args":"{}"}}"#, parts.args),
         )?;
         for (name, file, root) in [("rootfs", "rootfs", true), ("config", "config.ext2", false)] {
             vm.put(

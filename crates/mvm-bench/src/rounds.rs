@@ -109,7 +109,6 @@ pub(crate) struct Took {
     pub(crate) steps: Vec<(String, Duration)>,
 }
 
-
 pub(crate) struct Run {
     pub(crate) mvm: Mvm,
     pub(crate) cx: Context,

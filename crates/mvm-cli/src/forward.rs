@@ -8,11 +8,13 @@ use std::{
     ffi::OsString,
     io::{self, IsTerminal},
     process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use clap::{ArgMatches, CommandFactory};
 use mvm::{
     Config, Error, ErrorKind, ExecStreams,
+    dev::VolumeAsk,
     forward::{self, Act, Carried, InputPath, OutputPath, Request, Way},
     provider::Provider,
 };
@@ -47,6 +49,45 @@ pub(crate) fn shell(
     provider: &dyn Provider,
 ) -> Result<ExitCode, Error> {
     run(global, config, matches, Act::Shell, provider)
+}
+
+/// What a command prints in the machine, which runs; nobody speaks to it.
+pub(crate) fn printed(
+    config: &Config,
+    words: &[&str],
+    provider: &dyn Provider,
+) -> Result<Vec<u8>, Error> {
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    let request = Request { act: Act::Run(words), env: config.travelling(), ..Request::plain() };
+    let printed = Printed::default();
+    let (_, control) = std::sync::mpsc::channel();
+    let streams = ExecStreams {
+        stdin: Box::new(io::empty()),
+        stdout: Box::new(printed.clone()),
+        stderr: Box::new(io::sink()),
+        control,
+    };
+    let ended = forward::run(provider.connect()?, &request, streams)?;
+    if ended.code != 0 {
+        let message = format!("the mvm in the machine ended with {}", ended.code);
+        return Err(Error::new(ErrorKind::Failed, message));
+    }
+    Ok(printed.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// What was printed so far.
+#[derive(Clone, Default)]
+struct Printed(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn run(
@@ -99,8 +140,10 @@ fn reads_input(matches: &ArgMatches, carried: &[Carried]) -> bool {
     while let Some((_, inner)) = innermost.subcommand() {
         innermost = inner;
     }
-    let is_interactive = matches!(innermost.try_get_one::<bool>("interactive"), Ok(Some(true)));
-    is_interactive || carried.iter().any(|file| file.way == Way::In && file.typed == "-")
+    let says = |flag: &str| matches!(innermost.try_get_one::<bool>(flag), Ok(Some(true)));
+    says("interactive")
+        || says("stdio")
+        || carried.iter().any(|file| file.way == Way::In && file.typed == "-")
 }
 
 /// Collects the caller's files that the parsed arguments name.
@@ -118,6 +161,10 @@ fn carry(
                 let sides = sides.into_iter().flatten().filter_map(CopySide::caller);
                 for path in values.into_iter().flatten().chain(sides) {
                     into.push(Carried::look(path.typed(), Way::In)?);
+                }
+                let volumes = matches.try_get_many::<VolumeAsk>(id).ok().flatten();
+                for volume in volumes.into_iter().flatten() {
+                    into.push(Carried::look(&volume.host, Way::In)?);
                 }
             }
             Some(Way::Out) => {
@@ -142,7 +189,9 @@ fn carry(
 /// Which way the files of an argument travel, if it names files of the caller.
 fn way(argument: &clap::Arg) -> Option<Way> {
     let kind = argument.get_value_parser().type_id();
-    if kind == TypeId::of::<InputPath>() || kind == TypeId::of::<CopySide<InputPath>>() {
+    let is_input =
+        [TypeId::of::<InputPath>(), TypeId::of::<CopySide<InputPath>>(), TypeId::of::<VolumeAsk>()];
+    if is_input.iter().any(|input| kind == *input) {
         Some(Way::In)
     } else if kind == TypeId::of::<OutputPath>() || kind == TypeId::of::<CopySide<OutputPath>>() {
         Some(Way::Out)

@@ -59,6 +59,7 @@ fn go(
     let (overrides, config) = configured(&command, global)?;
     let uid = rustix::process::getuid().as_raw();
     let _entered = tracing::info_span!(target: SPAN, "asked", %operation, uid).entered();
+    let given = Given { global, matches, words, operation };
     match &command {
         Command::Completions { shell } => manual::completions(*shell).map(|()| ExitCode::SUCCESS),
         Command::Manpages { dir } => manual::man_pages(dir).map(|()| ExitCode::SUCCESS),
@@ -68,17 +69,27 @@ fn go(
         Command::Bootstrap(args) => {
             commands::machine::bootstrap(global, &config, args, Packages::Install)
         }
-        Command::Setup(args) => {
-            commands::machine::bootstrap(global, &config, args, Packages::Expect)
-        }
+        Command::Setup(args) => commands::machine::setup(global, &config, args, operation),
         Command::Doctor(args) => commands::machine::doctor(global, &config, args),
         Command::Status => commands::machine::status(global, &config),
         Command::Shell => commands::machine::shell(global, &config, matches),
-        Command::Stop => commands::machine::stop(global, &config),
-        Command::Destroy(args) => commands::machine::destroy(global, &config, args),
+        Command::Destroy(args) => commands::machine::destroy(global, &config, args, operation),
         Command::Upgrade(args) => commands::upgrade::run(global, &config, args),
         Command::Template(TemplateCommand::Init { dir }) => commands::template::init(global, dir),
-        Command::Build(_)
+        Command::SshConfig(args) => commands::dev::ssh_config(global, &config, args),
+        Command::Stop(args) if args.machine => commands::machine::stop(global, &config),
+        Command::Stop(_) if commands::machine::is_off(&config)? => {
+            commands::machine::status(global, &config)
+        }
+        Command::Dev => match commands::machine::make_ready(global, &config)? {
+            Some(step) if global.dry_run => commands::dev::would_begin(global, step),
+            Some(_) | None => run_where_microvms_run(command, &config, given),
+        },
+        Command::Start(_)
+        | Command::Stop(_)
+        | Command::Ssh(_)
+        | Command::Build(_)
+        | Command::Run(_)
         | Command::Image(_)
         | Command::Tenant(_)
         | Command::Pool(_)
@@ -93,28 +104,45 @@ fn go(
         | Command::Coordinator(_)
         | Command::Events(_)
         | Command::Node(_)
-        | Command::Net(_) => match provider::place(&config)? {
-            Place::Here => {
-                if let Command::Node(NodeCommand::Rebuild { force }) = command {
-                    return commands::node::rebuild(global, &config, operation, force);
-                }
-                if let Command::Add(command) = &command {
-                    return commands::add::run(global, &config, operation, command);
-                }
-                dispatch(&Session::open(global, &config, operation)?, command)
+        | Command::Net(_) => run_where_microvms_run(command, &config, given),
+    }
+}
+
+/// What a command line is besides its command.
+struct Given<'a> {
+    global: &'a Global,
+    matches: &'a ArgMatches,
+    words: Vec<OsString>,
+    operation: &'a OperationId,
+}
+
+fn run_where_microvms_run(
+    command: Command,
+    config: &Config,
+    given: Given<'_>,
+) -> Result<ExitCode, Error> {
+    let Given { global, matches, words, operation } = given;
+    let machine = match provider::place(config)? {
+        Place::Here => {
+            if let Command::Node(NodeCommand::Rebuild { force }) = command {
+                return commands::node::rebuild(global, config, operation, force);
             }
-            Place::There(machine) => {
-                let is_exec = matches!(
-                    command,
-                    Command::Instance(InstanceCommand::Exec(_) | InstanceCommand::Ssh(_))
-                );
-                let ran = forward::command(global, &config, matches, words, &*machine);
-                match ran {
-                    Err(error) if is_exec => Ok(exec_failed(&error, global, operation)),
-                    ran => ran,
-                }
+            if let Command::Add(command) = &command {
+                return commands::add::run(global, config, operation, command);
             }
-        },
+            return dispatch(&Session::open(global, config, operation)?, command);
+        }
+        Place::There(machine) => machine,
+    };
+    let is_exec = matches!(
+        command,
+        Command::Instance(InstanceCommand::Exec(_) | InstanceCommand::Ssh(_))
+            | Command::Ssh(_)
+            | Command::Run(_)
+    );
+    match forward::command(global, config, matches, words, &*machine) {
+        Err(error) if is_exec => Ok(exec_failed(&error, global, operation)),
+        ran => ran,
     }
 }
 
@@ -171,7 +199,12 @@ impl mvm::forward::Inside for ThisMachine {
 
 fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
     match command {
+        Command::Dev => commands::dev::dev(session),
+        Command::Start(args) => commands::dev::start(session, args),
+        Command::Stop(_) => commands::dev::stop(session),
+        Command::Ssh(args) => Ok(commands::dev::ssh(session, args)),
         Command::Build(args) => commands::build::run(session, &args),
+        Command::Run(args) => Ok(commands::dev::run(session, args)),
         Command::Image(command) => commands::image::run(session, &command),
         Command::Tenant(command) => commands::tenant::run(session, command),
         Command::Pool(command) => commands::pool::run(session, command),
@@ -197,7 +230,7 @@ fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
         | Command::Doctor(_)
         | Command::Status
         | Command::Shell
-        | Command::Stop
+        | Command::SshConfig(_)
         | Command::Destroy(_)
         | Command::Upgrade(_) => Err(Error::new(ErrorKind::Failed, "this command has no session")),
     }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 
 use crate::{
     id::{
-        ImageHash, InstanceId, InstanceRef, PoolId, PoolRef, Subject, TemplateId, TenantId, VmmVersion,
-        VolumeId,
+        ImageHash, InstanceId, InstanceRef, PoolId, PoolRef, Subject, TemplateId, TenantId,
+        VmmVersion, VolumeId,
     },
     net::{NetId, Offset},
     pool::Resources,

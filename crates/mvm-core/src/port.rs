@@ -20,8 +20,7 @@ use crate::{
 };
 
 pub use build::{
-    BuildOrder, Builder, BuiltRoot, Flake, FlakeSource, PlacedRoot, Prepared,
-    RootCommands, Sources,
+    BuildOrder, Builder, BuiltRoot, Flake, FlakeSource, PlacedRoot, Prepared, RootCommands, Sources,
 };
 pub use guest::{
     ExecControl, ExecRequest, ExecStatus, ExecStreams, Guest, GuestAct, GuestAnswer,

@@ -27,9 +27,7 @@ use mvm_core::{
     layout::data,
     operation::{Operation, Rebuild},
     pool::{ImageRef, Role, Source},
-    port::{
-        BuildOrder, Builder, BuiltRoot, PlacedRoot, Prepared, Progress, ProgressStep,
-    },
+    port::{BuildOrder, Builder, BuiltRoot, PlacedRoot, Prepared, Progress, ProgressStep},
 };
 
 use mvm_host::disk::space;
@@ -68,6 +66,13 @@ impl LocalBuilder {
     /// Makes sure that the VMM of the configuration is installed.
     pub(crate) fn ensure_vmm(&self, progress: &dyn Progress) -> Result<(), Error> {
         self.0.ensure_vmm(progress)
+    }
+
+    /// Whether the default image and the VMM of the configuration are there.
+    pub(crate) fn is_equipped(&self) -> bool {
+        let vmm = self.0.config.data_dir.join(data::vmm(&self.0.config.firecracker));
+        let images = self.0.config.data_dir.join(data::IMAGES);
+        vmm.is_dir() && images.is_dir() && self.0.store().is_ok_and(|all| all.find(DEFAULT).is_ok())
     }
 
     /// Makes the default image unless it is there, and installs the VMM.

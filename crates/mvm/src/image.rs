@@ -113,7 +113,7 @@ fn unusable(name: &str, error: &StoreError) -> Error {
 }
 
 /// The text by which the image at a path is named from everywhere.
-fn image_at(path: &Path) -> Result<String, Error> {
+pub(crate) fn image_at(path: &Path) -> Result<String, Error> {
     let shown = path.display();
     let real = fs::canonicalize(path).map_err(|error| {
         Error::new(ErrorKind::NotFound, format!("cannot find {shown}")).because(&error)

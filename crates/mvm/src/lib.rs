@@ -19,6 +19,7 @@ mod builder;
 pub mod config;
 mod copy;
 pub mod deploy;
+pub mod dev;
 pub mod doctor;
 mod flake;
 pub mod fleet;

@@ -67,6 +67,19 @@ impl Mvm {
 }
 
 pub(crate) fn read(file: &CallerPath) -> Result<Value, Error> {
+    let text = text(file)?;
+    let wrong = |error: &dyn std::fmt::Display| {
+        Error::new(ErrorKind::Invalid, format!("cannot read {}: {error}", file.typed()))
+    };
+    if is_toml(file) {
+        toml::from_str(&text).map_err(|error| wrong(&where_in(&text, &error)))
+    } else {
+        serde_json::from_str(&text).map_err(|error| wrong(&error))
+    }
+}
+
+/// What is written in a file of a person.
+pub(crate) fn text(file: &CallerPath) -> Result<String, Error> {
     let name = file.typed();
     let wrong = |error: &dyn std::fmt::Display| {
         Error::new(ErrorKind::Invalid, format!("cannot read {name}: {error}"))
@@ -81,11 +94,7 @@ pub(crate) fn read(file: &CallerPath) -> Result<Value, Error> {
     if u64::try_from(text.len()).is_ok_and(|length| length > FILE_MAX) {
         return Err(wrong(&format!("it is longer than {FILE_MAX} bytes")));
     }
-    if is_toml(file) {
-        toml::from_str(&text).map_err(|error| wrong(&where_in(&text, &error)))
-    } else {
-        serde_json::from_str(&text).map_err(|error| wrong(&error))
-    }
+    Ok(text)
 }
 
 fn is_toml(file: &CallerPath) -> bool {

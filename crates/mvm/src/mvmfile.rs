@@ -341,7 +341,7 @@ fn workload(services: Vec<WrittenService>) -> Result<Option<Workload>, Error> {
 }
 
 /// Where a text of TOML is wrong and what is, with the key that was probably meant.
-fn located(text: &str, error: &toml::de::Error) -> String {
+pub(crate) fn located(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let line = before.matches('\n').count() + 1;
     let column = before.chars().rev().take_while(|one| *one != '\n').count() + 1;

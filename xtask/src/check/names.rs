@@ -18,7 +18,8 @@ const SHARED: &[(&str, &str)] = &[
     ("instance_cp", "instance_copy_in"),
     ("new", "deploy"),
 ];
-/// Commands about the command line itself, and about the machine that microVMs run in.
+/// Commands about the command line itself, about the machine that microVMs run in, and of dev mode, whose VM
+/// is an instance.
 const OWN: &[&str] = &[
     "completions",
     "config_ls",
@@ -30,6 +31,12 @@ const OWN: &[&str] = &[
     "stop",
     "destroy",
     "upgrade",
+    "dev",
+    "start",
+    "ssh",
+    "ssh_config",
+    "build",
+    "run",
 ];
 
 /// Compares the four lists; `pages` are the generated files of `docs/`.

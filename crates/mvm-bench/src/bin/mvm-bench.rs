@@ -37,7 +37,8 @@ use rounds::{Run, Steps, failed};
 fn log(steps: Steps) {
     let guests = Targets::new().with_target("mvm_host::guest", LevelFilter::DEBUG);
     let asked = std::env::var("MVM_LOG").ok().and_then(|text| text.parse().ok());
-    let told = asked.map(|filter: Targets| fmt::layer().with_writer(io::stderr).with_filter(filter));
+    let told =
+        asked.map(|filter: Targets| fmt::layer().with_writer(io::stderr).with_filter(filter));
     let _ = registry().with(steps.with_filter(guests)).with(told).try_init();
 }
 

@@ -14,6 +14,16 @@ pub(super) const IMAGE_EXPORT: &str = "Examples:
   mvm image export acme/workers --output workers.elf
   mvm image export default --output default.elf";
 
+pub(super) const START: &str = "Examples:
+  mvm start
+  mvm start ./my-image --cpus 4 --memory 2048
+  mvm start --config runtime.toml --volume /data:/mnt/data:10G";
+
+pub(super) const RUN: &str = "Examples:
+  mvm run -- uname -sr
+  mvm run --image oci:registry.example.com/team/app:1.2 --memory 512 -- app --version
+  mvm run --flake ./hello -- hello";
+
 pub(super) const TENANT_CREATE: &str = "Examples:
   mvm tenant create acme
   mvm tenant create acme --net-id 3 --subnet 10.240.3.0/24 --max-vcpus 16 --max-running 8";

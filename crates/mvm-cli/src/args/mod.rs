@@ -8,6 +8,7 @@ use mvm::{LogFormat, Overrides, TenantId};
 mod agent;
 mod config;
 mod deploy;
+mod dev;
 mod events;
 mod examples;
 mod fleet;
@@ -25,6 +26,7 @@ mod volume;
 pub(crate) use agent::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs};
 pub(crate) use config::ConfigCommand;
 pub(crate) use deploy::{DeployArgs, NewArgs};
+pub(crate) use dev::{DevSshArgs, RunArgs, SetupArgs, SshConfigArgs, StartArgs, StopArgs};
 pub(crate) use events::EventsArgs;
 pub(crate) use fleet::{
     AddCommand, AddHostArgs, ApproveArgs, AuthorityArgs, CertsCommand, CoordinatorCommand,
@@ -132,16 +134,28 @@ pub(crate) enum Command {
     /// Set up everything that microVMs need here; without usable KVM, a machine for them
     Bootstrap(BootstrapArgs),
     /// Set up everything but the packages, which must be there
-    Setup(BootstrapArgs),
+    Setup(SetupArgs),
     /// Check this machine, and say what to do about what is wrong; exit 1 on failures
     Doctor(DoctorArgs),
-    /// Show where microVMs run
+    /// Do what leads to a shell in the dev VM from wherever things are: bootstrap, setup, start, wake
+    Dev,
+    /// Start the dev VM, one microVM for yourself, and open a shell in it
+    #[command(after_long_help = examples::START)]
+    Start(StartArgs),
+    /// Stop the dev VM
+    Stop(StopArgs),
+    /// Open a login shell in the dev VM, or run a command line in one
+    Ssh(DevSshArgs),
+    /// Print what OpenSSH needs to know to reach the dev VM's SSH server
+    SshConfig(SshConfigArgs),
+    /// Run a command in a microVM that is made for it and gone afterwards
+    #[command(after_long_help = examples::RUN)]
+    Run(RunArgs),
+    /// Show where microVMs run, and the dev VM
     Status,
-    /// Open a shell in the machine for microVMs
+    /// Open a shell where microVMs run
     Shell,
-    /// Stop the machine for microVMs; those in it are stopped first
-    Stop,
-    /// Destroy the machine for microVMs with all that is in it
+    /// Destroy the dev VM with its volumes, and the machine for microVMs with all that is in it
     Destroy(ForceArgs),
     /// Install the newest version of mvm, verified by the release key, or bring back the former one
     #[command(after_long_help = examples::UPGRADE)]

@@ -51,7 +51,7 @@ pub(super) fn ssh(session: &Session, args: SshArgs) -> ExitCode {
     run(session, &args.instance, &request, true)
 }
 
-fn run(
+pub(super) fn run(
     session: &Session,
     instance: &InstanceRef,
     request: &ExecRequest,
@@ -91,7 +91,7 @@ fn run(
     exit::of_guest(status)
 }
 
-fn failed(session: &Session, error: &Error) -> ExitCode {
+pub(super) fn failed(session: &Session, error: &Error) -> ExitCode {
     render::error::say(error, session.format, session.cx.operation.as_ref());
     ExitCode::from(exit::EXEC_FAILED)
 }

@@ -9,6 +9,7 @@ pub(crate) mod config;
 pub(crate) mod connect;
 pub(crate) mod coordinator;
 pub(crate) mod deploy;
+pub(crate) mod dev;
 pub(crate) mod events;
 pub(crate) mod guest;
 pub(crate) mod image;

@@ -6,8 +6,8 @@ use mvm::{
     Instance, InstanceId, InstanceRef, Integration, LoggedEvent, Logs, Made, MatchRule, NetId,
     Network, NodeFacts, Offset, OperationId, Outcome, ParkedBy, Pool, PoolId, PoolRef, Preview,
     Quotas, Removal, Resources, Revision, Role, Rolling, Route, RoutingTable, RuntimePolicy, Scope,
-    SecretsSource, Selector, Source, State, Step, Subnet, Taken, Target, Template, Tenant, TenantId,
-    TenantSecrets, Usage, VmmVersion, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want,
+    SecretsSource, Selector, Source, State, Step, Subnet, Taken, Target, Template, Tenant,
+    TenantId, TenantSecrets, Usage, VmmVersion, VolumeFate, VolumeId, VolumeKind, VolumePlan, Want,
     WorkerState,
     units::{Generation, Gib, Mib, Seconds, Timestamp, Uid, Vcpus},
 };

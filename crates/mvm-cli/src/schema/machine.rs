@@ -1,6 +1,7 @@
 //! What the commands about the machine itself print.
 
 use mvm::{
+    dev::Step,
     doctor::{Check, Health},
     provider::{HostKind, MachineState},
     upgrade::{UpgradeAct, UpgradeReport},
@@ -8,7 +9,7 @@ use mvm::{
 use serde_json::Value;
 
 use super::{Definitions, Described, Fields, describe, words};
-use crate::show::Machine;
+use crate::show::{Dev, Machine, SshConfig};
 
 words!(Health, "Health", "How a check ended.", [Ok, Warning, Failed]);
 words!(HostKind, "HostKind", "What runs microVMs.", [Native, Qemu, Lima]);
@@ -42,11 +43,45 @@ describe!(UpgradeReport, "UpgradeReport", "What an upgrade found or did.", {
     restart: "Units that go on in their former version until they are restarted.",
 });
 
+words!(
+    Step,
+    "DevStep",
+    "A step of dev mode.",
+    [Bootstrap, SetUp, StartMachine, Make, Start, Wake, Stop, Enter]
+);
+
+describe!(Dev, "Dev", "The dev VM.", {
+    state: "Its state; null when there is none.",
+    instance: "Its address among instances.",
+    address: "Its IPv4 address.",
+    image: "The image that it has.",
+    vcpus: "Its vCPUs.",
+    mem_mib: "Its memory in MiB.",
+    data_disk_mib: "The size of what its volumes lie on, in MiB; 0 without volumes.",
+    last_failure: "Why it died last, if it did.",
+    steps: "What was done.",
+});
+
+describe!(SshConfig, "SshConfig", "What OpenSSH needs to know.", {
+    host: "The name of the block.",
+    host_name: "The address of the dev VM.",
+    user: "Who logs in.",
+    proxy_command: "What carries the connection.",
+    known_hosts: "Where host keys are remembered: nowhere, since each start makes new ones.",
+});
+
 impl Described for Machine {
     fn schema(definitions: &mut Definitions) -> Value {
         let _: fn(&Self) = |one| {
-            let Self { provider: _, state: _, problem: _, version: _, firecracker: _, would: _ } =
-                one;
+            let Self {
+                provider: _,
+                state: _,
+                problem: _,
+                version: _,
+                firecracker: _,
+                dev: _,
+                would: _,
+            } = one;
         };
         super::named(definitions, "Machine", |definitions| {
             let mut fields = Fields::new("Where microVMs run.");
@@ -59,6 +94,8 @@ impl Described for Machine {
             fields.add("version", "The version of this program.", String::schema(definitions));
             let firecracker = "The version of Firecracker for new microVMs.";
             fields.add("firecracker", firecracker, String::schema(definitions));
+            let vm = Option::<Dev>::schema(definitions);
+            fields.add("dev", "The dev VM; null while it cannot be told.", vm);
             let would = "What the command would do, with --dry-run.";
             fields.add_optional("would", would, String::schema(definitions));
             fields.finish()

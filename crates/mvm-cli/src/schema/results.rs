@@ -10,8 +10,9 @@ use super::{Definitions, Described, Fields, Shape, describe, named, words};
 use crate::{
     commands::guest::Would,
     show::{
-        self, Dashboard, Disk, DiskFigures, Fleet, HealthFigures, ImageFile, ImageMade, Instance,
-        Machine, MemoryFigures, NetworkFigures, Node, Pool, Secrets, Stats, Tenant,
+        self, Dashboard, Dev, Disk, DiskFigures, Fleet, HealthFigures, ImageFile, ImageMade,
+        Instance, Machine, MemoryFigures, NetworkFigures, Node, Pool, Secrets, SshConfig, Stats,
+        Tenant, Would as Planned,
     },
 };
 
@@ -39,7 +40,13 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
     let question = |result: fn(&mut Definitions) -> Value| Some(Shape { result, plan: None });
     match name {
         "doctor" => question(Vec::<Check>::schema),
-        "bootstrap" | "setup" | "status" | "stop" | "destroy" => question(Machine::schema),
+        "bootstrap" | "setup" | "status" | "destroy" => question(Machine::schema),
+        "start" | "dev" => Some(Shape { result: Dev::schema, plan: Some(Planned::schema) }),
+        // Of the dev VM, or with --machine of the machine.
+        "stop" => Some(Shape { result: stopped, plan: Some(Planned::schema) }),
+        "ssh-config" => question(SshConfig::schema),
+        "ssh" => question(Would::schema),
+        "run" => question(Planned::schema),
         "upgrade" => question(UpgradeReport::schema),
         "connect" => question(Dashboard::schema),
         "tenant-list" => question(Vec::<Tenant>::schema),
@@ -99,6 +106,10 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
         _ => super::template::shape(name).or_else(|| super::fleet::shape(name)),
     }
+}
+
+fn stopped(definitions: &mut Definitions) -> Value {
+    json!({ "anyOf": [Dev::schema(definitions), Machine::schema(definitions)] })
 }
 
 /// The desired state is also written by people and other programs, so that its schema is a file of

@@ -7,6 +7,7 @@ use mvm::{
 };
 use serde::Serialize;
 
+use super::Dev;
 use crate::render::table;
 
 /// Where microVMs run.
@@ -22,6 +23,8 @@ pub(crate) struct Machine {
     pub(crate) version: &'static str,
     /// The version of Firecracker for new microVMs.
     pub(crate) firecracker: String,
+    /// The dev VM; none while it cannot be told.
+    pub(crate) dev: Option<Dev>,
     /// What the command would do, with `--dry-run`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) would: Option<&'static str>,
@@ -36,6 +39,7 @@ impl Machine {
             problem: None,
             version: env!("CARGO_PKG_VERSION"),
             firecracker: config.firecracker.to_string(),
+            dev: None,
             would: None,
         }
     }
@@ -55,6 +59,7 @@ pub(crate) fn machine(machine: &Machine) -> String {
     rows.extend(machine.problem.clone().map(|problem| ("Problem", problem)));
     rows.push(("Version", machine.version.to_owned()));
     rows.push(("Firecracker", machine.firecracker.clone()));
+    rows.extend(machine.dev.iter().flat_map(Dev::rows));
     rows.extend(machine.would.map(|would| ("Would", would.to_owned())));
     table::facts(rows)
 }

@@ -3,6 +3,7 @@
 mod authority;
 mod config;
 mod dashboard;
+mod dev;
 mod disk;
 mod events;
 mod fleet;
@@ -25,6 +26,7 @@ pub(crate) use authority::{
 };
 pub(crate) use config::settings;
 pub(crate) use dashboard::{Dashboard, dashboard};
+pub(crate) use dev::{Dev, SshConfig, dev, ssh_config};
 pub(crate) use disk::{Disk, disk};
 pub(crate) use events::{audit_reports, event_line, events};
 pub(crate) use fleet::{

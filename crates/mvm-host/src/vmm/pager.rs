@@ -105,9 +105,9 @@ pub fn working_set(place: &Place) -> Result<Vec<u32>, Error> {
 /// `Unavailable` when a pager does not answer.
 pub fn regions(place: &Place) -> Result<Vec<Region>, Error> {
     match ask(place, Ask::Regions)? {
-        Some(bytes) if !bytes.is_empty() => {
-            serde_json::from_slice(&bytes).map_err(io::Error::from).act("understand the page server")
-        }
+        Some(bytes) if !bytes.is_empty() => serde_json::from_slice(&bytes)
+            .map_err(io::Error::from)
+            .act("understand the page server"),
         Some(_) | None => Ok(Vec::new()),
     }
 }

@@ -21,8 +21,8 @@ use mvm_core::{
     port::{
         BuildOrder, Builder, BuiltRoot, Clock, Console, ExecRequest, ExecStatus, ExecStreams,
         Finding, Flake, FlakeSource, Guest, GuestAct, GuestAnswer, Host, Lock, Locks, Logs,
-        PlacedRoot, Prepared, ProbeOutcome, ProbeTarget, Progress, SecretsToSeal,
-        Sources, Store, Table, Transaction, Vault, Wanted,
+        PlacedRoot, Prepared, ProbeOutcome, ProbeTarget, Progress, SecretsToSeal, Sources, Store,
+        Table, Transaction, Vault, Wanted,
     },
     secrets::SecretsSource,
     units::{Generation, Timestamp},

@@ -37,6 +37,7 @@ pub use qemu::{Qemu, base_key};
 
 use crate::{
     config::Config,
+    dev::Ground,
     forward::{Link, Published},
     wiring,
 };
@@ -190,6 +191,28 @@ pub fn place(config: &Config) -> Result<Place, Error> {
                 (Kvm::Unusable, MachineState::Absent) => Err(kvm::refusal(&verdict.detail)),
             }
         }
+    }
+}
+
+/// What there is for microVMs to run on.
+///
+/// # Errors
+/// When the truth cannot be read.
+pub fn ground(config: &Config) -> Result<Ground, Error> {
+    match place(config) {
+        Ok(Place::Here) if wiring::is_guarded(config) => Ok(Ground::Ready),
+        Ok(Place::Here) if wiring::builder(config).is_equipped() => Ok(Ground::Ready),
+        Ok(Place::Here) => Ok(Ground::Unequipped),
+        Ok(Place::There(machine)) => Ok(match machine.look()? {
+            MachineState::Absent => Ground::Absent,
+            MachineState::Stopped => Ground::Stopped,
+            MachineState::Running => Ground::Ready,
+        }),
+        Err(error) if error.kind == ErrorKind::Unavailable => Ok(match config.host {
+            HostChoice::Auto | HostChoice::Native => Ground::Bare,
+            HostChoice::Qemu | HostChoice::Lima => Ground::Absent,
+        }),
+        Err(error) => Err(error),
     }
 }
 

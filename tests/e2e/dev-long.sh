@@ -1,0 +1,110 @@
+# tier: full
+# minutes: 12
+# Dev mode: every line of the documents from every state, with what is killed on the way; the document is typed.
+source /usr/local/lib/mvm-e2e/prelude.sh
+
+dev() { mvm --json status | jq -r '.dev.state // "none"'; }
+inside() { mvm ssh -- "$@"; }
+small='--cpus 1 --memory 128'
+# What is not ours, as it was: rules, tables, addresses, routes, settings of the kernel, /etc.
+others() {
+    nft list ruleset | awk '/^table (inet|bridge) mvm /{skip=1} !skip{print} /^}/{skip=0}'
+    ip -br addr | grep -vE '^(br-tenant|tn)[0-9]'; ip route | grep -vE 'br-tenant-'
+    ip rule | grep -vE 'br-tenant-'
+    sysctl -a 2>/dev/null | grep -E '^(net\.(ipv4\.(ip_forward|conf\.(all|default|lo))|bridge|core)|kernel\.(core|panic))' | grep -vE 'br-tenant|netdev_rss_key'
+    find /etc -path /etc/mvm -prune -o -type f -printf '%p %s %T@\n' | sort
+}
+others >/run/others.before
+
+say 'nothing is there'
+equal 'status says so' "$(dev)" none
+mvm --quiet stop; mvm --quiet stop
+refused 125 mvm ssh -- true
+refused 3 mvm start path/to/image.elf --cpus 4 --memory 2048
+touch /run/image.elf; refused 8 bash -c 'cd /run && mvm start image.elf'
+echo 'cpu = 1' >/run/wrong.toml; refused 6 mvm start --config /run/wrong.toml
+case "$REFUSAL" in *'line 1, column 1'*'did you mean cpus?'*) ;; *) fail "no place: $REFUSAL" ;; esac
+refused 6 mvm start --volume /data:/mnt
+equal 'a dry run says the way' "$(mvm --dry-run dev)" 'would do make the dev VM, start the dev VM, enter the dev VM'
+equal 'and makes nothing' "$(dev)" none
+mvm --quiet bootstrap; mvm --quiet setup
+
+say 'a start that is killed in the middle goes on'
+mkdir -p /data/sub; echo kept >/data/sub/file
+mvm --quiet start $small --volume /data:/mnt/data:32M >/dev/null 2>&1 & starting=$!
+within 40 bash -c 'mvm --json status | jq -e ".dev.state != null" >/dev/null' || true
+kill -KILL "$starting" 2>/dev/null || true; wait "$starting" 2>/dev/null || true
+mvm start $small --volume /data:/mnt/data:32M
+equal 'it runs' "$(dev)" Running
+equal 'where it is said to be' "$(mvm --json status | jq -r .dev.address)" 172.16.0.2
+check 'its network is a /30' inside 'ip addr show eth0 | grep -q 172.16.0.2/30'
+equal 'the gateway is .1' "$(inside 'ip route | grep default' | cut -d' ' -f3)" 172.16.0.1
+equal 'the volume was filled' "$(inside cat /mnt/data/sub/file)" kept
+
+say 'running: twice is once'
+mvm --json dev | jq -e '.steps == []' >/dev/null; mvm --quiet start; mvm --quiet start $small
+refused 4 mvm start --memory 160
+status=0; mvm ssh -- 'exit 7' || status=$?
+equal 'the exit code is passed on' "$status" 7
+inside 'echo mine >/mnt/data/own; sync'
+check 'nothing is written back' test ! -e /data/own
+equal 'what OpenSSH needs' "$(mvm ssh-config | head -n 1)" 'Host mvm-dev'
+
+say 'OpenSSH is carried to the server of the image'
+ssh-keygen -q -t ed25519 -N '' -f /run/key
+inside 'mkdir -p -m 700 /root/.ssh; cat >/root/.ssh/authorized_keys; chmod 600 /root/.ssh/authorized_keys' </run/key.pub
+mvm ssh-config >/run/ssh_config
+equal 'and runs a command there' "$(ssh -F /run/ssh_config -i /run/key mvm-dev hostname)" "$(inside hostname)"
+
+say 'sleeping and warm'
+id=$(mvm --json status | jq -r .dev.instance)
+mvm --quiet instance sleep "$id"; equal 'it sleeps' "$(dev)" Sleeping
+equal 'dev wakes it' "$(mvm --json dev | jq -c .steps)" '["wake"]'
+equal 'where it was' "$(inside cat /mnt/data/own)" mine
+mvm --quiet instance warm "$id"; mvm --quiet start; equal 'start wakes it' "$(dev)" Running
+
+say 'a VM of its own for one command, and one that is killed'
+status=0; said=$(mvm --quiet run $small -- sh -c 'hostname -i; exit 9') || status=$?
+equal 'its exit code' "$status" 9
+case "$said" in *172.16.1.*) echo 'ok: in a network of its own' ;; *) fail "where was it? $said" ;; esac
+runs() { mvm --json instance list mvm-run | jq length; }
+equal 'it is gone' "$(runs)" 0
+mvm --quiet run $small -- sleep 600 & running=$!
+within 60 bash -c 'mvm --json instance list mvm-run | jq -e ".[0].state == \"Running\"" >/dev/null'
+kill -KILL "$running"; wait "$running" 2>/dev/null || true
+equal 'it was left behind' "$(runs)" 1
+mvm --quiet run $small -- sleep 600 & running=$!
+within 60 bash -c 'mvm --json instance list mvm-run | jq -e ".[0].state == \"Running\"" >/dev/null'
+equal 'the next one removed it' "$(runs)" 1
+kill -INT "$running"; status=0; wait "$running" || status=$?
+equal 'Ctrl-C' "$status" 130
+equal 'and that is gone, too' "$(runs)" 0
+
+say 'stopped, and another size'
+mvm --quiet stop; mvm --quiet stop; equal 'it is stopped' "$(dev)" Stopped
+refused 125 mvm ssh -- true
+mvm --quiet start --memory 160
+equal 'it has the size' "$(mvm --json status | jq -r .dev.mem_mib)" 160
+equal 'and its volume' "$(inside cat /mnt/data/own)" mine
+
+say 'dead and stuck'
+kill -KILL "$(mvm --json instance list local/dev | jq -r '.[0].pid')"
+equal 'dev starts it' "$(mvm --json dev | jq -c .steps)" '["start"]'
+
+say 'build, and an image of its own'
+mkdir -p /run/own; printf '[image]\nname = "own"\nbase = "nonsense"\n' >/run/own/Mvmfile.toml
+refused 6 mvm build /run/own
+refused 3 mvm build /run/absent
+
+say 'destroy'
+refused 2 mvm destroy </dev/null
+mvm --quiet destroy --force; mvm --quiet destroy --force
+equal 'nothing is there' "$(dev)" none
+clean
+others >/run/others.after
+check 'nothing of others was touched' diff /run/others.before /run/others.after
+
+say 'the document'
+source /usr/local/lib/mvm-e2e/docs.sh
+typed dev.md
+clean
