@@ -353,7 +353,8 @@ fn walk(
         Err(UntarError::Read(error)) => return Err(damaged(&error)),
         Err(error) => return Err(ParcelError::Refused(error.to_string())),
     }
-    let rest = io::copy(&mut (&mut stream).take(BLOCK), &mut io::sink());
+    // One byte more than the second of the empty blocks, so that the frame is read to its checksum.
+    let rest = io::copy(&mut (&mut stream).take(BLOCK + 1), &mut io::sink());
     rest.map_err(|error| damaged(&error))?;
     let mut packed = stream.stream.finish();
     let is_at_end = packed.fill_buf().map_err(wrap)?.is_empty();
