@@ -70,11 +70,11 @@ case "$said" in *172.16.1.*) echo 'ok: in a network of its own' ;; *) fail "wher
 runs() { mvm --json instance list mvm-run | jq length; }
 equal 'it is gone' "$(runs)" 0
 mvm --quiet run $small -- sleep 600 & running=$!
-within 60 bash -c 'mvm --json instance list mvm-run | jq -e ".[0].state == \"Running\"" >/dev/null'
+within 150 bash -c 'mvm --json instance list mvm-run | jq -e ".[0].state == \"Running\"" >/dev/null'
 kill -KILL "$running"; wait "$running" 2>/dev/null || true
 equal 'it was left behind' "$(runs)" 1
 mvm --quiet run $small -- sleep 600 & running=$!
-within 60 bash -c 'mvm --json instance list mvm-run | jq -e ".[0].state == \"Running\"" >/dev/null'
+within 150 bash -c 'mvm --json instance list mvm-run | jq -e ".[0].state == \"Running\"" >/dev/null'
 equal 'the next one removed it' "$(runs)" 1
 kill -INT "$running"; status=0; wait "$running" || status=$?
 equal 'Ctrl-C' "$status" 130

@@ -320,13 +320,12 @@ enum Walk {
     Stop,
 }
 
+/// What is done with an entry: its name, its length and its content.
+type Visit<'a> = dyn FnMut(&str, u64, &mut dyn Read) -> Result<Walk, ParcelError> + 'a;
+
 /// Looks at the entries of a file, one after the other, by name, length and content. Once all were wanted,
 /// there must be nothing in the file that is none of them.
-fn walk(
-    mut opened: &File,
-    path: &Path,
-    visit: &mut dyn FnMut(&str, u64, &mut dyn Read) -> Result<Walk, ParcelError>,
-) -> Result<(), ParcelError> {
+fn walk(mut opened: &File, path: &Path, visit: &mut Visit<'_>) -> Result<(), ParcelError> {
     let wrap = |source| file("read", path)(source);
     opened.seek(SeekFrom::Start(0)).map_err(wrap)?;
     let packed = BufReader::with_capacity(128 << 10, opened);

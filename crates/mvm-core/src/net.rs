@@ -144,7 +144,7 @@ impl FromStr for Subnet {
         if network.network() != address {
             return Err(InvalidSubnet::HostBits { given: text.to_owned(), network });
         }
-        if !network.is_of_cluster() && !(is_own && prefix >= OWN_PREFIX) {
+        if !(network.is_of_cluster() || is_own && prefix >= OWN_PREFIX) {
             return Err(InvalidSubnet::OutsideCluster(text.to_owned()));
         }
         Ok(network)

@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(at("/pools/1/image"), "default");
         assert_eq!(at("/overrides/workers/image"), "app", "a name without a slash is a name");
         assert_eq!(at("/overrides/x/image"), format!("{real}/app"));
-        manifest["pools"][0]["image"] = "./gone.elf".into();
+        *manifest.pointer_mut("/pools/0/image").unwrap() = "./gone.elf".into();
         assert!(absolute_images(&mut manifest, place.path()).is_err());
     }
 }

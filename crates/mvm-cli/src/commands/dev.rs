@@ -125,7 +125,7 @@ pub(crate) fn run(session: &Session, args: RunArgs) -> ExitCode {
     let is_shell = args.command.is_empty();
     let has_terminal = args.tty || (is_shell && terminal::is_interactive());
     let reads = args.interactive || is_shell;
-    let argv = if is_shell { vec!["/bin/sh".to_owned(), "-l".to_owned()] } else { args.command };
+    let argv = if is_shell { guest::login_shell() } else { args.command };
     let ask = RunAsk {
         flake: args.flake,
         image: args.image.map(image),

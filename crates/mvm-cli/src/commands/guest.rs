@@ -36,16 +36,20 @@ pub(super) fn exec(session: &Session, args: ExecArgs) -> ExitCode {
     run(session, &args.instance, &request, args.interactive)
 }
 
+/// The login shell of a guest.
+pub(super) fn login_shell() -> Vec<String> {
+    vec!["/bin/sh".to_owned(), "-l".to_owned()]
+}
+
 /// Opens a login shell, or runs a command line in one, as `ssh` does.
 pub(super) fn ssh(session: &Session, args: SshArgs) -> ExitCode {
     let is_shell = args.command.is_empty();
     let has_terminal = args.tty || (is_shell && terminal::is_interactive());
-    let mut argv = vec!["/bin/sh".to_owned()];
-    if is_shell {
-        argv.push("-l".to_owned());
+    let argv = if is_shell {
+        login_shell()
     } else {
-        argv.extend(["-lc".to_owned(), args.command.join(" ")]);
-    }
+        vec!["/bin/sh".to_owned(), "-lc".to_owned(), args.command.join(" ")]
+    };
     let terminal = has_terminal.then(terminal::size);
     let request = ExecRequest { argv, env: Vec::new(), cwd: None, user: args.login, terminal };
     run(session, &args.instance, &request, true)

@@ -6,10 +6,34 @@ use mvm::{
     provider::{HostKind, MachineState},
     upgrade::{UpgradeAct, UpgradeReport},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Definitions, Described, Fields, describe, words};
-use crate::show::{Dev, Machine, SshConfig};
+use super::{Definitions, Described, Fields, Shape, describe, words};
+use crate::show::{Dev, ImageMade, Machine, SshConfig, Would};
+
+/// The commands about this machine, images without a pool and dev mode that print a document.
+pub(super) fn shape(name: &str) -> Option<Shape> {
+    let plan: Option<fn(&mut Definitions) -> Value> = Some(Would::schema);
+    Some(match name {
+        "doctor" => Shape { result: Vec::<Check>::schema, plan: None },
+        "bootstrap" | "setup" | "status" | "destroy" => {
+            Shape { result: Machine::schema, plan: None }
+        }
+        "upgrade" => Shape { result: UpgradeReport::schema, plan: None },
+        "build" | "image-export" | "image-import" => Shape { result: ImageMade::schema, plan },
+        "start" | "dev" => Shape { result: Dev::schema, plan },
+        "stop" => Shape { result: stopped, plan },
+        "ssh-config" => Shape { result: SshConfig::schema, plan: None },
+        "ssh" => Shape { result: crate::commands::guest::Would::schema, plan: None },
+        "run" => Shape { result: Would::schema, plan: None },
+        _ => return None,
+    })
+}
+
+/// Of the dev VM, or with --machine of the machine.
+fn stopped(definitions: &mut Definitions) -> Value {
+    json!({ "anyOf": [Dev::schema(definitions), Machine::schema(definitions)] })
+}
 
 words!(Health, "Health", "How a check ended.", [Ok, Warning, Failed]);
 words!(HostKind, "HostKind", "What runs microVMs.", [Native, Qemu, Lima]);

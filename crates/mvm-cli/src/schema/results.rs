@@ -2,7 +2,7 @@
 
 use mvm::{
     AuditFile, AuditReport, CopyReport, Error, LoggedEvent, Logs, NetReport, OperationId, Origin,
-    Outcome, Preview, Rebuilt, Recovered, Setting, Volume, doctor::Check, upgrade::UpgradeReport,
+    Outcome, Preview, Rebuilt, Recovered, Setting, Volume,
 };
 use serde_json::{Value, json};
 
@@ -10,9 +10,8 @@ use super::{Definitions, Described, Fields, Shape, describe, named, words};
 use crate::{
     commands::guest::Would,
     show::{
-        self, Dashboard, Dev, Disk, DiskFigures, Fleet, HealthFigures, ImageFile, ImageMade,
-        Instance, Machine, MemoryFigures, NetworkFigures, Node, Pool, Secrets, SshConfig, Stats,
-        Tenant, Would as Planned,
+        Dashboard, Disk, DiskFigures, Fleet, HealthFigures, ImageFile, ImageMade, Instance,
+        MemoryFigures, NetworkFigures, Node, Pool, Secrets, Stats, Tenant,
     },
 };
 
@@ -39,15 +38,6 @@ impl Described for Failure {
 pub(super) fn shape(name: &str) -> Option<Shape> {
     let question = |result: fn(&mut Definitions) -> Value| Some(Shape { result, plan: None });
     match name {
-        "doctor" => question(Vec::<Check>::schema),
-        "bootstrap" | "setup" | "status" | "destroy" => question(Machine::schema),
-        "start" | "dev" => Some(Shape { result: Dev::schema, plan: Some(Planned::schema) }),
-        // Of the dev VM, or with --machine of the machine.
-        "stop" => Some(Shape { result: stopped, plan: Some(Planned::schema) }),
-        "ssh-config" => question(SshConfig::schema),
-        "ssh" => question(Would::schema),
-        "run" => question(Planned::schema),
-        "upgrade" => question(UpgradeReport::schema),
         "connect" => question(Dashboard::schema),
         "tenant-list" => question(Vec::<Tenant>::schema),
         "tenant-info" => question(Tenant::schema),
@@ -70,9 +60,6 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         "volume-list" => question(Vec::<Volume>::schema),
         "volume-info" => question(Volume::schema),
         "net-verify" => question(NetReport::schema),
-        "build" | "image-export" | "image-import" => {
-            Some(Shape { result: ImageMade::schema, plan: Some(show::Would::schema) })
-        }
         "instance-cp" => Some(Shape { result: CopyReport::schema, plan: Some(Would::schema) }),
         "instance-exec" | "instance-ssh" | "instance-console" => question(Would::schema),
         "tenant-create"
@@ -104,12 +91,10 @@ pub(super) fn shape(name: &str) -> Option<Shape> {
         | "new"
         | "deploy"
         | "volume-remove" => Some(Shape { result: Outcome::schema, plan: Some(Preview::schema) }),
-        _ => super::template::shape(name).or_else(|| super::fleet::shape(name)),
+        _ => super::template::shape(name)
+            .or_else(|| super::fleet::shape(name))
+            .or_else(|| super::machine::shape(name)),
     }
-}
-
-fn stopped(definitions: &mut Definitions) -> Value {
-    json!({ "anyOf": [Dev::schema(definitions), Machine::schema(definitions)] })
 }
 
 /// The desired state is also written by people and other programs, so that its schema is a file of

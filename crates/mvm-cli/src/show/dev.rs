@@ -121,6 +121,6 @@ mod tests {
 
     #[test]
     fn no_dev_vm_is_shown_as_none() {
-        assert_eq!(dev(&Dev::of(None)), "Dev VM  none\nDone    nothing");
+        assert_eq!(dev(&Dev::of(None)), "Dev VM: none\nDone:   nothing");
     }
 }

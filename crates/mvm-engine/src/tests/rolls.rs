@@ -128,11 +128,8 @@ fn never_more_than_the_batch_is_away() {
         let from = log.iter().position(|one| one.event.event == EventKind::PoolRolling).unwrap();
         let (mut away, mut most) = (0u32, 0);
         for one in &log[from..] {
-            match one.event.event {
-                EventKind::InstanceStopped => away += 1,
-                EventKind::InstanceStarted => away -= 1,
-                _ => {}
-            }
+            away += u32::from(one.event.event == EventKind::InstanceStopped);
+            away -= u32::from(one.event.event == EventKind::InstanceStarted);
             most = most.max(away);
         }
         assert!((1..=batch).contains(&most), "{most} of {batch}");
@@ -334,7 +331,7 @@ fn a_roll_that_dies_anywhere_goes_on_with_the_same_command() {
         died = catch_unwind(AssertUnwindSafe(|| drop(alone(&rig, &hasty(1))))).is_err();
         rig.world.look().crash_after = None;
         let rig = rig.again();
-        roll(&rig).unwrap_or_else(|error| panic!("after {points}: {error}"));
+        assert_eq!(roll(&rig).err().map(|error| error.to_string()), None, "after {points}");
         assert_eq!((states(&rig), is_rolling(&rig)), (whole(NEW), false), "after {points}");
         assert!(all(&rig).iter().all(|one| !one.in_flight()), "after {points}");
         assert!(
@@ -360,8 +357,11 @@ fn a_return_that_dies_anywhere_is_finished_by_the_same_command() {
         let again = rig.operate(&hasty(2));
         assert_eq!((states(&rig), is_rolling(&rig)), (whole(OLD), false), "after {points}");
         assert!(all(&rig).iter().all(|one| one.want == Want::rest(one.state)), "after {points}");
-        if died && current(&rig) == image(OLD) && again.is_err() {
-            assert!(again.unwrap_err().to_string().contains("broken"), "after {points}");
+        if died
+            && current(&rig) == image(OLD)
+            && let Err(error) = again
+        {
+            assert!(error.to_string().contains("broken"), "after {points}");
         }
         points += 1;
     }

@@ -173,10 +173,8 @@ impl Footing {
 /// `Permission` naming the bound that it does not keep.
 pub fn footing(effect: &Effect) -> Result<Footing, Error> {
     Ok(match effect {
-        Effect::EnsureBridge(network) | Effect::EnsureRoutes(network) => {
-            in_its_range(network)?;
-            Footing::tenant(&network.tenant).claim(Claim::network(network))
-        }
+        Effect::EnsureBridge(network) | Effect::EnsureRoutes(network) => in_its_range(network)
+            .map(|()| Footing::tenant(&network.tenant).claim(Claim::network(network)))?,
         Effect::RemoveBridge(net) => {
             Footing::of(Concern::Net(*net)).truth(Truth::NoTaps(*net)).release(network_name(*net))
         }
