@@ -52,7 +52,7 @@ say 'a bad build'
 for bad in fails:'ended with code 3' silent:'did not say that it is ready'; do
     build "${bad%%:*}"
     check "the build ${bad%%:*} is current" test "$(current)" != "$two"
-    refused 1 mvm pool roll acme/app --timeout 3 --soak 1
+    refused 1 mvm pool roll acme/app --timeout 10 --soak 1
     case "$REFUSAL" in *"${bad#*:}"*) ;; *) fail "no word of why: $REFUSAL" ;; esac
     equal 'the former build is current again' "$(current)" "$two"
     equal 'and runs' "$(images Running)" "$(for i in "${running[@]}"; do echo "${i##*/}=${two:0:8}"; done | xargs)"

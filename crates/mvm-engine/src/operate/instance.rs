@@ -190,6 +190,8 @@ impl Engine {
         };
         let origin = record.clone();
         let record = self.record_wish(cx, record, wish, seen.as_ref())?;
+        // What was seen tells of the base of the build that it had.
+        let seen = seen.filter(|_| record.image == origin.image);
         match self.lead(cx, origin, record, seen, wish.firewall)? {
             Rest::There(record, more) => {
                 events.extend(more);

@@ -345,6 +345,16 @@ fn a_roll_that_dies_anywhere_goes_on_with_the_same_command() {
 }
 
 #[test]
+fn the_base_of_the_former_build_is_not_taken_for_that_of_the_current_one() {
+    let rig = rig();
+    roll(&rig).unwrap();
+    let log = rig.store.events(&"acme".parse().unwrap(), 0, usize::MAX).unwrap();
+    let refused: Vec<_> =
+        log.iter().filter(|one| one.event.event == EventKind::BaseRefused).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+}
+
+#[test]
 fn a_return_that_dies_anywhere_is_finished_by_the_same_command() {
     let (mut points, mut died) = (0, true);
     while died {
