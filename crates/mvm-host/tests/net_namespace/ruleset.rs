@@ -127,7 +127,7 @@ fn verify_names_what_is_wrong_and_nothing_else() {
         line("ip link set tn3i3 master br-tenant-4");
         expect("tap: tap tn3i3 is on br-tenant-4", &ensure);
         net::remove_routes(world.beta.net).unwrap();
-        expect("routes: 5 of the 5 policy routes are missing", &ensure);
+        expect("routes: 6 of the 6 policy routes are missing", &ensure);
         line("ip rule add pref 240 iif br-tenant-3 to 10.240.0.0/12 lookup main");
         line("ip route add 10.240.0.0/12 dev lo");
         assert!(net::routes_are_there(&world.acme).unwrap());
