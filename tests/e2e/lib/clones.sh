@@ -82,11 +82,11 @@ facts='hostname; cat /etc/machine-id /sys/class/net/eth0/address /proc/sys/kerne
     dropbearkey -t ed25519 -f /run/key 2>/dev/null | grep ^ssh-; cat /run/drawn'
 # A generator of its own that begins anew when the generation rises.
 drawing='(seen=; while :; do now=$(od -An -tu8 /run/mvm/generation); [ "$now" = "$seen" ] || { seen=$now; seed=$(head -c 16 /dev/urandom | sha256sum); }
-    seed=$(echo "$seed" | sha256sum); echo "$seed" >/run/drawn; sleep 1; done) >/dev/null 2>&1 &'
+    seed=$(echo "$seed" | sha256sum); echo "$seed" >/run/drawn.new; mv /run/drawn.new /run/drawn; sleep 1; done) >/dev/null 2>&1 &'
 mkdir -p /run/facts
 pids=()
 for i in "${all[@]}"; do
-    { guest "$i" sh -c "$drawing sleep 2; $facts" >"/run/facts/${i##*/}"; } & pids+=($!)
+    { guest "$i" sh -c "$drawing until [ -e /run/drawn ]; do sleep 1; done; $facts" >"/run/facts/${i##*/}"; } & pids+=($!)
     [ $((${#pids[@]} % 6)) = 0 ] && wait "${pids[@]}"
 done
 wait "${pids[@]}"
