@@ -20,7 +20,7 @@ use mvm_core::{
     pool::Compression,
     units::{Generation, Mib, Timestamp},
 };
-use mvm_pager::{Codec, PageFile, Woken};
+use mvm_pager::{Codec, PageFile, Woken, index::CHUNK_PAGES};
 
 use super::{
     api::{self, Api, CALL, GuestState, MemoryBackend},
@@ -110,7 +110,7 @@ fn wanted(place: &Place, records: Records<'_>) -> Result<Vec<u32>, Error> {
     let (Some(vmm), false) = (records.vmm()?, brought.is_empty()) else { return Ok(brought) };
     let used = touched::of(vmm.pid, &pager::regions(place)?, &brought);
     match used {
-        Ok(used) if !used.is_empty() => Ok(used_pairs(&brought, &used)),
+        Ok(used) if !used.is_empty() => Ok(used_chunks(&brought, &used)),
         Ok(_) => Ok(brought),
         Err(error) => {
             tracing::debug!(instance = %place.instance, %error, "the kernel does not tell what was used");
@@ -119,12 +119,12 @@ fn wanted(place: &Place, records: Records<'_>) -> Result<Vec<u32>, Error> {
     }
 }
 
-/// What was brought, without every pair of neighbours, by when they came, of which neither was used: so a
-/// wake brings at most twice what the one before it used, and what is used now and then often stays.
-fn used_pairs(brought: &[u32], used: &[u32]) -> Vec<u32> {
+/// What was brought, without what came together and of which nothing was used: a page that is used now and
+/// then often has neighbours that are used each time, and a fault costs as much as a chunk.
+fn used_chunks(brought: &[u32], used: &[u32]) -> Vec<u32> {
     let used: BTreeSet<u32> = used.iter().copied().collect();
-    let pairs = brought.chunks(2).filter(|pair| pair.iter().any(|page| used.contains(page)));
-    pairs.flatten().copied().collect()
+    let together = brought.chunks(CHUNK_PAGES);
+    together.filter(|some| some.iter().any(|page| used.contains(page))).flatten().copied().collect()
 }
 
 /// Of what a snapshot is made.
@@ -335,11 +335,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_what_was_brought_at_least_every_second_page_was_used() {
-        let brought = [7, 3, 9, 1, 5, 8, 2];
-        assert_eq!(used_pairs(&brought, &[1, 8]), [9, 1, 5, 8]);
-        assert_eq!(used_pairs(&brought, &[2]), [2]);
-        assert_eq!(used_pairs(&brought, &brought), brought);
+    fn what_came_together_and_of_which_nothing_was_used_is_not_wanted_again() {
+        let brought: Vec<u32> = (0..40).rev().collect();
+        assert_eq!(used_chunks(&brought, &[30]), (24..40).rev().collect::<Vec<u32>>());
+        assert_eq!(used_chunks(&brought, &[7, 0]), (0..8).rev().collect::<Vec<u32>>());
+        assert_eq!(used_chunks(&brought, &brought), brought);
     }
 
     #[test]
