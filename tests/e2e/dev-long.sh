@@ -21,7 +21,7 @@ equal 'status says so' "$(dev)" none
 mvm --quiet stop; mvm --quiet stop
 refused 125 mvm ssh -- true
 refused 3 mvm start path/to/image.elf --cpus 4 --memory 2048
-touch /run/image.elf; refused 8 bash -c 'cd /run && mvm start image.elf'
+touch /run/image.elf; refused 6 bash -c 'cd /run && mvm start image.elf'
 echo 'cpu = 1' >/run/wrong.toml; refused 6 mvm start --config /run/wrong.toml
 case "$REFUSAL" in *'line 1, column 1'*'did you mean cpus?'*) ;; *) fail "no place: $REFUSAL" ;; esac
 refused 6 mvm start --volume /data:/mnt
