@@ -105,6 +105,13 @@ impl Bare {
         Ok((vm, started.elapsed()))
     }
 
+    /// Boots one, writes it to `snapshot` for [`Bare::wake`], and ends it.
+    pub(crate) fn freeze(parts: &Parts, number: u32, snapshot: &Path) -> io::Result<()> {
+        let (vm, _) = Self::boot(parts, number)?;
+        vm.snapshot(snapshot)?;
+        vm.end()
+    }
+
     /// Restores one from `snapshot` (files `mem` and `vmstate`), as [`Bare::boot`].
     pub(crate) fn wake(
         parts: &Parts,

@@ -26,9 +26,7 @@ pub(crate) fn run(run: &Run, progress: &mut dyn io::Write) -> Result<String, Err
     let parts = parts(run, &of)?;
     run.timed(&of, Move::Stop)?;
     let snapshot = parts.base.join("snapshot");
-    let (vm, _) = Bare::boot(&parts, FROZEN).map_err(bare_failed)?;
-    vm.snapshot(&snapshot).map_err(bare_failed)?;
-    vm.end().map_err(bare_failed)?;
+    Bare::freeze(&parts, FROZEN, &snapshot).map_err(bare_failed)?;
     for round in 0..run.rounds {
         let _ = writeln!(progress, "round {} of {}", round + 1, run.rounds);
         let (vm, took) = Bare::boot(&parts, FROZEN).map_err(bare_failed)?;
