@@ -4,7 +4,6 @@ COUNT=${COUNT:-12}
 
 started() { mvm --json events acme --last 200 --event InstanceStarted | jq -r --arg i "${1##*/}" --arg f "$2" '[.[] | select(.instance == $i) | .detail[$f]] | last'; }
 refusals() { mvm --json events acme --event BaseRefused | jq -r '.[].reason'; }
-base_of() { find "/var/lib/mvm/tenants/acme/pools/$1/artifacts" -type d -name 'base-*'; }
 vmm() { mvm --json instance list "$1" | jq -r '.[0].pid'; }
 new() { mvm --json instance create "$1" | jq -r .instance; }
 paging() { mvm --json instance stats "$1" | jq ".paging.$2"; }
@@ -24,7 +23,7 @@ mvm --quiet tenant create acme --max-running 60 --max-vcpus 100 --max-instances-
 first=$(one_instance acme workers --data-disk 16)
 mvm --quiet instance start "$first"
 equal 'it booted' "$(started "$first" by)" boot
-base=$(base_of workers)
+base=$(bases acme/workers)
 equal 'what clones need, and no more' "$(ls "$base" | xargs)" 'header.json mem sums vmstate'
 
 say 'the second is a clone of it'
@@ -107,19 +106,14 @@ mvm --quiet pool destroy acme/burst --force
 say 'killed between what is stored of a base and what is published'
 torn=$(one_instance acme torn)
 mvm --quiet instance start "$torn" & killed=$!
-shopt -s nullglob
-stored=()
-until [ ${#stored[@]} -gt 0 ]; do
-    kill -0 "$killed" 2>/dev/null || fail 'it left no time to be killed'
-    stored=(/var/lib/mvm/tenants/acme/pools/torn/artifacts/revisions/*/base-*.partial/mem)
-done
+base_is_stored acme/torn "$killed"
 kill -9 "$killed"; wait "$killed" 2>/dev/null || true
-equal 'nothing is published' "$(base_of torn | grep -vc partial)" 0
+equal 'nothing is published' "$(bases acme/torn | grep -vc partial)" 0
 mvm --quiet instance start "$torn"
 equal 'the same command brings it up' "$(guest "$torn" echo up)" up
 mvm --quiet instance stop "$torn"; mvm --quiet instance start "$torn"
 mvm --quiet instance stop "$torn"; mvm --quiet instance start "$torn"
-equal 'there is one base, and it is used' "$(base_of torn | wc -l) $(started "$torn" by)" '1 clone'
+equal 'there is one base, and it is used' "$(bases acme/torn | wc -l) $(started "$torn" by)" '1 clone'
 mvm --quiet pool destroy acme/torn --force
 
 say 'what does not fit is told, and the instance boots'

@@ -114,7 +114,24 @@ printf '%s acme\n' "$(id -u member)" >/etc/mvm/grants; chmod 644 /etc/mvm/grants
 equal 'and what root granted' "$(member '{"observe_pool": "acme/workers"}') $(member '{"observe_pool": "beta/w"}')" 'done permission'
 chmod 666 /etc/mvm/grants
 equal 'by a file that only root writes' "$(member '{"observe_pool": "acme/workers"}')" permission
+rm /etc/mvm/grants
 ! setpriv --reuid stranger --regid stranger --clear-groups python3 /run/ask.py '{"hello": {}}' 2>/dev/null || fail 'a stranger may ask'
+
+say 'killed between what it stored of a base and what it publishes'
+mvm --quiet pool create beta/torn --image default --cpus 1 --mem 64
+mvm --quiet pool build beta/torn
+torn=$(mvm --json instance create beta/torn | jq -r .instance)
+hostd=$(systemctl show -P MainPID mvm-hostd)
+as mvm mvm --quiet instance start "$torn" & asked=$!
+base_is_stored beta/torn "$hostd"
+kill -9 "$hostd"
+equal 'nothing is published' "$(bases beta/torn | grep -vc partial)" 0
+wait "$asked" || fail "it does not start: $(log)"
+equal 'who asked goes on when it is back' "$(guest "$torn" echo up)" up
+for _ in 1 2; do as mvm mvm --quiet instance stop "$torn"; as mvm mvm --quiet instance start "$torn"; done
+equal 'there is one base, and it is used' \
+    "$(bases beta/torn | wc -l) $(mvm --json events beta --last 200 --event InstanceStarted | jq -r '[.[] | select(.pool == "torn") | .detail.by] | join(" ")')" '1 boot boot clone'
+as mvm mvm --quiet instance stop "$torn"
 
 say 'killed while it scales'
 seed=${SEED:-$RANDOM}; echo "seed $seed"; RANDOM=$seed

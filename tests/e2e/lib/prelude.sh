@@ -66,6 +66,17 @@ one_instance() {
     mvm --json instance create "$tenant/$pool" | jq -r .instance
 }
 
+# tenant/pool: the bases of its builds, and what is on its way to be one.
+bases() { find "/var/lib/mvm/tenants/${1%/*}/pools/${1#*/}/artifacts" -type d -name 'base-*'; }
+# tenant/pool pid: comes back between what that process stored of a base and what it publishes.
+base_is_stored() {
+    local stored=() of; of=/var/lib/mvm/tenants/${1%/*}/pools/${1#*/}/artifacts/revisions
+    until [ ${#stored[@]} -gt 0 ]; do
+        kill -0 "$2" 2>/dev/null || fail 'it left no time to be killed'
+        mapfile -t stored < <(compgen -G "$of/*/base-*.partial/mem")
+    done
+}
+
 # Everything that a VM or a tenant could leave on the host, one line each; nothing when clean.
 leftovers() {
     ps -eo pid=,comm= | grep -E 'firecracker|jailer|mvm-shim|mvm-pager' | sed 's/^/process /' || true

@@ -4,9 +4,9 @@
 //! It knows paths and bytes, not what they mean.
 
 use std::{
-    fs::{DirBuilder, File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -56,19 +56,22 @@ pub fn partial(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Creates a file that nothing else has, to be written; a leftover of the same name goes first.
+/// Creates a file that nothing else has, to be written, with exactly these permission bits, whatever
+/// the process's umask; a leftover of the same name goes first.
 ///
 /// # Errors
 /// When it cannot be created.
 pub fn create_fresh(path: &Path, mode: u32) -> Result<File, Error> {
     remove_file(path)?;
-    OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .mode(mode)
         .open(path)
-        .act("create", path)
+        .act("create", path)?;
+    file.set_permissions(Permissions::from_mode(mode)).act("set the mode of", path)?;
+    Ok(file)
 }
 
 /// Puts `content` at `path` with these permission bits, whole or not at all, and durably. What was
