@@ -35,6 +35,7 @@ pub mod provider;
 mod rebuild;
 pub mod template;
 pub mod upgrade;
+mod volume;
 mod wiring;
 
 pub use agent::AgentOptions;

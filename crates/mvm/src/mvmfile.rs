@@ -34,6 +34,8 @@ use mvm_core::{
 };
 use serde::Deserialize;
 
+use crate::volume::{self, WrittenVolume};
+
 /// The file's name in a directory.
 pub(crate) const NAME: &str = "Mvmfile.toml";
 /// The largest file, in bytes.
@@ -155,14 +157,6 @@ struct WrittenRun {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrittenVolume {
-    host: String,
-    guest: String,
-    size: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct WrittenService {
     name: String,
     command: WrittenCommand,
@@ -275,21 +269,10 @@ fn data_disk(disk: Option<u32>, volumes: &[WrittenVolume]) -> Result<Option<Mib>
         return Err(invalid(format!("a volume of {host:?} at {guest:?} is none"))
             .hint("an instance has its own, at /data: guest = \"/data\""));
     }
-    let mib = mebibytes(size).ok_or_else(|| {
+    let mib = volume::size(size).ok_or_else(|| {
         invalid(format!("{size:?} is no size of a volume")).hint("write for example 512M or 2G")
     })?;
     Ok(Some(mib))
-}
-
-/// A size with `M` or `G` behind it; without, it is in MiB.
-fn mebibytes(text: &str) -> Option<Mib> {
-    let (digits, factor) = match text.strip_suffix('G') {
-        Some(digits) => (digits, 1024),
-        None => (text.strip_suffix('M').unwrap_or(text), 1),
-    };
-    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    let mib = digits.parse::<u32>().ok().filter(|_| is_number)?.checked_mul(factor)?;
-    (mib > 0).then_some(Mib(mib))
 }
 
 fn base(text: &str) -> Result<Base, Error> {

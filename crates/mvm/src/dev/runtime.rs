@@ -20,7 +20,12 @@ use mvm_core::{
 };
 use serde::Deserialize;
 
-use crate::{forward::CallerPath, manifest, mvmfile::located};
+use crate::{
+    forward::CallerPath,
+    manifest,
+    mvmfile::located,
+    volume::{self, WrittenVolume},
+};
 
 /// What is asked of the dev VM; what is absent stays as it is, or is as by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,7 +107,7 @@ impl VolumeAsk {
         if !is_plain(guest) || guest.trim_matches('/').is_empty() {
             return wrong("the place in the guest is no absolute path");
         }
-        let Some(size) = mebibytes(size) else {
+        let Some(size) = volume::size(size) else {
             return wrong("its size is none");
         };
         Ok(Self { host: host.to_owned(), guest: guest.to_owned(), size })
@@ -135,19 +140,6 @@ impl fmt::Display for VolumeAsk {
     }
 }
 
-/// A size with its unit: `512M`, `10G`, `1T`.
-fn mebibytes(text: &str) -> Option<Mib> {
-    let digits = text.trim_end_matches(|one: char| !one.is_ascii_digit());
-    let number: u32 = digits.parse().ok().filter(|number| *number > 0)?;
-    let factor = match text.get(digits.len()..)? {
-        "M" | "MiB" => 1,
-        "G" | "GiB" => 1 << 10,
-        "T" | "TiB" => 1 << 20,
-        _ => return None,
-    };
-    number.checked_mul(factor).map(Mib)
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -155,14 +147,6 @@ struct Written {
     memory: Option<u32>,
     #[serde(default)]
     volumes: Vec<WrittenVolume>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenVolume {
-    host: String,
-    guest: String,
-    size: String,
 }
 
 fn parse(name: &str, text: &str) -> Result<DevAsk, Error> {

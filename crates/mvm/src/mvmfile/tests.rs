@@ -37,10 +37,10 @@ fn a_volume_is_the_data_disk() {
         );
         read(&text).map(|file| file.defaults.data_disk_mib)
     };
-    for (size, mib) in [("512", 512), ("64M", 64), ("2G", 2048)] {
+    for (size, mib) in [("64M", 64), ("2G", 2048)] {
         assert_eq!(volume(size), Ok(Some(Mib(mib))), "{size}");
     }
-    for size in ["", "G", "-1", "+1", "1T", "1.5G", "9999999G"] {
+    for size in ["", "G", "512", "+1G", "9999999G"] {
         assert_eq!(volume(size).unwrap_err().kind, ErrorKind::Invalid, "{size}");
     }
 }
