@@ -41,6 +41,8 @@ printf '%s\n' '[image]' 'name = "web"' 'base = "deb:greeter"' '[[run]]' 'command
 lives file --image /srv/web cat /srv/how /run/greeting /proc/sys/kernel/random/boot_id
 cp -r /usr/local/share/mvm-examples/flake-hello /root/hello
 lives flake --flake /root/hello cat /run/greeting /proc/sys/kernel/random/boot_id
+say 'a VM for one command, of a flake'
+equal 'its program ran' "$(mvm --quiet run --cpus 1 --memory 256 --flake /root/hello -- sh -c 'until [ -e /run/greeting ]; do sleep 1; done; cat /run/greeting')" hello
 
 mvm tenant destroy acme --force
 clean

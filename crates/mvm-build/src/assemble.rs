@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use mvm_proto::workload::Workload;
@@ -325,8 +326,14 @@ fn write_root(
     // The writer goes back over contents that it had before, so the file may be longer.
     root.set_len(size).map_err(wrap)?;
     root.set_permissions(fs::Permissions::from_mode(0o644)).map_err(wrap)?;
-    root.sync_all().map_err(wrap)?;
-    let (sha256, _) = ContentHash::of_file(&path).map_err(wrap)?;
+    // The digest is taken from memory while the disk gets it.
+    let (synced, digest) = thread::scope(|scope| {
+        let syncing = scope.spawn(|| root.sync_all());
+        let digest = ContentHash::of_file(&path);
+        (syncing.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())), digest)
+    });
+    synced.map_err(wrap)?;
+    let (sha256, _) = digest.map_err(wrap)?;
     Ok(RootFile { file: ROOT.to_owned(), size, sha256, format: RootFormat::Squashfs })
 }
 

@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -49,9 +51,64 @@ impl ContentHash {
         Self::of_reader(BufReader::with_capacity(128 << 10, File::open(path)?))
     }
 
+
     pub(crate) fn from_hasher(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
     }
+}
+
+/// How many bytes a digest's thread gets at once, and how many such pieces may wait for it.
+const PIECE: usize = 256 << 10;
+const PIECES_MAX: usize = 8;
+
+/// A digest that is computed on a thread of its own, while who has the bytes works with them:
+/// unpacking takes about as long as hashing.
+#[derive(Debug)]
+pub(crate) struct Meanwhile {
+    filled: Vec<u8>,
+    pieces: SyncSender<Vec<u8>>,
+    thread: JoinHandle<ContentHash>,
+}
+
+impl Meanwhile {
+    /// # Errors
+    /// When there can't be another thread.
+    pub(crate) fn start() -> io::Result<Self> {
+        let (pieces, received) = sync_channel::<Vec<u8>>(PIECES_MAX);
+        let thread = thread::Builder::new().name("digest".to_owned()).spawn(move || {
+            let mut hasher = Sha256::new();
+            for piece in received {
+                hasher.update(&piece);
+            }
+            ContentHash::from_hasher(hasher)
+        })?;
+        Ok(Self { filled: Vec::with_capacity(PIECE), pieces, thread })
+    }
+
+    /// # Errors
+    /// When the thread is no more.
+    pub(crate) fn update(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.filled.extend_from_slice(bytes);
+        if self.filled.len() < PIECE {
+            return Ok(());
+        }
+        let piece = std::mem::replace(&mut self.filled, Vec::with_capacity(PIECE));
+        self.pieces.send(piece).map_err(|_| lost())
+    }
+
+    /// The digest of all that it was given.
+    ///
+    /// # Errors
+    /// When the thread is no more.
+    pub(crate) fn finish(self) -> io::Result<ContentHash> {
+        self.pieces.send(self.filled).map_err(|_| lost())?;
+        drop(self.pieces);
+        self.thread.join().map_err(|_| lost())
+    }
+}
+
+fn lost() -> io::Error {
+    io::Error::other("the thread that takes the digest is gone")
 }
 
 impl fmt::Display for ContentHash {

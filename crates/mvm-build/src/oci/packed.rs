@@ -3,17 +3,14 @@
 //! Which digest counts is the caller's: that of the packed bytes, that of the tar inside, or none
 //! when the cache verified them. What a layer does to a tree is `layer`'s.
 
-use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Read};
-use std::rc::Rc;
 
 use flate2::read::MultiGzDecoder;
-use sha2::{Digest, Sha256};
 
 use super::OciError;
 use super::archive::Section;
 use super::layer::{self, LeftOut};
-use crate::hash::ContentHash;
+use crate::hash::{ContentHash, Meanwhile};
 use crate::tree::Tree;
 use crate::untar::{self, UntarError};
 
@@ -43,37 +40,35 @@ pub(crate) fn unpack(
 ) -> Result<(), OciError> {
     let wrap = |source: UntarError| OciError::Layer { number, source };
     let read = |source: io::Error| wrap(source.into());
-    // Only what is verified is hashed: that takes as long as unpacking it.
-    let (of_packed, of_unpacked) = match layer.check {
-        Check::Done => (None, None),
-        Check::Packed(_) => (Some(Digester::default()), None),
-        Check::Unpacked(_) => (None, Some(Digester::default())),
+    // Only what is verified is hashed.
+    let (want, of_packed, of_unpacked) = match layer.check {
+        Check::Done => (None, None, None),
+        Check::Packed(want) => (Some(want), Some(Meanwhile::start().map_err(read)?), None),
+        Check::Unpacked(want) => (Some(want), None, Some(Meanwhile::start().map_err(read)?)),
     };
     let section = BufReader::with_capacity(128 << 10, layer.section);
-    let mut packed = Hashed { stream: section, digester: of_packed.clone() };
+    let mut packed = Hashed { stream: section, digest: of_packed };
     let kind = packed.kind().map_err(read)?;
-    {
+    let of_unpacked = {
         let stream: Box<dyn Read + '_> = match kind {
             Packing::Gzip => Box::new(MultiGzDecoder::new(&mut packed)),
             Packing::Zstd => Box::new(zstd::stream::read::Decoder::new(&mut packed).map_err(read)?),
             Packing::Plain => Box::new(&mut packed),
         };
-        let mut unpacked = Hashed { stream, digester: of_unpacked.clone() };
+        let mut unpacked = Hashed { stream, digest: of_unpacked };
         layer::apply(&mut unpacked, tree, left_out).map_err(wrap)?;
-        if of_unpacked.is_some() {
+        if unpacked.digest.is_some() {
             drain(&mut unpacked).map_err(read)?;
         }
-    }
-    if of_packed.is_some() {
+        unpacked.digest
+    };
+    if packed.digest.is_some() {
         drain(&mut packed).map_err(read)?;
     }
-    let (want, digester) = match layer.check {
-        Check::Done => return Ok(()),
-        Check::Packed(want) => (want, of_packed),
-        Check::Unpacked(want) => (want, of_unpacked),
+    let (Some(want), Some(digest)) = (want, packed.digest.or(of_unpacked)) else {
+        return Ok(());
     };
-    let digester = digester.unwrap_or_default();
-    let found = ContentHash::from_hasher(digester.borrow().clone());
+    let found = digest.finish().map_err(read)?;
     if found == want { Ok(()) } else { Err(OciError::WrongDigest { what: "a layer", want, found }) }
 }
 
@@ -91,13 +86,10 @@ enum Packing {
     Plain,
 }
 
-/// What was read of a stream, as a digest.
-type Digester = Rc<RefCell<Sha256>>;
-
 /// A stream whose bytes are hashed if they count.
 struct Hashed<R> {
     stream: R,
-    digester: Option<Digester>,
+    digest: Option<Meanwhile>,
 }
 
 impl<R: BufRead> Hashed<R> {
@@ -118,8 +110,8 @@ impl<R: BufRead> Hashed<R> {
 impl<R: Read> Read for Hashed<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let count = self.stream.read(into)?;
-        if let Some(digester) = &self.digester {
-            digester.borrow_mut().update(into.get(..count).unwrap_or_default());
+        if let Some(digest) = &mut self.digest {
+            digest.update(into.get(..count).unwrap_or_default())?;
         }
         Ok(count)
     }
