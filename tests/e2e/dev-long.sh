@@ -73,9 +73,11 @@ mvm --quiet run $small -- sleep 600 & running=$!
 within 150 bash -c 'mvm --json instance list mvm-run | jq -e ".[0].state == \"Running\"" >/dev/null'
 kill -KILL "$running"; wait "$running" 2>/dev/null || true
 equal 'it was left behind' "$(runs)" 1
+left=$(mvm --json instance list mvm-run | jq -r '.[0].instance')
 mvm --quiet run $small -- sleep 600 & running=$!
-within 150 bash -c 'mvm --json instance list mvm-run | jq -e ".[0].state == \"Running\"" >/dev/null'
-equal 'the next one removed it' "$(runs)" 1
+within 150 bash -c 'mvm --json instance list mvm-run | jq -e "length == 1 and .[0].state == \"Running\" and .[0].instance != \"$1\"" >/dev/null' - "$left" ||
+    fail "the next one did not remove it: $(mvm --json instance list mvm-run)"
+echo 'ok: the next one removed it'
 kill -INT "$running"; status=0; wait "$running" || status=$?
 equal 'Ctrl-C' "$status" 130
 equal 'and that is gone, too' "$(runs)" 0
@@ -90,6 +92,9 @@ equal 'and its volume' "$(inside cat /mnt/data/own)" mine
 say 'dead and stuck'
 kill -KILL "$(mvm --json instance list local/dev | jq -r '.[0].pid')"
 equal 'dev starts it' "$(mvm --json dev | jq -c .steps)" '["start"]'
+kill -STOP "$(mvm --json instance list local/dev | jq -r '.[0].pid')"
+equal 'dev stops and starts what does not answer' "$(mvm --json dev | jq -c .steps)" '["stop","start"]'
+equal 'with its volume' "$(inside cat /mnt/data/own)" mine
 
 say 'build, and an image of its own'
 mkdir -p /run/own; printf '[image]\nname = "own"\nbase = "nonsense"\n' >/run/own/Mvmfile.toml

@@ -78,6 +78,15 @@ say 'what happened is in the audit log'
 equal 'events' "$(mvm --json events acme --last 100 | jq -r '[.[].event | select(startswith("Instance"))] | unique | join(" ")')" \
     'InstanceCreated InstanceReady InstanceSlept InstanceStarted InstanceWarmed InstanceWoken'
 
+say 'a VMM that does not answer any more'
+vmm=$(mvm --json instance list "$id" | jq -r '.[0].pid')
+kill -STOP "$vmm"
+equal 'it is in the list all the same' "$(state "$id")" Running
+mvm instance stop "$id"
+check 'a stop ends it' test ! -e "/proc/$vmm"
+equal 'it is Stopped' "$(state "$id")" Stopped
+mvm instance start "$id"
+
 say 'stop, start, destroy'
 mvm instance stop "$id"
 equal 'it is Stopped' "$(state "$id")" Stopped

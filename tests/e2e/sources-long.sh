@@ -11,7 +11,7 @@ mv /var/lib/mvm/images/refs/debian-builder /var/lib/mvm/images/refs/builder
 mkdir -p /etc/mvm /srv/web
 printf '[builder]\nvcpus = 1\nmem_mib = 512\ndisk_mib = 512\n' >/etc/mvm/config.toml
 repository
-mvm tenant create acme
+mvm tenant create acme --max-pools 6
 
 # pool source command…: it is built, and an instance of it answers the same before and after a sleep.
 lives() {
@@ -45,4 +45,5 @@ say 'a VM for one command, of a flake'
 equal 'its program ran' "$(mvm --quiet run --cpus 1 --memory 256 --flake /root/hello -- sh -c 'until [ -e /run/greeting ]; do sleep 1; done; cat /run/greeting')" hello
 
 mvm tenant destroy acme --force
+mvm --quiet destroy --force
 clean

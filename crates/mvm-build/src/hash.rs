@@ -51,7 +51,6 @@ impl ContentHash {
         Self::of_reader(BufReader::with_capacity(128 << 10, File::open(path)?))
     }
 
-
     pub(crate) fn from_hasher(hasher: Sha256) -> Self {
         Self(hasher.finalize().into())
     }

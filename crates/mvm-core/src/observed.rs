@@ -39,12 +39,14 @@ pub enum Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Its API answers, no guest yet; or its API does not answer.
+    /// It never got a guest, whether its API answers or not.
     Empty,
     /// The vCPUs run.
     Running,
     /// The vCPUs are paused.
     Paused(PausedFor),
+    /// It got a guest, and its API does not answer: nothing is known of the vCPUs.
+    Silent,
 }
 
 /// What a pause was made for; only a guest paused for sleep may be written to disk.

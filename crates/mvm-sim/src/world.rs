@@ -343,7 +343,7 @@ impl World {
     pub fn paused_for(&self, id: &InstanceId) -> Option<PausedFor> {
         match self.vmms.get(id)?.phase {
             Phase::Paused(purpose) => Some(purpose),
-            Phase::Empty | Phase::Running => None,
+            Phase::Empty | Phase::Running | Phase::Silent => None,
         }
     }
 

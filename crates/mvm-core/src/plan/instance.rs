@@ -37,8 +37,16 @@ mod volume;
 /// How long a booting guest's agent may take to answer.
 pub const BOOT_TIMEOUT: Seconds = Seconds(60);
 
+/// Whether there is a VMM of which nothing is known, and that the record wants to go on: there are no steps
+/// for it until it answers. One that shall end is ended.
+#[must_use]
+pub fn is_silent(record: &Instance, seen: &ObservedInstance) -> bool {
+    matches!(record.want, Want::Running | Want::Warm | Want::Sleeping)
+        && seen.vmm.is_some_and(|vmm| vmm.phase == Phase::Silent)
+}
+
 /// The next steps for `record`, given what was `seen` and the firewall generation that the store
-/// asks for. Empty at rest.
+/// asks for. Empty at rest, and when nothing can be done.
 #[must_use]
 pub fn plan(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Vec<Step> {
     let mut steps = match record.want {
@@ -247,6 +255,7 @@ fn run(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Step
         }
         Phase::Running if is_starting(record, vmm.origin) => go_on(record, seen),
         Phase::Running => reach(record, swap_old(record, seen)),
+        Phase::Silent => Vec::new(),
     }
 }
 
@@ -286,7 +295,9 @@ fn warm(record: &Instance, seen: &ObservedInstance, vmm: ObservedVmm) -> Vec<Ste
             instance: record.instance.instance.clone(),
             purpose: PausedFor::Warm,
         })],
-        (Phase::Running | Phase::Empty | Phase::Paused(_), _) => run(record, seen, vmm),
+        (Phase::Running | Phase::Empty | Phase::Paused(_) | Phase::Silent, _) => {
+            run(record, seen, vmm)
+        }
     }
 }
 
@@ -324,7 +335,7 @@ fn sleep(record: &Instance, seen: &ObservedInstance, firewall: Generation) -> Ve
         Phase::Running if matches!(record.state, State::Running | State::Warm) => {
             lie_down(record, seen)
         }
-        Phase::Empty | Phase::Running | Phase::Paused(_) => run(record, seen, vmm),
+        Phase::Empty | Phase::Running | Phase::Paused(_) | Phase::Silent => run(record, seen, vmm),
     }
 }
 
@@ -408,8 +419,8 @@ fn stop(record: &Instance, seen: &ObservedInstance) -> Vec<Step> {
                 steps.push(Step::Ask(GuestAct::Thaw));
                 steps.push(shutdown);
             }
-            // A guest that was loaded and never told so must not run.
-            Phase::Paused(_) | Phase::Empty => {}
+            // A guest that was loaded and never told so must not run; a silent VMM lets nobody ask.
+            Phase::Paused(_) | Phase::Empty | Phase::Silent => {}
         }
     }
     steps.extend(clear(record, seen));

@@ -28,7 +28,7 @@ pub fn settle(record: &Instance, seen: &ObservedInstance) -> (Instance, Option<S
             match vmm.phase {
                 Phase::Running if has_no_process => settled.state = State::Running,
                 Phase::Paused(_) if has_no_process && !is_waking => settled.state = State::Warm,
-                Phase::Empty | Phase::Running | Phase::Paused(_) => {}
+                Phase::Empty | Phase::Running | Phase::Paused(_) | Phase::Silent => {}
             }
             let loaded = match vmm.origin {
                 Origin::Snapshot(epoch) if !is_waking => Some(epoch),

@@ -95,6 +95,13 @@ pub(crate) fn death(record: &Instance, found: &Transition) -> Error {
         .hint(format!("see why: mvm instance logs {}", record.instance))
 }
 
+/// The error of an instance that cannot be asked or told anything.
+fn silence(record: &Instance) -> Error {
+    let id = &record.instance;
+    Error::new(ErrorKind::Unavailable, format!("the VMM of {id} does not answer"))
+        .hint(format!("end it, and start it again: mvm instance stop {id}"))
+}
+
 enum Round {
     AtRest,
     Again,
@@ -173,6 +180,9 @@ impl Course<'_> {
             self.first_error.get_or_insert(error);
             self.seen = Some(seen);
             return Ok(Round::Again);
+        }
+        if plan::instance::is_silent(&self.record, &seen) {
+            return Err(silence(&self.record).into());
         }
         let generation = if seen.vmm.is_none() && firewall::is_asked_by(self.record.want) {
             self.engine.within(records::network_generation)?

@@ -70,7 +70,7 @@ impl World {
     fn alive(&self, id: &InstanceRef) -> Result<(), Error> {
         match self.look().vmms.get(&id.instance).map(|vmm| vmm.phase) {
             Some(Phase::Running) => Ok(()),
-            Some(Phase::Empty | Phase::Paused(_)) | None => {
+            Some(Phase::Empty | Phase::Paused(_) | Phase::Silent) | None => {
                 Err(Error::new(ErrorKind::Unavailable, format!("the agent of {id} is lost")))
             }
         }

@@ -136,6 +136,24 @@ fn a_warm_guest_that_does_not_answer_its_wake_stays_warm() {
 }
 
 #[test]
+fn a_vmm_that_does_not_answer_is_told_of_and_can_be_stopped() {
+    let (rig, id) = rig(State::Running);
+    let silent = || rig.world.look().vmms.get_mut(&id.instance).unwrap().phase = Phase::Silent;
+    silent();
+    let error = rig.go(&id, Move::Sleep).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert!(error.hints[0].contains("mvm instance stop acme"), "{error:?}");
+    rests(&rig, &id, State::Running);
+    silent();
+    rig.world.look().asked.clear();
+    rig.go(&id, Move::Stop).unwrap();
+    rests(&rig, &id, State::Stopped);
+    assert!(rig.world.look().asked.is_empty(), "it was asked although it cannot answer");
+    rig.go(&id, Move::Start).unwrap();
+    rests(&rig, &id, State::Running);
+}
+
+#[test]
 fn a_silent_guest_is_put_to_sleep_and_that_is_audited() {
     let (rig, id) = rig(State::Running);
     rig.world.look().answers.insert("drain", GuestAnswer::Silent);

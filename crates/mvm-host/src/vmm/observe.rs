@@ -83,8 +83,8 @@ fn phase(place: &Place, records: Records<'_>) -> Result<Phase, Error> {
         Ok(GuestState::Paused) => {
             Ok(Phase::Paused(records.paused_for()?.unwrap_or(PausedFor::Warm)))
         }
-        Err(error) if error.kind == ErrorKind::Unavailable && !records.started()? => {
-            Ok(Phase::Empty)
+        Err(error) if error.kind == ErrorKind::Unavailable => {
+            Ok(if records.started()? { Phase::Silent } else { Phase::Empty })
         }
         Err(error) => Err(error),
     }

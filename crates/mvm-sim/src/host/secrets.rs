@@ -135,7 +135,9 @@ impl World {
         let id = &instance.instance;
         match self.vmms.get(id).map(|vmm| vmm.phase) {
             None => return Err(missing(format!("{id} has no VMM"))),
-            Some(Phase::Empty) => return Err(conflict(format!("{id} has no guest"))),
+            Some(Phase::Empty | Phase::Silent) => {
+                return Err(conflict(format!("{id} has no guest")));
+            }
             Some(Phase::Running | Phase::Paused(_)) => {}
         }
         let secrets = self.drive_secrets(&instance.tenant, wanted)?;

@@ -112,7 +112,7 @@ impl World {
         let vmm = self.vmm(id)?;
         match vmm.phase {
             Phase::Running if vmm.origin == Origin::Boot => return Ok(()),
-            Phase::Running | Phase::Paused(_) => {
+            Phase::Running | Phase::Paused(_) | Phase::Silent => {
                 return Err(conflict(format!("the VMM of {id} already has a guest")));
             }
             Phase::Empty => {}
@@ -147,7 +147,7 @@ impl World {
         let vmm = self.vmm(id)?;
         let guest = match (vmm.phase, &vmm.guest) {
             (Phase::Paused(_), Some(guest)) => guest.clone(),
-            (Phase::Empty | Phase::Running | Phase::Paused(_), _) => {
+            (Phase::Empty | Phase::Running | Phase::Paused(_) | Phase::Silent, _) => {
                 return Err(conflict(format!("{id} is not paused")));
             }
         };
@@ -175,7 +175,7 @@ impl World {
         let vmm = self.vmm(id)?;
         match vmm.phase {
             Phase::Running | Phase::Paused(_) if vmm.origin == Origin::Base => return Ok(()),
-            Phase::Running | Phase::Paused(_) => {
+            Phase::Running | Phase::Paused(_) | Phase::Silent => {
                 return Err(conflict(format!("the VMM of {id} already has a guest")));
             }
             Phase::Empty => {}
@@ -212,7 +212,7 @@ impl World {
         let is_loaded = vmm.origin == Origin::Snapshot(epoch) && vmm.fresh_from.is_some();
         match vmm.phase {
             Phase::Paused(_) if is_loaded => return Ok(()),
-            Phase::Running | Phase::Paused(_) => {
+            Phase::Running | Phase::Paused(_) | Phase::Silent => {
                 return Err(conflict(format!("the VMM of {id} already has a guest")));
             }
             Phase::Empty => {}
@@ -267,7 +267,7 @@ impl World {
         let vmm = self.vmm(id)?.clone();
         match vmm.phase {
             Phase::Running => return Ok(()),
-            Phase::Empty => {
+            Phase::Empty | Phase::Silent => {
                 return Err(conflict(format!("the VMM of {id} has no guest to resume")));
             }
             Phase::Paused(_) => {}

@@ -76,6 +76,24 @@ fn a_loaded_guest_is_not_resumed_before_its_snapshot_is_retired_after_a_crash_ei
 }
 
 #[test]
+fn a_vmm_that_does_not_answer_is_ended_when_it_shall_be_and_otherwise_left_alone() {
+    let there = seen(vmm(Origin::Boot, Phase::Silent));
+    for want in [Want::Running, Want::Warm, Want::Sleeping] {
+        let record = wanting(State::Running, want);
+        assert!(is_silent(&record, &there), "{want:?}");
+        let steps = plan(&record, &there, FIREWALL);
+        assert!(!names(&steps).contains(&"remove_vmm".to_owned()), "{want:?}: {steps:?}");
+    }
+    for want in [Want::Stopped, Want::Destroyed] {
+        let record = wanting(State::Running, want);
+        assert!(!is_silent(&record, &there), "{want:?}");
+        let steps = plan(&record, &there, FIREWALL);
+        assert!(names(&steps).contains(&"remove_vmm".to_owned()), "{want:?}: {steps:?}");
+        assert!(!steps.iter().any(|step| matches!(step, Step::Ask(_))), "{want:?}: {steps:?}");
+    }
+}
+
+#[test]
 fn a_sleep_publishes_only_what_was_drained_quiesced_paused_and_written() {
     let there = seen(vmm(Origin::Boot, Phase::Running));
     let steps = names(&plan(&wanting(State::Running, Want::Sleeping), &there, FIREWALL));
