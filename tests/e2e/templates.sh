@@ -15,6 +15,29 @@ within 20 curl -s -o /dev/null http://127.0.0.1:9000/ || fail "no storage: $(cat
 image_of() { mvm --json pool info "$1" | jq -r .current; }
 objects=$work/bucket/templates/objects/sha256
 
+# What a build or a pull that was killed leaves, until the next one.
+images=/var/lib/mvm/images
+scratch() { { find "$images" -name '.new-*'; find /var/lib/mvm/cache/parts -type f; } 2>/dev/null || true; }
+# Kills a command as soon as there is something of that kind.
+killed() {
+    "$@" >/dev/null 2>&1 & local victim=$! status=0
+    until [ -n "$(scratch)" ]; do kill -0 "$victim" 2>/dev/null || fail "it ended before it was killed: $*"; done
+    kill -KILL "$victim"; wait "$victim" 2>/dev/null || status=$?
+    equal "killed: $*" "$status" 137
+    check 'in the middle' test -n "$(scratch)"
+}
+
+say 'a build that is killed'
+printf '%s\n' 'template_id = "web"' 'source = "oci-archive:/srv/web.tar"' '[[variants]]' 'name = "small"' 'vcpus = 1' 'mem_mib = 128' >"$work/web.toml"
+mvm --quiet template create "$work/web.toml"
+killed mvm template build web
+equal 'it is listed' "$(mvm --json template list | jq -r 'map(.template.template_id) | join(" ")')" web
+equal 'without a build' "$(mvm --json template info web | jq -c '[.template.variants[].build]')" '[null]'
+equal 'and none is verified' "$(mvm --json template verify web | jq -c .images)" '[]'
+mvm --quiet template build web
+mvm --quiet template verify web
+equal 'nothing is left of it' "$(scratch)" ''
+
 say 'the document: made, built, used, pushed'
 typed templates.md
 equal 'both variants are built, of one image' \
@@ -57,10 +80,17 @@ AWS_SECRET_ACCESS_KEY=other-canary refused 7 mvm template pull web
 equal 'nothing was changed' "$(mvm --json template list | jq length)" 0
 check 'no image was kept' test ! -e "/var/lib/mvm/images/$first"
 
-say 'taken out again, and started'
+say 'taken out again, killed in the middle, and started'
 mvm --dry-run template pull web >/dev/null
+touch "$work/hold"
+killed mvm template pull web
+rm "$work/hold"
+equal 'no template is here' "$(mvm --json template list | jq length)" 0
+refused 3 mvm template info web
+refused 3 mvm template verify web
 mvm template pull web
 mvm template verify web
+equal 'nothing is left of what broke off' "$(scratch)" ''
 mvm tenant create acme
 mvm pool create acme/web --template web:small
 mvm pool build acme/web
