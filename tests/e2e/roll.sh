@@ -13,7 +13,10 @@ build() { mvm --quiet pool update acme/app --image "oci-archive:$work/$1.tar"; m
 
 say 'two that run and one that sleeps'
 mvm tenant create acme
-mvm pool create acme/app --image "oci-archive:$work/one.tar" --cpus 1 --mem 128 --data-disk 32 --readiness worker-ready
+mvm pool create acme/app --image "oci-archive:$work/one.tar" --cpus 1 --mem 128 --data-disk 32 --readiness tcp:7
+mvm --quiet pool update acme/app --readiness none
+equal 'a readiness can be taken away' "$(mvm --json pool info acme/app | jq -r .readiness.kind)" null
+mvm --quiet pool update acme/app --readiness worker-ready
 mvm pool build acme/app
 one=$(current)
 mvm pool scale acme/app --running 2 --sleeping 1

@@ -9,7 +9,9 @@ mod policy;
 mod roll;
 
 pub use image::ImageRef;
-pub use policy::{Compression, OnNodeLoss, PoolPolicy, Readiness, SeccompPolicy, SleepPolicy};
+pub use policy::{
+    Compression, OnNodeLoss, PoolPolicy, Readiness, ReadinessChange, SeccompPolicy, SleepPolicy,
+};
 pub use roll::{RollFailure, RollPace, Rolling, Taken};
 
 use crate::{
@@ -404,6 +406,9 @@ pub struct PoolChange {
     /// What is decided for it without being asked.
     #[serde(default)]
     pub policy: Option<PoolPolicy>,
+    /// When its instances are ready, from the next roll on; it wins over what is in `policy`.
+    #[serde(default)]
+    pub readiness: Option<ReadinessChange>,
 }
 
 /// What was asked of a pool.

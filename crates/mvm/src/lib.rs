@@ -64,9 +64,9 @@ pub use mvm_core::{
     operation::{NewPool, Operation, Rebuild},
     plan::{Step, pool::Assignment},
     pool::{
-        Compression, Counts, OnNodeLoss, Pool, PoolChange, PoolPolicy, Readiness, Resources,
-        Revision, RevisionName, Role, RollFailure, RollPace, Rolling, RuntimePolicy, SeccompPolicy,
-        SleepPolicy, Source, Taken,
+        Compression, Counts, OnNodeLoss, Pool, PoolChange, PoolPolicy, Readiness, ReadinessChange,
+        Resources, Revision, RevisionName, Role, RollFailure, RollPace, Rolling, RuntimePolicy,
+        SeccompPolicy, SleepPolicy, Source, Taken,
     },
     port::{
         Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, LogSource, Logs,

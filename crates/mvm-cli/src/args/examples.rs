@@ -42,7 +42,8 @@ pub(super) const POOL_SCALE: &str = "Examples:
 
 pub(super) const POOL_UPDATE: &str = "Examples:
   mvm pool update acme/workers --flake github:org/app?rev=def456
-  mvm pool update acme/workers --mem 2048 --drain-timeout 60";
+  mvm pool update acme/workers --mem 2048 --drain-timeout 60
+  mvm pool update acme/workers --readiness http:80/health";
 
 pub(super) const POOL_ROLLBACK: &str = "Examples:
   mvm pool rollback acme/workers --revision 2

@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 use mvm::{
-    Error, Mvm, Operation, PoolChange, PoolRef, Readiness, RevisionName, Role, RollPace,
-    RuntimePolicy, Scope, Source, TenantId,
+    Error, Mvm, Operation, PoolChange, PoolRef, Readiness, ReadinessChange, RevisionName, Role,
+    RollPace, RuntimePolicy, Scope, Source, TenantId,
     forward::InputPath,
     units::{Mib, Seconds, Vcpus},
 };
@@ -232,6 +232,10 @@ pub(crate) struct PoolUpdateArgs {
     /// How long a new instance may take to shut down before it is killed
     #[arg(long, alias = "graceful-shutdown-secs", value_name = "SECS")]
     graceful_shutdown: Option<u32>,
+    /// When an instance is ready to serve, from the next roll on: worker-ready, tcp:PORT or
+    /// http:PORT/PATH; none for as soon as its agent answers
+    #[arg(long, value_name = "WHAT")]
+    readiness: Option<ReadinessChange>,
     /// Let instances see only these parts of the tenant's secrets from their next start on
     /// (repeatable)
     #[arg(long = "secret-scope", value_name = "SCOPE", conflicts_with = "all_secrets")]
@@ -278,6 +282,7 @@ impl PoolUpdateArgs {
             integrations,
             routing_table,
             policy: None,
+            readiness: self.readiness,
         })
     }
 }

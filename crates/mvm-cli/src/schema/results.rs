@@ -209,6 +209,7 @@ describe!(Pool, "Pool", "A pool.", {
     states: "Its instances by state.",
     created_at: "When it was created, in milliseconds since 1970-01-01 UTC.",
 } or absent {
+    readiness: "When an instance is ready to serve; as soon as its agent answers if absent.",
     rolling: "The roll that is under way, or was interrupted.",
 });
 

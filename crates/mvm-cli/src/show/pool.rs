@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use mvm::{
-    Counts, Integration, PoolView, Resources, Rolling, Route, RoutingTable, RuntimePolicy, Scope,
-    State, units::Timestamp,
+    Counts, Integration, PoolView, Readiness, Resources, Rolling, Route, RoutingTable,
+    RuntimePolicy, Scope, State, units::Timestamp,
 };
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub(crate) struct Pool {
     pub(crate) revisions: Vec<mvm::Revision>,
     pub(crate) states: BTreeMap<State, usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) readiness: Option<Readiness>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rolling: Option<Rolling>,
     pub(crate) created_at: Timestamp,
 }
@@ -48,6 +50,7 @@ impl Pool {
             current: record.current().map(ToString::to_string),
             revisions: record.revisions.clone(),
             states: view.states.clone(),
+            readiness: record.policy.readiness.clone(),
             rolling: record.rolling.clone(),
             created_at: record.created_at,
         }
@@ -117,6 +120,7 @@ pub(crate) fn pool(one: &Pool) -> String {
     if !names.is_empty() {
         lines.push(("Integrations", names.join(", ")));
     }
+    lines.extend(one.readiness.as_ref().map(|readiness| ("Readiness", readiness.to_string())));
     lines.extend(one.rolling.as_ref().map(|rolling| ("Roll", roll(rolling))));
     lines.extend(routes.map(|route| ("Route", route)));
     facts(lines)

@@ -3,7 +3,7 @@
 //!
 //! All of it has a default. It refuses to know how anything of it is done.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +129,49 @@ impl FromStr for Readiness {
     }
 }
 
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WorkerReady => f.write_str("worker-ready"),
+            Self::Tcp { port } => write!(f, "tcp:{port}"),
+            Self::Http { port, path } => write!(f, "http:{port}{path}"),
+        }
+    }
+}
+
+/// What the readiness of a pool is changed to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadinessChange {
+    /// Its instances must show nothing more than that their agent answers.
+    Nothing,
+    /// They must show this.
+    Show(Readiness),
+}
+
+impl ReadinessChange {
+    /// The readiness of the pool after it.
+    #[must_use]
+    pub fn asked(&self) -> Option<Readiness> {
+        match self {
+            Self::Nothing => None,
+            Self::Show(readiness) => Some(readiness.clone()),
+        }
+    }
+}
+
+/// As people write it: `none`, or a [`Readiness`].
+impl FromStr for ReadinessChange {
+    type Err = Error;
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text == "none" {
+            return Ok(Self::Nothing);
+        }
+        let read = text.parse().map(Self::Show);
+        read.map_err(|error: Error| error.hint("write none for no readiness"))
+    }
+}
+
 /// What becomes of instances when their node is lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -152,8 +195,24 @@ mod tests {
         assert_eq!(read("tcp:80").unwrap(), Readiness::Tcp { port: 80 });
         let http = Readiness::Http { port: 8080, path: "/up?a=b:c".to_owned() };
         assert_eq!(read("http:8080/up?a=b:c").unwrap(), http);
-        for bad in ["", "tcp", "tcp:0", "tcp:70000", "http:80", "http:/up", "http:80/a b", "udp:53"]
-        {
+        for text in ["worker-ready", "tcp:80", "http:8080/up?a=b:c"] {
+            assert_eq!(read(text).unwrap().to_string(), text);
+            let change: ReadinessChange = text.parse().unwrap();
+            assert_eq!(change.asked(), Some(read(text).unwrap()));
+        }
+        assert_eq!("none".parse(), Ok(ReadinessChange::Nothing));
+        assert_eq!(ReadinessChange::Nothing.asked(), None);
+        for bad in [
+            "",
+            "none",
+            "tcp",
+            "tcp:0",
+            "tcp:70000",
+            "http:80",
+            "http:/up",
+            "http:80/a b",
+            "udp:53",
+        ] {
             assert_eq!(read(bad).unwrap_err().kind, ErrorKind::Invalid, "{bad}");
         }
     }

@@ -185,6 +185,9 @@ fn applied(mut pool: Pool, change: &PoolChange) -> Pool {
     pool.routing_table =
         table.filter(|table| pool.role == Role::Gateway || !table.routes.is_empty());
     pool.policy = change.policy.clone().unwrap_or(pool.policy);
+    if let Some(readiness) = &change.readiness {
+        pool.policy.readiness = readiness.asked();
+    }
     pool
 }
 
@@ -240,6 +243,10 @@ fn differences(before: &Pool, after: &Pool) -> Vec<(&'static str, String, String
     differences
 }
 
+fn readiness(policy: &PoolPolicy) -> String {
+    policy.readiness.as_ref().map_or("none".to_owned(), ToString::to_string)
+}
+
 /// What differs between standing decisions.
 fn decisions(before: &PoolPolicy, after: &PoolPolicy) -> Vec<(&'static str, String, String)> {
     let facts = |policy: &PoolPolicy| {
@@ -249,7 +256,7 @@ fn decisions(before: &PoolPolicy, after: &PoolPolicy) -> Vec<(&'static str, Stri
             ("seccomp_policy", format!("{:?}", policy.seccomp_policy)),
             ("snapshot_compression", format!("{:?}", policy.snapshot_compression)),
             ("metadata", texts.collect::<Vec<_>>().join(" ")),
-            ("readiness", format!("{:?}", policy.readiness)),
+            ("readiness", readiness(policy)),
             ("on_node_loss", format!("{:?}", policy.on_node_loss)),
             ("pinned", policy.pinned.to_string()),
             ("critical", policy.critical.to_string()),
@@ -279,6 +286,7 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
         integrations,
         routing_table,
         policy: _,
+        readiness,
     } = change;
     let mut notes = Vec::new();
     if source.is_some() || profile.is_some() {
@@ -295,6 +303,9 @@ pub(crate) fn notes(change: &PoolChange) -> Vec<String> {
     }
     if secret_scopes.is_some() {
         notes.push("secret scopes reach an instance at its next start".to_owned());
+    }
+    if readiness.is_some() {
+        notes.push("readiness counts from the next roll on".to_owned());
     }
     if integrations.is_some() {
         notes.push("integrations count from an instance's next move on".to_owned());

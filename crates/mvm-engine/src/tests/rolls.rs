@@ -12,7 +12,7 @@ use mvm_core::{
     id::{ImageHash, InstanceId, Subject},
     instance::{Instance, ParkedBy, Want},
     operation::Operation,
-    pool::{PoolChange, RollFailure, RollPace, Source},
+    pool::{PoolChange, Readiness, ReadinessChange, RollFailure, RollPace, Source},
     port::{GuestAct, GuestAnswer, Locks, Store},
     quota::Quotas,
     state::{Move, State},
@@ -214,6 +214,34 @@ fn a_guest_must_stay_ready_for_the_soak_and_become_so_within_the_timeout() {
     rig.world.look().answers.insert("ready", GuestAnswer::Silent);
     let looks = waited(30, 0);
     assert!((50..=61).contains(&looks), "{looks}");
+}
+
+#[test]
+fn a_roll_asks_for_the_readiness_that_was_set_last_and_for_none_that_was_taken_away() {
+    let rig = rig();
+    let asked = |byte: &str, readiness: ReadinessChange| -> BTreeSet<String> {
+        build(&rig, byte);
+        let change = PoolChange { readiness: Some(readiness), ..PoolChange::default() };
+        let change = Box::new(change);
+        let update = Operation::PoolUpdate { pool: pool("acme/web"), change };
+        let outcome = rig.operate(&update).unwrap();
+        assert!(outcome.notes[0].contains("the next roll"), "{outcome:?}");
+        rig.world.look().asked.clear();
+        roll(&rig).unwrap();
+        let of = |act: &GuestAct| {
+            let GuestAct::Ready { readiness, .. } = act else { return None };
+            Some(format!("{readiness:?}"))
+        };
+        rig.world.look().asked.iter().filter_map(of).collect()
+    };
+    for (byte, readiness) in [("22", Readiness::Tcp { port: 80 }), ("33", Readiness::WorkerReady)] {
+        let wanted = BTreeSet::from([format!("{:?}", Some(&readiness))]);
+        assert_eq!(asked(byte, ReadinessChange::Show(readiness)), wanted);
+    }
+    assert_eq!(asked("44", ReadinessChange::Nothing), BTreeSet::from(["None".to_owned()]));
+    let told = events(&rig, EventKind::PoolUpdated);
+    let told: Vec<_> = told.iter().filter_map(|one| one.detail.get("readiness")).collect();
+    assert_eq!(told, ["none -> tcp:80", "tcp:80 -> worker-ready", "worker-ready -> none"]);
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub(super) fn difference(pool: &DesiredPool, record: &Pool) -> PoolChange {
             && with_routes(record.routing_table.as_ref()).is_some())
         .then(RoutingTable::default),
         policy: other(&record.policy, &pool.policy),
+        readiness: None,
     }
 }
 
