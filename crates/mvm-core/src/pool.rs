@@ -362,6 +362,17 @@ impl From<RevisionName> for String {
     }
 }
 
+/// What a pool's instances get unless the pool says otherwise.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolDefaults {
+    /// Their processors.
+    pub vcpus: Option<Vcpus>,
+    /// Their memory.
+    pub mem_mib: Option<Mib>,
+    /// Their data disk.
+    pub data_disk_mib: Option<Mib>,
+}
+
 /// What is changed in a pool's record; what is absent stays.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolChange {

@@ -34,7 +34,7 @@ use crate::{
     Mvm,
     forward::{CallerPath, InputPath},
     image::absolute_images,
-    manifest,
+    manifest, mvmfile,
 };
 
 /// A tenant and its pools, as a file or a template asks for them.
@@ -89,7 +89,9 @@ impl Deployment {
         let mut value = manifest::read(file)?;
         let directory = directory(file)?;
         absolute_images(&mut value, &directory).map_err(|error| error.context(&*name))?;
-        let manifest = Manifest::read(&value).map_err(|error| error.context(&*name))?;
+        let manifest = Manifest::read(&value)
+            .and_then(|manifest| manifest.sized(mvmfile::pool_defaults))
+            .map_err(|error| error.context(&*name))?;
         Ok(Self { manifest, name, directory, net: None, subnet: None })
     }
 
@@ -105,6 +107,7 @@ impl Deployment {
         let directory = file.map_or_else(|| Ok(PathBuf::new()), directory)?;
         absolute_images(&mut config, &directory).map_err(|error| error.context(&*name))?;
         let manifest = Manifest::of_template(&new.template, new.name, &config, source)
+            .and_then(|manifest| manifest.sized(mvmfile::pool_defaults))
             .map_err(|error| error.context(&*name))?;
         Ok(Self { manifest, name, directory, net: new.net, subnet: new.subnet })
     }
@@ -246,4 +249,81 @@ fn directory(file: &CallerPath) -> Result<PathBuf, Error> {
     found.map_err(|error| {
         Error::new(ErrorKind::Invalid, format!("cannot find {}", file.typed())).because(&error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use mvm_core::{
+        pool::Resources,
+        units::{Mib, Vcpus},
+    };
+
+    use super::*;
+
+    /// The sizes that the pools of a deployment get.
+    fn sizes(deployment: Deployment) -> Vec<Resources> {
+        let present = DesiredTenant {
+            tenant_id: deployment.manifest.tenant.clone(),
+            network: DesiredNetwork {
+                tenant_net_id: NetId(3),
+                ipv4_subnet: "10.240.3.0/24".parse().unwrap(),
+            },
+            quotas: deployment.manifest.quotas,
+            pools: Vec::new(),
+            secrets_hash: None,
+            policy: TenantPolicy::default(),
+        };
+        let tenant = deployment.manifest.onto(present).unwrap();
+        tenant.pools.iter().map(|pool| pool.instance_resources).collect()
+    }
+
+    fn size(vcpus: u32, mem_mib: u32, data_disk_mib: u32) -> Resources {
+        Resources::new(Vcpus(vcpus), Mib(mem_mib), Mib(data_disk_mib))
+    }
+
+    #[test]
+    fn what_nobody_says_of_sizes_is_taken_from_the_mvmfile_of_the_image() {
+        let place = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = place.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            path.display().to_string().parse::<InputPath>().unwrap()
+        };
+        write(
+            "app/Mvmfile.toml",
+            "[image]\nname = \"app\"\ndisk = 64\n[resources]\nmemory = 256\ncpus = 1\n",
+        );
+        let manifest = write(
+            "manifest.toml",
+            "[tenant]\nid = \"alice\"\n[[pools]]\nid = \"app\"\nimage = \"./app\"\nmem_mib = 512\n\
+             [[pools]]\nid = \"plain\"\nimage = \"default\"\n",
+        );
+        let read = Deployment::read(&manifest).unwrap();
+        assert_eq!(sizes(read), [size(1, 512, 64), size(2, 1024, 0)]);
+
+        let config = write(
+            "deploy.toml",
+            "[overrides.gateways]\nimage = \"default\"\n[overrides.workers]\nimage = \"./app\"\nvcpus = 3\n",
+        );
+        let (template, name) = ("openclaw".to_owned(), "alice".parse().unwrap());
+        let new = NewDeployment {
+            template,
+            name,
+            config: Some(config),
+            source: None,
+            net: None,
+            subnet: None,
+        };
+        let made = Deployment::of_template(new.clone()).unwrap();
+        assert_eq!(sizes(made), [size(2, 1024, 0), size(3, 256, 64)]);
+        let image = Source::Image(place.path().join("app").display().to_string());
+        let made = Deployment::of_template(NewDeployment { source: Some(image), ..new }).unwrap();
+        assert_eq!(sizes(made), [size(1, 256, 64), size(3, 256, 64)]);
+
+        write("app/Mvmfile.toml", "[image]\n");
+        let error = Deployment::read(&manifest).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Invalid, "{error}");
+    }
 }

@@ -64,9 +64,9 @@ pub use mvm_core::{
     operation::{NewPool, Operation, Rebuild},
     plan::{Step, pool::Assignment},
     pool::{
-        Compression, Counts, OnNodeLoss, Pool, PoolChange, PoolPolicy, Readiness, ReadinessChange,
-        Resources, Revision, RevisionName, Role, RollFailure, RollPace, Rolling, RuntimePolicy,
-        SeccompPolicy, SleepPolicy, Source, Taken,
+        Compression, Counts, OnNodeLoss, Pool, PoolChange, PoolDefaults, PoolPolicy, Readiness,
+        ReadinessChange, Resources, Revision, RevisionName, Role, RollFailure, RollPace, Rolling,
+        RuntimePolicy, SeccompPolicy, SleepPolicy, Source, Taken,
     },
     port::{
         Console, ExecControl, ExecRequest, ExecStatus, ExecStreams, Finding, LogSource, Logs,
@@ -95,6 +95,5 @@ pub use mvm_engine::{
     rebuild::{Rebuilt, Recovered},
 };
 pub use mvm_fleet::certs::{Facts as Certificate, RevokedCertificate, Step as CertsStep, Token};
-pub use mvmfile::PoolDefaults;
 pub use rebuild::RebuildWhen;
 pub use wiring::{Mvm, new_operation};

@@ -10,13 +10,13 @@ use mvm_core::{
     error::{Error, ErrorKind},
     id::PoolRef,
     integration::{self, Integration},
-    pool::Source,
+    pool::{PoolDefaults, Source},
     route::{self, RoutingTable},
     secrets::{self, SecretsSource, ValueSource},
 };
 use serde_json::Value;
 
-use crate::{Mvm, PoolDefaults, forward::CallerPath};
+use crate::{Mvm, forward::CallerPath, mvmfile};
 
 /// The largest manifest, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -39,7 +39,7 @@ impl Mvm {
     /// # Errors
     /// `NotFound` and `Invalid` of the `Mvmfile.toml` that a directory has.
     pub fn pool_defaults(&self, source: &Source) -> Result<PoolDefaults, Error> {
-        PoolDefaults::of_source(source)
+        mvmfile::pool_defaults(source)
     }
 
     /// Reads a pool's integrations from a file: a list, or an object with the list `integrations`.

@@ -27,7 +27,7 @@ use mvm_core::{
     error::{Error, ErrorKind},
     id::PoolId,
     pool::{
-        ImageRef, Source,
+        ImageRef, PoolDefaults, Source,
         image::{self, OciRef},
     },
     units::{Mib, Vcpus},
@@ -64,35 +64,22 @@ pub(crate) struct Mvmfile {
     pub defaults: PoolDefaults,
 }
 
-/// What a pool's instances get unless the pool says otherwise.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PoolDefaults {
-    /// Their processors.
-    pub vcpus: Option<Vcpus>,
-    /// Their memory.
-    pub mem_mib: Option<Mib>,
-    /// Their data disk.
-    pub data_disk_mib: Option<Mib>,
-}
-
-impl PoolDefaults {
-    /// What the source of a pool says: the `Mvmfile.toml` of a directory; nothing for any other source.
-    ///
-    /// # Errors
-    /// Those of reading the file.
-    pub(crate) fn of_source(source: &Source) -> Result<Self, Error> {
-        let Source::Image(text) = source else { return Ok(Self::default()) };
-        match text.parse::<ImageRef>()? {
-            ImageRef::Path(path) if Path::new(&path).is_dir() => {
-                Ok(Mvmfile::of_directory(Path::new(&path))?.defaults)
-            }
-            ImageRef::Path(_)
-            | ImageRef::Stored(_)
-            | ImageRef::Oci(_)
-            | ImageRef::OciArchive(_)
-            | ImageRef::Packages(_)
-            | ImageRef::PackageFile(_) => Ok(Self::default()),
+/// What the source of a pool says: the `Mvmfile.toml` of a directory; nothing for any other source.
+///
+/// # Errors
+/// Those of reading the file.
+pub(crate) fn pool_defaults(source: &Source) -> Result<PoolDefaults, Error> {
+    let Source::Image(text) = source else { return Ok(PoolDefaults::default()) };
+    match text.parse::<ImageRef>()? {
+        ImageRef::Path(path) if Path::new(&path).is_dir() => {
+            Ok(Mvmfile::of_directory(Path::new(&path))?.defaults)
         }
+        ImageRef::Path(_)
+        | ImageRef::Stored(_)
+        | ImageRef::Oci(_)
+        | ImageRef::OciArchive(_)
+        | ImageRef::Packages(_)
+        | ImageRef::PackageFile(_) => Ok(PoolDefaults::default()),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! value ─▶ Manifest::read (forms, all findings) ─┐
-//! template ─▶ Manifest::of_template ─────────────┴▶ onto (what there is) ─▶ DesiredTenant
+//! template ─▶ Manifest::of_template ─────────────┴▶ sized (what images say) ─▶ onto (what there is) ─▶ DesiredTenant
 //! ```
 //!
 //! What a manifest has no word for stays as it is with the tenant, and is as by default where there is
@@ -12,7 +12,7 @@ mod template;
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 pub use template::TEMPLATES;
 
 use super::{
@@ -20,10 +20,10 @@ use super::{
     read::{object, source},
 };
 use crate::{
-    document::{Findings, element},
+    document::{Findings, element, present},
     error::{Error, ErrorKind},
     id::{PoolId, TenantId},
-    pool::{Counts, PoolPolicy, Resources, Role, RuntimePolicy},
+    pool::{Counts, PoolDefaults, PoolPolicy, Resources, Role, RuntimePolicy, Source},
     quota::Quotas,
     secrets::{self, ValueSource},
     units::{Mib, Vcpus},
@@ -55,7 +55,30 @@ pub struct Manifest {
     pub secrets: BTreeMap<String, ValueSource>,
     /// The quotas of a tenant that is not there yet.
     pub quotas: Quotas,
-    pools: Vec<DesiredPool>,
+    pools: Vec<Written>,
+}
+
+/// A pool as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Written {
+    pool: DesiredPool,
+    /// Which of its sizes a person wrote; the others are those of its source, if that says some.
+    said: Said,
+}
+
+/// Which sizes are said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Said {
+    vcpus: bool,
+    mem_mib: bool,
+    data_disk_mib: bool,
+}
+
+impl Said {
+    fn of(map: &Map<String, Value>) -> Self {
+        let has = |key: &str| present(map, key).is_some();
+        Self { vcpus: has("vcpus"), mem_mib: has("mem_mib"), data_disk_mib: has("data_disk_mib") }
+    }
 }
 
 impl Manifest {
@@ -69,6 +92,25 @@ impl Manifest {
         let manifest = manifest(value, &mut findings);
         findings.settle(what)?;
         manifest.ok_or_else(|| Error::new(ErrorKind::Invalid, format!("{what} makes no sense")))
+    }
+
+    /// The same, with what the sources of its pools say of sizes that nobody wrote.
+    ///
+    /// # Errors
+    /// Those of `usual`, which says what a pool of a source gets.
+    pub fn sized(
+        mut self,
+        usual: impl Fn(&Source) -> Result<PoolDefaults, Error>,
+    ) -> Result<Self, Error> {
+        for Written { pool, said } in &mut self.pools {
+            let PoolDefaults { vcpus, mem_mib, data_disk_mib } = usual(&pool.source)?;
+            let size = &mut pool.instance_resources;
+            size.vcpus = vcpus.filter(|_| !said.vcpus).unwrap_or(size.vcpus);
+            size.mem_mib = mem_mib.filter(|_| !said.mem_mib).unwrap_or(size.mem_mib);
+            size.data_disk_mib =
+                data_disk_mib.filter(|_| !said.data_disk_mib).unwrap_or(size.data_disk_mib);
+        }
+        Ok(self)
     }
 
     /// The tenant `present` with the pools of the manifest, and no others.
@@ -93,7 +135,8 @@ impl Manifest {
                 ..pool
             }
         };
-        let pools: Vec<DesiredPool> = self.pools.into_iter().map(over).collect();
+        let pools: Vec<DesiredPool> =
+            self.pools.into_iter().map(|written| over(written.pool)).collect();
         let mut findings = Findings::new();
         let placed = pools.iter().cloned().enumerate();
         let placed: Vec<_> =
@@ -117,7 +160,9 @@ fn manifest(value: &Value, findings: &mut Findings) -> Option<Manifest> {
     let list = map.needed("pools").and_then(|list| map.findings.list(list, "pools"));
     let mut pools = Vec::new();
     for (index, value) in list.unwrap_or_default().iter().enumerate() {
-        pools.extend(pool(value, &element("pools", index), map.findings));
+        let read = pool(value, &element("pools", index), map.findings);
+        let said = value.as_object().map(Said::of);
+        pools.extend(read.zip(said).map(|(pool, said)| Written { pool, said }));
     }
     let secrets = map.present("secrets");
     let secrets = secrets.map(|value| secrets::places(value, "secrets", map.findings));
@@ -214,6 +259,33 @@ mod tests {
         assert!(web.policy.pinned);
         assert_eq!(web.instance_resources.disk_iops, Some(7));
         assert_eq!((web.instance_resources.mem_mib, web.desired_counts.running), (Mib(128), 1));
+    }
+
+    #[test]
+    fn sizes_that_nobody_wrote_are_those_of_the_source_if_it_says_some() {
+        let value = json!({ "tenant": { "id": "alice" }, "pools": [
+            { "id": "web", "image": "/srv/web", "mem_mib": 128 },
+            { "id": "plain", "image": "default" },
+        ] });
+        let usual = |source: &Source| {
+            let of_file = PoolDefaults {
+                vcpus: Some(Vcpus(1)),
+                mem_mib: Some(Mib(512)),
+                data_disk_mib: Some(Mib(32)),
+            };
+            let is_web = *source == Source::Image("/srv/web".to_owned());
+            Ok(if is_web { of_file } else { PoolDefaults::default() })
+        };
+        let sized = Manifest::read(&value).unwrap().sized(usual).unwrap();
+        let tenant = sized.onto(alone()).unwrap();
+        let sizes: Vec<_> = tenant.pools.iter().map(|pool| pool.instance_resources).collect();
+        let wanted = [(1, 128, 32), (2, 1024, 0)];
+        assert_eq!(
+            sizes,
+            wanted.map(|(cpus, mem, disk)| Resources::new(Vcpus(cpus), Mib(mem), Mib(disk)))
+        );
+        let broken = |_: &Source| Err(Error::new(ErrorKind::Invalid, "no"));
+        assert!(Manifest::read(&value).unwrap().sized(broken).is_err());
     }
 
     #[test]

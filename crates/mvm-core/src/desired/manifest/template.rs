@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{Manifest, POOL, pool};
+use super::{Manifest, POOL, Said, Written, pool};
 use crate::{
     desired::read::object,
     document::{Findings, below},
@@ -79,7 +79,10 @@ impl Manifest {
                 };
                 over(&mut value, &Map::from_iter([(key.to_owned(), json!(name))]), SOURCES);
             }
-            manifest.pools.extend(pool(&Value::Object(value), &at, &mut findings));
+            // What an image says of sizes stands above the template.
+            let said = own.map_or_else(|| Said::of(&Map::new()), Said::of);
+            let pool = pool(&Value::Object(value), &at, &mut findings);
+            manifest.pools.extend(pool.map(|pool| Written { pool, said }));
         }
         findings.settle("the deployment")?;
         Ok(manifest)
@@ -145,16 +148,40 @@ fn pools_of(template: &str) -> Option<Vec<Map<String, Value>>> {
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod tests {
     use super::*;
-    use crate::{pool::Counts, secrets::ValueSource};
+    use crate::{
+        desired::DesiredPool,
+        pool::{Counts, PoolDefaults, Resources},
+        secrets::ValueSource,
+    };
 
     fn new(config: &Value, source: Option<&Source>) -> Result<Manifest, Error> {
         Manifest::of_template("openclaw", "alice".parse().unwrap(), config, source)
     }
 
+    fn pools(manifest: &Manifest) -> Vec<&DesiredPool> {
+        manifest.pools.iter().map(|written| &written.pool).collect()
+    }
+
+    #[test]
+    fn what_an_image_says_of_sizes_stands_above_the_template_and_below_a_person_s_file() {
+        let config = json!({ "overrides": { "workers": { "mem_mib": 4096 } } });
+        let usual = |_: &Source| {
+            let (vcpus, mem_mib) = (Some(Vcpus(1)), Some(Mib(512)));
+            Ok(PoolDefaults { vcpus, mem_mib, data_disk_mib: None })
+        };
+        let manifest = new(&config, None).unwrap().sized(usual).unwrap();
+        let size = |pool: &&DesiredPool| pool.instance_resources;
+        let sizes: Vec<_> = pools(&manifest).iter().map(size).collect();
+        let wanted = [(1, 512, 0), (1, 4096, 2048)];
+        let wanted =
+            wanted.map(|(cpus, mem, disk)| Resources::new(Vcpus(cpus), Mib(mem), Mib(disk)));
+        assert_eq!(sizes, wanted);
+    }
+
     #[test]
     fn a_template_makes_what_the_onboarding_guide_says() {
         let manifest = new(&json!({}), None).unwrap();
-        let [gateways, workers] = manifest.pools.as_slice() else { unreachable!() };
+        let [gateways, workers] = pools(&manifest).try_into().unwrap();
         assert_eq!((gateways.pool_id.as_str(), gateways.role.priority()), ("gateways", 0));
         assert_eq!(gateways.desired_counts, Counts { running: 1, warm: 0, sleeping: 0 });
         assert_eq!(workers.instance_resources.data_disk_mib, Mib(2048));
@@ -172,7 +199,7 @@ mod tests {
             },
         });
         let manifest = new(&config, None).unwrap();
-        let [gateways, workers] = manifest.pools.as_slice() else { unreachable!() };
+        let [gateways, workers] = pools(&manifest).try_into().unwrap();
         assert_eq!(gateways.source, Source::Flake("github:a/b".to_owned()));
         assert_eq!(workers.source, Source::Image("small".to_owned()));
         assert_eq!(workers.instance_resources.mem_mib, Mib(4096));
@@ -180,7 +207,7 @@ mod tests {
         assert_eq!(manifest.secrets.get("token"), Some(&ValueSource::Env("TOKEN".to_owned())));
         let image = Source::Image("default".to_owned());
         let manifest = new(&config, Some(&image)).unwrap();
-        assert!(manifest.pools.iter().all(|pool| pool.source == image));
+        assert!(pools(&manifest).iter().all(|pool| pool.source == image));
     }
 
     #[test]
