@@ -74,6 +74,14 @@ equal 'a published port answers here' "$(curl -s -m 20 http://127.0.0.1:18080/)"
 mvm --quiet instance unpublish "$id" 18080:80
 check 'and not any more' bash -c '! curl -s -m 5 http://127.0.0.1:18080/'
 
+say 'an image in a directory of the caller'
+mkdir "$MVM_TEST_DIR/app"
+printf '[image]\nname = "app"\n[resources]\nmemory = 144\n' >"$MVM_TEST_DIR/app/Mvmfile.toml"
+(cd "$MVM_TEST_DIR" && mvm --quiet pool create acme/app --image ./app)
+kept=$(mvm --json pool info acme/app | jq -r '[.instance_resources.mem_mib, .source.image] | join(" ")')
+equal 'what it says counts' "${kept%% *}" 144
+equal 'later builds find it in the machine' "$(echo "grep -c memory '${kept#* }/Mvmfile.toml'" | mvm shell)" 1
+
 say 'terminals and signals'
 terminal 0 33 101 mvm instance exec -ti "$id" -- sh -c 'stty size; read -r x; echo "got $x"' \
     -- 'wait:33 101' 'type:typed' 'wait:got typed'

@@ -1,7 +1,7 @@
 //! A whole command line into the machine for microVMs, and what comes back.
 //!
 //! Which arguments name files of the caller is told by their types alone: [`InputPath`] and
-//! [`OutputPath`], also as one side of a copy. A test walks all commands and refuses paths of any other type.
+//! [`OutputPath`], also as one side of a copy, and [`ImagePath`]. A test walks all commands and refuses paths of any other type.
 
 use std::{
     any::TypeId,
@@ -15,7 +15,7 @@ use clap::{ArgMatches, CommandFactory};
 use mvm::{
     Config, Error, ErrorKind, ExecStreams,
     dev::VolumeAsk,
-    forward::{self, Act, Carried, InputPath, OutputPath, Request, Way},
+    forward::{self, Act, Carried, ImagePath, InputPath, OutputPath, Request, Way},
     provider::Provider,
 };
 
@@ -166,6 +166,10 @@ fn carry(
                 for volume in volumes.into_iter().flatten() {
                     into.push(Carried::look(&volume.host, Way::In)?);
                 }
+                let images = matches.try_get_many::<ImagePath>(id).ok().flatten();
+                for image in images.into_iter().flatten() {
+                    into.extend(Carried::look_at_image(image)?);
+                }
             }
             Some(Way::Out) => {
                 let values = matches.try_get_many::<OutputPath>(id).ok().flatten();
@@ -189,8 +193,12 @@ fn carry(
 /// Which way the files of an argument travel, if it names files of the caller.
 fn way(argument: &clap::Arg) -> Option<Way> {
     let kind = argument.get_value_parser().type_id();
-    let is_input =
-        [TypeId::of::<InputPath>(), TypeId::of::<CopySide<InputPath>>(), TypeId::of::<VolumeAsk>()];
+    let is_input = [
+        TypeId::of::<InputPath>(),
+        TypeId::of::<CopySide<InputPath>>(),
+        TypeId::of::<VolumeAsk>(),
+        TypeId::of::<ImagePath>(),
+    ];
     if is_input.iter().any(|input| kind == *input) {
         Some(Way::In)
     } else if kind == TypeId::of::<OutputPath>() || kind == TypeId::of::<CopySide<OutputPath>>() {
@@ -299,6 +307,32 @@ mod tests {
         assert_eq!(there, [("here/file".to_owned(), Way::In)]);
         let back = carried(&["mvm", "instance", "cp", guest, "here/"]);
         assert_eq!(back, [("here/".to_owned(), Way::Out)]);
+    }
+
+    #[test]
+    fn an_image_travels_when_it_is_a_path_and_not_when_it_is_a_name() {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = place.path().display().to_string();
+        let carried = |words: &[&str], image: &str| {
+            let words = ["mvm"].iter().chain(words).copied().chain([image]);
+            let matches = Cli::command().try_get_matches_from(words).expect("it parses");
+            let mut carried = Vec::new();
+            carry(&Cli::command(), &matches, &mut carried).expect("they have names");
+            carried.into_iter().map(|file| (file.typed, file.way)).collect::<Vec<_>>()
+        };
+        let commands: [&[&str]; 5] = [
+            &["pool", "create", "acme/web", "--image"],
+            &["pool", "update", "acme/web", "--image"],
+            &["new", "openclaw", "acme", "--image"],
+            &["run", "--image"],
+            &["start"],
+        ];
+        for words in commands {
+            assert_eq!(carried(words, &path), [(path.clone(), Way::In)], "{words:?}");
+            for name in ["default", "oci:registry.example.com/app:1", "./absent.elf"] {
+                assert_eq!(carried(words, name), [], "{words:?} {name}");
+            }
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use mvm_core::{
 use mvm_engine::Context;
 use serde_json::Value;
 
-use crate::{Mvm, builder, mvmfile};
+use crate::{Mvm, builder, forward::ImagePath, mvmfile};
 
 /// An image that was written into a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,17 +129,31 @@ pub(crate) fn image_at(path: &Path) -> Result<String, Error> {
     text.map_err(|_| Error::new(ErrorKind::Invalid, format!("the path {shown} is not UTF-8")))
 }
 
-/// An image as a person names it, seen from a directory: a relative path becomes absolute, all else stays.
-///
-/// A path is what has a slash or a dot, and does not begin with one of the words before a colon that other
-/// images begin with.
+/// Whether an image is named by its path: that has a slash or a dot, and does not begin with one of the words
+/// before a colon that other images begin with.
+pub(crate) fn is_path(text: &str) -> bool {
+    let is_named = ["oci:", "oci-archive:", "deb:"].iter().any(|word| text.starts_with(word));
+    !is_named && text.contains(['/', '.'])
+}
+
+/// The text by which an image that a person named is recorded: a relative path becomes absolute, and one that was
+/// carried here is where it lies now; all else stays.
 ///
 /// # Errors
 /// `NotFound` when nothing is at the path, `Invalid` when it is no image.
-pub fn absolute_image(text: &str, directory: &Path) -> Result<String, Error> {
-    let is_named = ["oci:", "oci-archive:", "deb:"].iter().any(|word| text.starts_with(word));
-    let is_path = text.contains(['/', '.']) && !text.starts_with('/');
-    if is_named || !is_path {
+pub fn recorded(image: &ImagePath) -> Result<String, Error> {
+    match image.carried() {
+        Some(place) => image_at(place).map_err(|error| error.context(image.typed())),
+        None => absolute_image(image.typed(), Path::new("")),
+    }
+}
+
+/// An image as a person names it, seen from a directory: a relative path becomes absolute, all else stays.
+///
+/// # Errors
+/// `NotFound` when nothing is at the path, `Invalid` when it is no image.
+fn absolute_image(text: &str, directory: &Path) -> Result<String, Error> {
+    if !is_path(text) || text.starts_with('/') {
         return Ok(text.to_owned());
     }
     image_at(&directory.join(text)).map_err(|error| {

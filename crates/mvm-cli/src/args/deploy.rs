@@ -1,9 +1,13 @@
 //! The arguments of `mvm new`, `mvm deploy` and `mvm connect`.
 
 use clap::Args;
-use mvm::{Error, NetId, Source, Subnet, TenantId, forward::InputPath};
+use mvm::{
+    Error, NetId, Source, Subnet, TenantId,
+    forward::{ImagePath, InputPath},
+    image::recorded,
+};
 
-use super::{image::image as absolute, tenant::net_id};
+use super::tenant::net_id;
 
 #[derive(Debug, Args)]
 pub(crate) struct DeployArgs {
@@ -45,7 +49,7 @@ pub(crate) struct NewSource {
     flake: Option<String>,
     /// Make all pools of this image: `default`, a name or hash, `oci:…`, `oci-archive:/…`, `deb:…` or a path
     #[arg(long, value_name = "IMAGE")]
-    image: Option<String>,
+    image: Option<ImagePath>,
 }
 
 impl NewSource {
@@ -55,7 +59,7 @@ impl NewSource {
     /// `NotFound` and `Invalid` of a relative path.
     pub(crate) fn source(&self) -> Result<Option<Source>, Error> {
         let Self { flake, image } = self;
-        let image = image.as_deref().map(absolute).transpose()?.map(Source::Image);
+        let image = image.as_ref().map(recorded).transpose()?.map(Source::Image);
         Ok(flake.clone().map(Source::Flake).or(image))
     }
 }

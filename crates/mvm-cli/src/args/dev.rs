@@ -1,7 +1,10 @@
 //! The arguments of dev mode: one microVM for a person.
 
 use clap::Args;
-use mvm::{dev::VolumeAsk, forward::InputPath};
+use mvm::{
+    dev::VolumeAsk,
+    forward::{ImagePath, InputPath},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
@@ -19,7 +22,7 @@ pub(crate) struct SetupArgs {
 #[derive(Debug, Args)]
 pub(crate) struct StartArgs {
     /// The image: a directory with an Mvmfile.toml, a hash, or what pools take [default: that of before, else default]
-    pub(crate) image: Option<InputPath>,
+    pub(crate) image: Option<ImagePath>,
     /// vCPUs [default: those of before, else 2]
     #[arg(long, value_name = "N")]
     pub(crate) cpus: Option<u32>,
@@ -64,7 +67,7 @@ pub(crate) struct RunArgs {
     pub(crate) flake: Option<String>,
     /// The image: a directory with an Mvmfile.toml, a hash, or what pools take [default: default]
     #[arg(long, value_name = "IMAGE")]
-    pub(crate) image: Option<InputPath>,
+    pub(crate) image: Option<ImagePath>,
     /// vCPUs [default: 2]
     #[arg(long, value_name = "N")]
     pub(crate) cpus: Option<u32>,

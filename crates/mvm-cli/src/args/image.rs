@@ -1,12 +1,9 @@
 //! The arguments of `mvm build` and `mvm image …`, and images as people name them.
 
-use std::path::Path;
-
 use clap::{Args, Subcommand};
 use mvm::{
-    Error, Operation,
+    Operation,
     forward::{InputPath, OutputPath},
-    image::absolute_image,
 };
 
 use super::examples;
@@ -43,12 +40,4 @@ pub(crate) enum ImageCommand {
         /// The file
         file: InputPath,
     },
-}
-
-/// The text of an image with a relative path made absolute.
-///
-/// # Errors
-/// `NotFound` when nothing is there, `Invalid` when it is no image.
-pub(crate) fn image(text: &str) -> Result<String, Error> {
-    absolute_image(text, Path::new(""))
 }

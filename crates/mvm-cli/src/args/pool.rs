@@ -4,11 +4,12 @@ use clap::{Args, Subcommand};
 use mvm::{
     Error, Mvm, Operation, PoolChange, PoolRef, Readiness, ReadinessChange, RevisionName, Role,
     RollPace, RuntimePolicy, Scope, Source, TenantId,
-    forward::InputPath,
+    forward::{ImagePath, InputPath},
+    image::recorded,
     units::{Mib, Seconds, Vcpus},
 };
 
-use super::{Volumes, examples, image::image as absolute};
+use super::{Volumes, examples};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PoolCommand {
@@ -168,7 +169,7 @@ pub(crate) struct SourceArgs {
     template: Option<String>,
     /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…`, `deb:…` or a path (docs/images.md)
     #[arg(long, value_name = "IMAGE")]
-    image: Option<String>,
+    image: Option<ImagePath>,
 }
 
 impl SourceArgs {
@@ -178,7 +179,7 @@ impl SourceArgs {
     /// `NotFound` and `Invalid` of a relative path.
     pub(crate) fn source(self) -> Result<Option<Source>, Error> {
         let Self { flake, template, image } = self;
-        let image = image.as_deref().map(absolute).transpose()?.map(Source::Image);
+        let image = image.as_ref().map(recorded).transpose()?.map(Source::Image);
         Ok(flake.map(Source::Flake).or(template.map(Source::Template)).or(image))
     }
 }
@@ -195,7 +196,7 @@ pub(crate) struct PoolUpdateArgs {
     template: Option<String>,
     /// An image: `default`, a name or hash, `oci:…`, `oci-archive:/…`, `deb:…` or a path (docs/images.md)
     #[arg(long, value_name = "IMAGE", group = "new_source")]
-    image: Option<String>,
+    image: Option<ImagePath>,
     /// The profile of the source
     #[arg(long)]
     profile: Option<String>,

@@ -25,7 +25,7 @@ pub(crate) fn dev(session: &Session) -> Result<ExitCode, Error> {
 /// Starts the dev VM, and opens a shell in it for a person.
 pub(crate) fn start(session: &Session, args: StartArgs) -> Result<ExitCode, Error> {
     let flags = DevAsk {
-        image: args.image.map(image),
+        image: args.image.map(|image| image.text()),
         cpus: args.cpus.map(Vcpus),
         memory: args.memory.map(Mib),
         volumes: args.volume,
@@ -128,7 +128,7 @@ pub(crate) fn run(session: &Session, args: RunArgs) -> ExitCode {
     let argv = if is_shell { guest::login_shell() } else { args.command };
     let ask = RunAsk {
         flake: args.flake,
-        image: args.image.map(image),
+        image: args.image.map(|image| image.text()),
         cpus: args.cpus.map(Vcpus),
         memory: args.memory.map(Mib),
         request: request(argv, has_terminal),
@@ -162,10 +162,4 @@ pub(crate) fn run(session: &Session, args: RunArgs) -> ExitCode {
         }
         Err(error) => guest::failed(session, &error),
     }
-}
-
-/// An image as it was typed, or the directory that was carried to where this runs.
-fn image(path: mvm::forward::InputPath) -> String {
-    let real: &std::path::Path = path.as_ref();
-    if real.exists() { real.display().to_string() } else { path.typed().to_owned() }
 }

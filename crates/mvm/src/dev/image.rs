@@ -7,7 +7,7 @@ use mvm_core::{
     pool::Source,
 };
 
-use crate::image::image_at;
+use crate::image::{image_at, is_path};
 
 /// The image of who names none.
 pub(super) const DEFAULT: &str = "default";
@@ -18,8 +18,7 @@ pub(super) const DEFAULT: &str = "default";
 /// # Errors
 /// `NotFound` for a path where nothing is, `Invalid` for what is no image and names none.
 pub(super) fn source(text: &str) -> Result<Source, Error> {
-    let has_scheme = ["oci:", "oci-archive:", "deb:"].iter().any(|scheme| text.starts_with(scheme));
-    if has_scheme || !text.contains(['/', '.']) {
+    if !is_path(text) {
         return valid(text);
     }
     let path = Path::new(text);

@@ -1,17 +1,23 @@
 //! The caller's files on their way: into a session directory on the far side, and back.
 //!
 //! Each named path has a number and a directory of that name, which holds the file under its own
-//! name. What comes back is unpacked below the caller's path only. It refuses to know what the
-//! files are for.
+//! name. What comes back is unpacked below the caller's path only. What records will name stays behind, in a
+//! place that is the same for the same path of the caller. It refuses to know what the files are for.
 
 use std::{
     fs,
     io::{self, Read, Write},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
+use mvm_build::ContentHash;
 use mvm_core::error::{Error, ErrorKind};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+
+use super::path::ImagePath;
+use crate::image::is_path;
 
 /// Which way a file travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +52,12 @@ pub struct Carried {
     pub there: There,
     /// The name of the file in the session.
     name: String,
+    /// The name of its lasting place, if later commands will read it, too.
+    stays: Option<String>,
 }
+
+/// Where what stays is unpacked before it takes its place.
+const NEW: &str = "new";
 
 impl Carried {
     /// Looks at a path of the caller.
@@ -67,11 +78,31 @@ impl Carried {
         let name = name.and_then(|name| name.into_string().ok()).ok_or_else(|| {
             Error::new(ErrorKind::Invalid, format!("{typed} does not name a file"))
         })?;
-        Ok(Self { typed: typed.to_owned(), way, there, name })
+        Ok(Self { typed: typed.to_owned(), way, there, name, stays: None })
     }
 
-    /// Where the file of number `index` is in a session; a trailing slash means what it meant.
-    pub(super) fn place(&self, session: &Path, index: usize) -> PathBuf {
+    /// Looks at an image of the caller; none when it is a name, or nothing is there.
+    ///
+    /// # Errors
+    /// As [`Carried::look`].
+    pub fn look_at_image(image: &ImagePath) -> Result<Option<Self>, Error> {
+        let typed = image.typed();
+        let Some(real) = is_path(typed).then(|| fs::canonicalize(typed).ok()).flatten() else {
+            return Ok(None);
+        };
+        let real = real.into_os_string().into_string().map_err(|_| {
+            Error::new(ErrorKind::Invalid, format!("the path {typed} is not UTF-8"))
+        })?;
+        let place = ContentHash::of(real.as_bytes()).to_string().chars().take(16).collect();
+        let look = Self::look(&real, Way::In)?;
+        Ok(Some(Self { typed: typed.to_owned(), stays: Some(place), ..look }))
+    }
+
+    /// Where the file of number `index` is for the command; a trailing slash means what it meant.
+    pub(super) fn place(&self, session: &Path, kept: &Path, index: usize) -> PathBuf {
+        if let Some(stays) = &self.stays {
+            return kept.join(stays).join(&self.name);
+        }
         let place = session.join(index.to_string()).join(&self.name);
         if self.typed.ends_with('/') { place.join("") } else { place }
     }
@@ -107,8 +138,26 @@ fn append_file<W: Write>(archive: &mut tar::Builder<W>, name: &str, path: &Path)
     archive.append_data(&mut header, name, bytes.as_slice())
 }
 
-/// Unpacks what travels in, and lays out what will be written.
-pub(super) fn unpack_in(carried: &[Carried], session: &Path, from: impl Read) -> io::Result<()> {
+/// Unpacks what travels in, and lays out what will be written; what stays takes the place of what was carried
+/// from there before.
+pub(super) fn unpack_in(
+    carried: &[Carried],
+    session: &Path,
+    kept: &Path,
+    from: impl Read,
+) -> io::Result<()> {
+    let new = kept.join(NEW);
+    // Whoever has the lock finds what one that was killed left behind.
+    let _lock = if carried.iter().any(|file| file.stays.is_some()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(kept)?;
+        let lock = fs::File::open(kept)?;
+        flock(&lock, FlockOperation::LockExclusive)?;
+        clear(&new)?;
+        fs::create_dir(&new)?;
+        Some(lock)
+    } else {
+        None
+    };
     for (index, file) in carried.iter().enumerate() {
         let directory = session.join(index.to_string());
         fs::create_dir_all(&directory)?;
@@ -123,7 +172,44 @@ pub(super) fn unpack_in(carried: &[Carried], session: &Path, from: impl Read) ->
     }
     let mut archive = tar::Archive::new(from);
     archive.set_preserve_permissions(true);
-    archive.unpack(session)
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let file = numbered(carried, &path).ok_or_else(|| strange(&path))?;
+        entry.unpack_in(if file.stays.is_some() { &new } else { session })?;
+    }
+    for (index, file) in carried.iter().enumerate() {
+        if let Some(stays) = &file.stays {
+            settle(&new, index, &kept.join(stays))?;
+        }
+    }
+    clear(&new)
+}
+
+/// Puts what was unpacked under a number into its lasting place.
+fn settle(new: &Path, index: usize, place: &Path) -> io::Result<()> {
+    let (from, old) = (new.join(index.to_string()), new.join(format!("old-{index}")));
+    if !from.exists() {
+        return Ok(());
+    }
+    match fs::rename(place, old) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    fs::rename(from, place)
+}
+
+fn clear(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// The file that a path in an archive is of: its first part is the number.
+fn numbered<'c>(carried: &'c [Carried], path: &Path) -> Option<&'c Carried> {
+    let index: usize = path.components().next()?.as_os_str().to_str()?.parse().ok()?;
+    carried.get(index)
 }
 
 /// Writes an archive of what the command left for the caller.
@@ -145,11 +231,9 @@ pub(super) fn unpack_out(carried: &[Carried], from: impl Read) -> io::Result<()>
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
+        let file = numbered(carried, &path).ok_or_else(|| strange(&path))?;
         let mut parts = path.components();
-        let index = parts.next().and_then(|part| part.as_os_str().to_str()?.parse().ok());
-        let Some(file) = index.and_then(|index: usize| carried.get(index)) else {
-            return Err(strange(&path));
-        };
+        let _number = parts.next();
         let Some(name) = parts.next() else { continue };
         if file.way != Way::Out || name.as_os_str() != file.name.as_str() {
             return Err(strange(&path));

@@ -21,7 +21,7 @@ mod wire;
 
 pub use carry::{Carried, There, Way};
 pub use client::{Ended, Link, hello, run};
-pub use path::{CallerPath, InputPath, OutputPath};
+pub use path::{CallerPath, ImagePath, InputPath, OutputPath};
 pub use server::{Inside, SUBCOMMAND, main};
 pub use wire::{Act, Hello, Published, Request};
 

@@ -11,6 +11,8 @@ use std::{
     str::FromStr,
 };
 
+use crate::image::is_path;
+
 /// A path as it was typed, and where its file really is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerPath {
@@ -89,6 +91,40 @@ caller_path! {
     /// A file or directory of the caller that the command reads; `-` is standard input.
     InputPath
 }
+/// An image as a person names it. One that is a path of the caller is read, and is named by the records that
+/// the command leaves: the far side keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImagePath(CallerPath);
+
+impl ImagePath {
+    /// The words of the argument.
+    #[must_use]
+    pub fn typed(&self) -> &str {
+        self.0.typed()
+    }
+
+    /// Where it was carried to; none of a name, and of what is where it was typed.
+    #[must_use]
+    pub fn carried(&self) -> Option<&Path> {
+        (self.0.real != Path::new(self.typed())).then_some(&self.0.real)
+    }
+
+    /// The image as programs here name it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.0.real.display().to_string()
+    }
+}
+
+impl FromStr for ImagePath {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let named = || CallerPath { typed: text.to_owned(), real: PathBuf::from(text) };
+        Ok(Self(if is_path(text) { CallerPath::new(text) } else { named() }))
+    }
+}
+
 caller_path! {
     /// A file or directory of the caller that the command writes; `-` is standard output.
     OutputPath

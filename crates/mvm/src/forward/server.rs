@@ -30,6 +30,8 @@ pub const SUBCOMMAND: &str = "__forwarded";
 pub(crate) const PROGRAMS_FILE: &str = "/usr/local/lib/mvm/programs.json";
 /// The variable that tells a forwarded command where its session is.
 const SESSION: &str = "MVM_FORWARDED";
+/// Where images of the caller lie that records name, on this machine's disk.
+const KEPT: &str = "/var/lib/mvm/carried";
 /// In a session: where each typed path went.
 const MAP: &str = "map.json";
 /// How long the output of an ended command may still come from what it left behind.
@@ -75,7 +77,8 @@ pub fn main(words: Vec<OsString>, inside: &dyn Inside) -> ExitCode {
         Err(_) => return ExitCode::FAILURE,
     };
     let base = PathBuf::from("/run/mvm/forwarded");
-    let far = Far { own: &own, base: &base, programs: Path::new(PROGRAMS_FILE) };
+    let (kept, programs) = (Path::new(KEPT), Path::new(PROGRAMS_FILE));
+    let far = Far { own: &own, base: &base, kept, programs };
     let served = serve(Box::new(io::stdin()), Box::new(io::stdout()), far, inside);
     if served.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -87,6 +90,8 @@ pub(super) struct Far<'a> {
     pub(super) own: &'a Path,
     /// Where sessions lie.
     pub(super) base: &'a Path,
+    /// Where images of the caller stay.
+    pub(super) kept: &'a Path,
     /// The stamps of the programs that were put here.
     pub(super) programs: &'a Path,
 }
@@ -95,7 +100,7 @@ pub(super) struct Far<'a> {
 pub(super) fn serve(
     mut from: Box<dyn Read + Send>,
     to: Box<dyn Write + Send>,
-    Far { own, base, programs }: Far<'_>,
+    Far { own, base, kept, programs }: Far<'_>,
     inside: &dyn Inside,
 ) -> io::Result<()> {
     let out = Out(Arc::new(Mutex::new(to)));
@@ -104,7 +109,7 @@ pub(super) fn serve(
     out.send(&Frame::Hello(Hello { programs: programs.unwrap_or_default() }))?;
     let Some(Frame::Request(request)) = Frame::read(&mut from)? else { return Ok(()) };
     set_clock(request.now);
-    let session = Session::open(base)?;
+    let session = Session::open(base, kept)?;
     let answer = match &request.act {
         Act::PowerOff => power_off(&mut from, inside),
         Act::Run(words) => run(&request, own, own, words, &session, from, &out),
@@ -163,10 +168,10 @@ fn run(
     out: &Out,
 ) -> Result<u8, Error> {
     let mut pieces = Pieces::new(&mut from);
-    let unpacked = carry::unpack_in(&request.carried, &session.0, &mut pieces);
+    let unpacked = carry::unpack_in(&request.carried, &session.place, &session.kept, &mut pieces);
     let unpacked = unpacked.and_then(|()| pieces.finish()).and_then(|()| session.map(request));
     unpacked.map_err(|error| failed("take the caller's files", &error))?;
-    let env = [(SESSION, session.0.clone().into_os_string())];
+    let env = [(SESSION, session.place.clone().into_os_string())];
     let launched = launch::start(own, program, words, request, &env)
         .map_err(|error| failed("start the command", &error))?;
     let Launched { mut child, stdin, outputs, terminal } = launched;
@@ -180,7 +185,7 @@ fn run(
     let _ = pumps.recv_timeout(LINGER);
     if request.carried.iter().any(|file| file.way == carry::Way::Out) {
         let mut to = io::BufWriter::with_capacity(CHUNK, out.clone());
-        carry::pack_out(&request.carried, &session.0, &mut to)
+        carry::pack_out(&request.carried, &session.place, &mut to)
             .and_then(|()| to.flush())
             .and_then(|()| out.send(&Frame::Download(Vec::new())))
             .map_err(|error| failed("send files back", &error))?;
@@ -314,31 +319,36 @@ impl Write for Out {
     }
 }
 
-/// A directory with the caller's files; gone when dropped.
-struct Session(PathBuf);
+/// A directory with the caller's files.
+struct Session {
+    /// Gone when dropped.
+    place: PathBuf,
+    /// Where files lie that stay.
+    kept: PathBuf,
+}
 
 impl Session {
-    fn open(base: &Path) -> io::Result<Self> {
+    fn open(base: &Path, kept: &Path) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(base)?;
         let unique = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let path = base.join(format!("{}-{unique}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
+        let place = base.join(format!("{}-{unique}", std::process::id()));
+        fs::DirBuilder::new().mode(0o700).create(&place)?;
+        Ok(Self { place, kept: kept.to_owned() })
     }
 
     fn map(&self, request: &Request) -> io::Result<()> {
         let place = |(index, file): (usize, &carry::Carried)| {
-            (file.typed.clone(), file.place(&self.0, index))
+            (file.typed.clone(), file.place(&self.place, &self.kept, index))
         };
         let map: Vec<(String, PathBuf)> = request.carried.iter().enumerate().map(place).collect();
-        fs::write(self.0.join(MAP), serde_json::to_vec(&map)?)
+        fs::write(self.place.join(MAP), serde_json::to_vec(&map)?)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         // It lies on a tmpfs, under a name of its own.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.place);
     }
 }

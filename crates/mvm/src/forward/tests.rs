@@ -1,5 +1,10 @@
 //! Both sides in one process, over a pair of sockets; the far command is a program of the system.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests stop at the first surprise")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests stop at the first surprise"
+)]
 
 use std::{
     fs,
@@ -16,7 +21,7 @@ use mvm_core::{
     publish::Protocol,
 };
 
-use super::{Act, Carried, Ended, Link, Published, Request, Way, client, hello, server};
+use super::{Act, Carried, Ended, ImagePath, Link, Published, Request, Way, client, hello, server};
 
 /// Has a microVM that does not stop, at a port.
 struct Stubborn;
@@ -45,7 +50,8 @@ pub(crate) fn serve(there: UnixStream, own: &Path, base: &Path) {
     let from = Box::new(there.try_clone().unwrap());
     let sessions = base.join("sessions");
     let programs = base.join(server::PROGRAMS_FILE.trim_start_matches('/'));
-    let far = server::Far { own, base: &sessions, programs: &programs };
+    let kept = base.join("kept");
+    let far = server::Far { own, base: &sessions, kept: &kept, programs: &programs };
     // What went wrong is seen at the other end.
     let _ = server::serve(from, Box::new(there), far, &Stubborn);
 }
@@ -188,6 +194,38 @@ fn files_travel_in_and_results_come_back_with_their_modes() {
     assert_eq!(fs::metadata(place.join("out")).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::read_to_string(place.join("tree/new/y")).unwrap(), "x\n");
     assert_eq!(fs::read_dir(far.base.path().join("sessions")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_image_of_the_caller_stays_where_later_commands_find_it_and_is_replaced_by_the_next_one() {
+    let far = Far::new();
+    let place = far.base.path().join("caller");
+    fs::create_dir_all(place.join("app")).unwrap();
+    let typed = place.join("app/../app").display().to_string();
+    let image: ImagePath = typed.parse().unwrap();
+    let mut places = Vec::new();
+    for (file, others) in [("one", "two"), ("two", "one")] {
+        let _gone_already = fs::remove_file(place.join("app").join(others));
+        fs::write(place.join("app").join(file), file).unwrap();
+        let carried = vec![Carried::look_at_image(&image).unwrap().unwrap()];
+        let act = far.script("cat $MVM_FORWARDED/map.json");
+        let before = far.out.text().len();
+        let request = Request { act, carried, ..Request::plain() };
+        assert_eq!(far.run(request, io::empty()).unwrap().code, 0, "{}", far.errors.text());
+        let map: Vec<(String, std::path::PathBuf)> =
+            serde_json::from_str(&far.out.text()[before..]).unwrap();
+        assert_eq!(map[0].0, typed);
+        // The session is gone.
+        assert_eq!(fs::read_to_string(map[0].1.join(file)).unwrap(), file);
+        assert!(!map[0].1.join(others).exists());
+        places.push(map[0].1.clone());
+    }
+    assert_eq!(places[0], places[1], "records go on to name it");
+    let kept = fs::read_dir(far.base.path().join("kept")).unwrap().count();
+    assert_eq!(kept, 1, "nothing else is left");
+    for name in ["default", "oci:registry.example.com/app:1", "./absent.elf"] {
+        assert_eq!(Carried::look_at_image(&name.parse().unwrap()).unwrap(), None, "{name}");
+    }
 }
 
 #[test]
