@@ -82,6 +82,7 @@ impl Engine {
             place: None,
             begins_anew: false,
             began: self.ports.clock.elapsed(),
+            failed: None,
             first_error: None,
             events: Vec::new(),
         };
@@ -126,6 +127,8 @@ struct Course<'a> {
     begins_anew: bool,
     /// By the clock of this process.
     began: Duration,
+    /// What the last round failed of, while it is tried again.
+    failed: Option<Error>,
     first_error: Option<Error>,
     events: Vec<EventKind>,
 }
@@ -140,7 +143,10 @@ impl Course<'_> {
                     return self.first_error.map_or(Ok(Rest::Gone(self.events)), Err);
                 }
                 Ok(Round::Again) => match patience.another_round() {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        self.failed = None;
+                        continue;
+                    }
                     Err(error) => Fault::last(error),
                 },
                 Err(fault) => fault,
@@ -148,6 +154,7 @@ impl Course<'_> {
             if self.is_gone || run::is_cancelled(&fault.error) {
                 return Err(self.first_error.unwrap_or(fault.error));
             }
+            self.failed = Some(fault.error.clone());
             if let Err(error) = patience.after(fault, &*self.engine.ports.clock) {
                 self.fall_back(error)?;
                 patience = Patience::default();
@@ -175,7 +182,13 @@ impl Course<'_> {
         // What came to its end asleep is on its way: the plan clears up and says so.
         let found = plan::truth::notice(&self.record, &seen);
         if let Some(found) = found.filter(|found| found.state == State::Stopped) {
-            let error = death(&self.record, &found);
+            let mut error = death(&self.record, &found);
+            // What came to its end in an act was heard of there first, and with what can be done about it.
+            if let Some(failed) = self.failed.take() {
+                error.causes.push(failed.message);
+                error.causes.extend(failed.causes);
+                error.hints = [failed.hints, error.hints].concat();
+            }
             self.record = self.engine.commit(&Actor::Engine, &self.record, &found, None)?;
             self.first_error.get_or_insert(error);
             self.seen = Some(seen);

@@ -213,6 +213,8 @@ fn a_vmm_that_dies_while_it_boots_is_reported_with_its_reason() {
     rig.world.look().dying_at = Some("boot_vmm");
     let error = rig.go(&id, Move::Start).unwrap_err();
     assert!(error.message.contains("signal 9"), "{error}");
+    let act = |cause: &String| cause.contains("boot_vmm was told to fail");
+    assert!(error.causes.iter().any(act), "what the act had to say is lost: {error}");
     rests(&rig, &id, State::Stopped);
     rig.world.look().failing.clear();
     rig.world.look().dying_at = None;
