@@ -121,6 +121,27 @@ refused 6 mvm image import htpasswd
 refused 6 mvm pool update bolt/app --image ./htpasswd
 equal 'and the current one is the current one' "$(mvm --json pool info bolt/app | jq -r .current)" "$carried"
 
+say 'what Firecracker says is told with what to do'
+# Of another size there is no base to begin from, so that it boots.
+mvm --quiet pool update bolt/app --mem 144
+id=$(mvm --json instance create bolt/app | jq -r .instance)
+mount --bind /var/lib/mvm /var/lib/mvm
+mount --make-private /var/lib/mvm
+for options in noexec,dev:'cannot execute' nodev,exec:'/dev/net/tun'; do
+    mount -o "remount,bind,${options%%:*}" /var/lib/mvm
+    refused 1 mvm instance start "$id"
+    case "$REFUSAL" in *"${options#*:}"*"without ${options%%,*}"*) ;; *) fail "no word about $options: $REFUSAL" ;; esac
+done
+umount /var/lib/mvm
+kernel=/var/lib/mvm/images/$carried/vmlinux
+head -c 4096 "$kernel" >"$work/begin"
+dd if=/dev/zero of="$kernel" bs=4096 count=1 conv=notrunc status=none
+refused 1 mvm instance start "$id"
+case "$REFUSAL" in *'none that Firecracker boots'*'--force'*) ;; *) fail "no word about the kernel: $REFUSAL" ;; esac
+dd if="$work/begin" of="$kernel" bs=4096 conv=notrunc status=none
+mvm --quiet instance start "$id"
+equal 'put right, it starts' "$(state "$id")" Running
+
 mvm tenant destroy bolt --force
 mvm tenant destroy acme --force
 clean

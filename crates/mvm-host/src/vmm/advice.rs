@@ -20,6 +20,14 @@ const KNOWN: &[(&[&str], &str)] = &[
     ),
     (&["KVM object"], "KVM cannot be used on this machine: see what mvm doctor says of kvm"),
     (
+        &["cannot execute", "Permission denied"],
+        "Firecracker may not be executed where it lies: mount the file system of the data directory without noexec",
+    ),
+    (
+        &["/dev/net/tun", "Permission denied"],
+        "no device file opens in the VM's jail: mount the file system of the data directory without nodev",
+    ),
+    (
         &["invalid kernel image"],
         "the image's kernel is none that Firecracker boots: build the image again with --force, or take another one",
     ),
@@ -87,6 +95,14 @@ mod tests {
             (
                 "Kvm error: Error creating KVM object: No such file or directory (os error 2)",
                 "doctor",
+            ),
+            (
+                "cannot start a VMM for i-00000001: cannot execute /srv/jailer: Permission denied (os error 13)",
+                "noexec",
+            ),
+            (
+                "Network config error: Could not create the network device: Open tap device failed: Couldn't open /dev/net/tun: Permission denied (os error 13)",
+                "nodev",
             ),
             (
                 "Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image",
