@@ -23,11 +23,14 @@ equal 'something is missing' "$status" 1
 equal 'nothing can be said of Firecracker' \
     "$(jq -r '.[] | select(.name == "firecracker") | .health' "$MVM_TEST_DIR/doctor")" failed
 
-say 'bootstrap'
+say 'dev, where there is nothing'
 began=$(clock)
-mvm bootstrap
+steps=$(mvm --json dev </dev/null)
 note
-took "$began" 'bootstrap'
+took "$began" 'a machine, and the dev VM in it'
+equal 'it made all that was missing' "$(jq -c .steps <<<"$steps")" '["bootstrap","make","start"]'
+equal 'and got into it' "$(mvm ssh -- hostname | wc -l)" 1
+mvm --quiet stop
 mkdir -p "$MVM_TEST_BASES"; cp -aln "$host"/base-* "$MVM_TEST_BASES/" || true
 equal 'it is up' "$(mvm --json status | jq -r '.provider + " " + .state')" 'qemu running'
 began=$(clock); mvm --quiet bootstrap; mvm --quiet setup
@@ -112,6 +115,8 @@ if [ "$MVM_TEST_TIER" = full ]; then
     mvm --quiet stop --machine
     equal 'it is off' "$(mvm --json status | jq -r .state)" stopped
     equal 'microVMs were stopped first' "$(states acme)" Stopped
+    equal 'dev starts both' "$(mvm --json dev </dev/null | jq -c .steps)" '["start_machine","start"]'
+    mvm --quiet stop
     note
 fi
 
