@@ -1,8 +1,9 @@
 # Builders that need the world outside, and builders whose command is killed or out of time.
 # tier: full
 # minutes: 15
-# brings: builder
+# brings: builder packages
 source /usr/local/lib/mvm-e2e/prelude.sh
+source /usr/local/lib/mvm-e2e/packages.sh
 
 mkdir -p /etc/mvm
 printf '[builder]\nvcpus = 1\nmem_mib = 512\ndisk_mib = 512\n' >/etc/mvm/config.toml
@@ -127,13 +128,15 @@ words 'hash mismatch'
 none_left 'no builder is left'
 equal 'an input that was altered leaves the build that there was' "$(current acme/locked)" "$third"
 mvm tenant destroy umbrella --force
+
 say 'commands that fetch something'
+repository
 mkdir -p /srv/web
 # What the second command fetches is not there until somebody puts it there.
 cat >/srv/web/Mvmfile.toml <<'TOML'
 [image]
 name = "web"
-base = "default"
+base = "deb:busybox-static"
 
 [resources]
 memory = 128
@@ -199,7 +202,7 @@ web=$(current acme/web)
 
 say 'a build that is out of time while a command waits'
 rm "$world/rest"; before=$(asked rest)
-refused 8 mvm pool build acme/web --force --timeout 40
+refused 8 mvm pool build acme/web --force --timeout 60
 words 'took too long'
 words '--timeout'
 check 'it was at work' was_asked rest "$before"
@@ -216,7 +219,7 @@ equal 'which is none' "$(there)" "$(cat /root/images)"
 taken=$(mvm --json image import /root/builder.elf | jq -r .image)
 equal 'the next one has all of it' "$(there | comm -13 /root/images -)" "$taken"
 check 'and took the half away' no_half
-mvm image export "$taken" --output /root/again.elf
+mvm image export "$taken" --output /root/again.elf # All of it is read.
 equal 'it is the same, taken again' "$(mvm --json image import /root/builder.elf | jq -r .image)" "$taken"
 
 mvm tenant destroy acme --force
