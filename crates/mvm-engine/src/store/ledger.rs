@@ -186,7 +186,10 @@ pub(super) fn forget(db: &Connection, tenant: &TenantId, number: u64) -> Result<
 }
 
 /// Notes how far the files go. It is not synced: it only tells a file that was cut short from one
-/// that a crash left behind, and a power cut takes unsynced lines of the file as well.
+/// that a crash left behind, and a power cut takes unsynced lines of the file as well. It must not be
+/// less than NORMAL, which syncs at a checkpoint: this commit may be the one that makes it, and pages
+/// that reach the database before their log are its end when the power goes (sqlite.org/pragma.html,
+/// "synchronous").
 pub(super) fn exported(
     db: &Connection,
     tenant: &TenantId,
@@ -194,7 +197,7 @@ pub(super) fn exported(
     boot: &str,
 ) -> Result<(), Error> {
     let note = || -> rusqlite::Result<usize> {
-        db.execute_batch("PRAGMA synchronous = OFF")?;
+        db.execute_batch("PRAGMA synchronous = NORMAL")?;
         let noted = db
             .prepare_cached(
                 "UPDATE audit SET exported_seq = ?2, exported_boot = ?3
