@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufWriter, Cursor, Read, Write};
+use std::io::{self, Cursor, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -110,49 +110,41 @@ impl Read for Reader {
 }
 
 /// How much goes to the spool at once, in bytes.
-const LEAST_PIECE: usize = 8 << 10;
-const MOST_PIECE: usize = 64 << 10;
+const PIECE: u64 = 128 << 10;
 
 /// Where contents go that are too many for memory.
 #[derive(Debug)]
 pub(crate) struct Spool {
     file: Arc<File>,
     end: u64,
+    /// As long as a content or a piece, whichever was less, at the longest so far.
+    buffer: Vec<u8>,
 }
 
 impl Spool {
     /// An empty spool on the disk of `directory`; it goes when nobody has a content of it.
     pub(crate) fn on(directory: &Path) -> io::Result<Self> {
-        Ok(Self { file: Arc::new(tempfile::tempfile_in(directory)?), end: 0 })
+        let file = Arc::new(tempfile::tempfile_in(directory)?);
+        Ok(Self { file, end: 0, buffer: Vec::new() })
     }
 
     /// Appends exactly `length` bytes of `from`.
     pub(crate) fn append(&mut self, from: &mut impl Read, length: u64) -> io::Result<Content> {
         let offset = self.end;
-        let piece = usize::try_from(length).unwrap_or(usize::MAX).clamp(LEAST_PIECE, MOST_PIECE);
-        let mut to = BufWriter::with_capacity(piece, At(self));
-        let copied = io::copy(&mut from.take(length), &mut to)?;
-        to.flush()?;
-        drop(to);
-        if copied != length {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let mut left = length;
+        while left > 0 {
+            let count = left.min(PIECE);
+            let size = usize::try_from(count).unwrap_or(usize::MAX);
+            if self.buffer.len() < size {
+                self.buffer.resize(size, 0);
+            }
+            let piece = self.buffer.get_mut(..size).unwrap_or_default();
+            from.read_exact(piece)?;
+            self.file.write_all_at(piece, self.end)?;
+            self.end += count;
+            left -= count;
         }
         Ok(Content(Place::Spool { file: self.file.clone(), offset, length }))
-    }
-}
-
-/// The end of a spool.
-struct At<'a>(&'a mut Spool);
-
-impl Write for At<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.0.file.write_at(bytes, self.0.end)?;
-        self.0.end += count as u64;
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
