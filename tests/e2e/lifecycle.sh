@@ -81,7 +81,7 @@ equal 'events' "$(mvm --json events acme --last 100 | jq -r '[.[].event | select
 say 'a VMM that does not answer any more'
 vmm=$(mvm --json instance list "$id" | jq -r '.[0].pid')
 kill -STOP "$vmm"
-equal 'it is in the list all the same' "$(state "$id")" Running
+equal 'the list says so' "$(mvm --json instance list "$id" | jq -c '.[] | [.state, .silent]')" '["Running",true]'
 mvm instance stop "$id"
 check 'a stop ends it' test ! -e "/proc/$vmm"
 equal 'it is Stopped' "$(state "$id")" Stopped

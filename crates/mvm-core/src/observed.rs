@@ -72,6 +72,14 @@ pub struct ObservedVmm {
     pub resident_kib: u64,
 }
 
+impl ObservedVmm {
+    /// Whether nothing is known of its guest.
+    #[must_use]
+    pub fn is_silent(self) -> bool {
+        self.phase == Phase::Silent
+    }
+}
+
 /// How a VMM ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {

@@ -227,6 +227,7 @@ describe!(Instance, "Instance", "An instance as it is.", {
     pid: "The VMM's pid on the host.",
     resident_kib: "The VMM's resident memory in KiB.",
     shim: "Whether its shim lives.",
+    silent: "Whether its VMM lives and does not answer.",
     parked_by: "Who parked it, while Warm or Sleeping.",
     last_failure: "Why it stopped by itself.",
     failures: "How often in a row it failed.",

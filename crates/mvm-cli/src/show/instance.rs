@@ -24,6 +24,7 @@ pub(crate) struct Instance {
     pub(crate) pid: Option<u32>,
     pub(crate) resident_kib: Option<u64>,
     pub(crate) shim: bool,
+    pub(crate) silent: bool,
     pub(crate) parked_by: Option<mvm::ParkedBy>,
     pub(crate) last_failure: Option<mvm::Failure>,
     pub(crate) failures: u32,
@@ -52,6 +53,7 @@ impl Instance {
             pid: vmm.map(|vmm| vmm.pid),
             resident_kib: vmm.map(|vmm| vmm.resident_kib),
             shim: view.observed.shim,
+            silent: vmm.is_some_and(|vmm| vmm.is_silent()),
             parked_by: record.parked_by,
             last_failure: record.last_failure.clone(),
             failures: record.failures,
@@ -65,6 +67,9 @@ impl Instance {
     fn note(&self) -> String {
         if let Some(failure) = &self.last_failure {
             return failure.reason.clone();
+        }
+        if self.silent {
+            return "its VMM does not answer: mvm instance stop ends it".to_owned();
         }
         match (self.in_flight, self.pid, self.shim) {
             (true, _, _) => "in flight".to_owned(),

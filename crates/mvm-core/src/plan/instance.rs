@@ -42,7 +42,7 @@ pub const BOOT_TIMEOUT: Seconds = Seconds(60);
 #[must_use]
 pub fn is_silent(record: &Instance, seen: &ObservedInstance) -> bool {
     matches!(record.want, Want::Running | Want::Warm | Want::Sleeping)
-        && seen.vmm.is_some_and(|vmm| vmm.phase == Phase::Silent)
+        && seen.vmm.is_some_and(ObservedVmm::is_silent)
 }
 
 /// The next steps for `record`, given what was `seen` and the firewall generation that the store
