@@ -181,10 +181,11 @@ impl Course<'_> {
         self.boot = Some(seen.boot.clone());
         // What came to its end asleep is on its way: the plan clears up and says so.
         let found = plan::truth::notice(&self.record, &seen);
-        if let Some(found) = found.filter(|found| found.state == State::Stopped) {
+        if let Some(mut found) = found.filter(|found| found.state == State::Stopped) {
             let mut error = death(&self.record, &found);
             // What came to its end in an act was heard of there first, and with what can be done about it.
             if let Some(failed) = self.failed.take() {
+                found.reason = format!("{}: {}", found.reason, failed.message);
                 error.causes.push(failed.message);
                 error.causes.extend(failed.causes);
                 error.hints = [failed.hints, error.hints].concat();

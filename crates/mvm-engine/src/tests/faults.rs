@@ -216,6 +216,8 @@ fn a_vmm_that_dies_while_it_boots_is_reported_with_its_reason() {
     let act = |cause: &String| cause.contains("boot_vmm was told to fail");
     assert!(error.causes.iter().any(act), "what the act had to say is lost: {error}");
     rests(&rig, &id, State::Stopped);
+    let failure = rig.record(&id).last_failure.unwrap();
+    assert!(failure.reason.contains("boot_vmm was told to fail"), "{failure:?}");
     rig.world.look().failing.clear();
     rig.world.look().dying_at = None;
     rig.go(&id, Move::Start).unwrap();
