@@ -1,4 +1,4 @@
-# Builders that need the world outside, and builders whose command is killed or out of time.
+# Builders that need the world outside, that are asked for without root, and whose command is killed or out of time.
 # tier: full
 # minutes: 15
 # brings: builder packages
@@ -209,6 +209,17 @@ check 'it was at work' was_asked rest "$before"
 none_left 'no builder is left'
 equal 'the build is the one that there was' "$(current acme/web)" "$web"
 greets acme/web $'hello\nagain'
+
+say 'asked by who has no root'
+cp /usr/local/share/mvm/systemd/mvm-hostd.service /etc/systemd/system/
+install -D -m 644 /usr/local/share/mvm/systemd/mvm.sysusers /etc/sysusers.d/mvm.conf
+systemd-sysusers; systemctl daemon-reload; systemctl start mvm-hostd
+echo again >"$world/rest"
+setpriv --reuid mvm --regid mvm --clear-groups mvm pool build acme/web --force
+none_left 'no builder is left'
+equal 'it made the same' "$(current acme/web)" "$web"
+greets acme/web $'hello\nagain'
+systemctl stop mvm-hostd
 
 say 'an image that is taken out of a file, killed in the middle'
 there() { find "$images" -mindepth 1 -maxdepth 1 -regex '.*/[0-9a-f]+' -printf '%f\n' | sort; }

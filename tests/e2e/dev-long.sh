@@ -1,20 +1,7 @@
 # tier: full
 # minutes: 12
 # Dev mode: every line of the documents from every state, with what is killed on the way; the document is typed.
-source /usr/local/lib/mvm-e2e/prelude.sh
-
-dev() { mvm --json status | jq -r '.dev.state // "none"'; }
-inside() { mvm ssh -- "$@"; }
-small='--cpus 1 --memory 128'
-# What is not ours, as it was: rules, tables, addresses, routes, settings of the kernel, /etc.
-others() {
-    nft list ruleset | awk '/^table (inet|bridge) mvm /{skip=1} !skip{print} /^}/{skip=0}'
-    ip -br addr | grep -vE '^(br-tenant|tn)[0-9]'; ip route | grep -vE 'br-tenant-'
-    ip rule | grep -vE 'br-tenant-'
-    sysctl -a 2>/dev/null | grep -E '^(net\.(ipv4\.(ip_forward|conf\.(all|default|lo))|bridge|core)|kernel\.(core|panic))' | grep -vE 'br-tenant|netdev_rss_key'
-    find /etc -path /etc/mvm -prune -o -type f -printf '%p %s %T@\n' | sort
-}
-others >/run/others.before
+source /usr/local/lib/mvm-e2e/dev.sh
 
 say 'nothing is there'
 equal 'status says so' "$(dev)" none
@@ -29,17 +16,7 @@ equal 'a dry run says the way' "$(mvm --dry-run dev)" 'would do make the dev VM,
 equal 'and makes nothing' "$(dev)" none
 mvm --quiet bootstrap; mvm --quiet setup
 
-say 'a start that is killed in the middle goes on'
-mkdir -p /data/sub; echo kept >/data/sub/file
-mvm --quiet start $small --volume /data:/mnt/data:32M >/dev/null 2>&1 & starting=$!
-within 40 bash -c 'mvm --json status | jq -e ".dev.state != null" >/dev/null' || true
-kill -KILL "$starting" 2>/dev/null || true; wait "$starting" 2>/dev/null || true
-mvm start $small --volume /data:/mnt/data:32M
-equal 'it runs' "$(dev)" Running
-equal 'where it is said to be' "$(mvm --json status | jq -r .dev.address)" 172.16.0.2
-check 'its network is a /30' inside 'ip addr show eth0 | grep -q 172.16.0.2/30'
-equal 'the gateway is .1' "$(inside 'ip route | grep default' | cut -d' ' -f3)" 172.16.0.1
-equal 'the volume was filled' "$(inside cat /mnt/data/sub/file)" kept
+made
 
 say 'running: twice is once'
 mvm --json dev | jq -e '.steps == []' >/dev/null; mvm --quiet start; mvm --quiet start $small
@@ -101,13 +78,7 @@ mkdir -p /run/own; printf '[image]\nname = "own"\nbase = "nonsense"\n' >/run/own
 refused 6 mvm build /run/own
 refused 3 mvm build /run/absent
 
-say 'destroy'
-refused 2 mvm destroy </dev/null
-mvm --quiet destroy --force; mvm --quiet destroy --force
-equal 'nothing is there' "$(dev)" none
-clean
-others >/run/others.after
-check 'nothing of others was touched' diff /run/others.before /run/others.after
+destroyed
 
 say 'the document'
 source /usr/local/lib/mvm-e2e/docs.sh
