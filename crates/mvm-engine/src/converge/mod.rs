@@ -185,7 +185,7 @@ impl Course<'_> {
             let mut error = death(&self.record, &found);
             // What came to its end in an act was heard of there first, and with what can be done about it.
             if let Some(failed) = self.failed.take() {
-                found.reason = format!("{}: {}", found.reason, failed.message);
+                found.reason = format!("{}: {failed}", found.reason);
                 error.causes.push(failed.message);
                 error.causes.extend(failed.causes);
                 error.hints = [failed.hints, error.hints].concat();
