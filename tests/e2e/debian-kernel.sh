@@ -39,7 +39,7 @@ goes_down() {
     local i=$1 order=$2
     say "$order in a guest of ${i%/*}"
     if [ "$order" = ctrl_alt_del ]; then ctrl_alt_del "$i"; else guest "$i" "$order" || true; fi
-    within 30 stopped "$i" || fail "$order does not take the guest down"
+    within 30 stopped "$i" || fail "$order does not take the guest down: $(mvm instance logs "$i" | tail -n 15)"
     equal 'the reason' "$(reason "$i")" 'the guest shut itself down'
 }
 for order in reboot halt poweroff ctrl_alt_del; do
