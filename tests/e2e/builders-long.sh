@@ -3,24 +3,13 @@
 # minutes: 15
 # brings: builder packages
 source /usr/local/lib/mvm-e2e/prelude.sh
+source /usr/local/lib/mvm-e2e/builders.sh
 source /usr/local/lib/mvm-e2e/packages.sh
 
 mkdir -p /etc/mvm
 printf '[builder]\nvcpus = 1\nmem_mib = 512\ndisk_mib = 512\n' >/etc/mvm/config.toml
 current() { mvm --json pool info "$1" | jq -r .current; }
 building() { [ -n "$(ip -o link | grep -oE 'tn[0-9]+i2:')" ]; }
-# What a builder could leave, when no instance runs.
-none_left() {
-    local left
-    left=$(
-        ip -o link | grep -oE 'tn[0-9]+i2:' || true
-        find /var/lib/mvm/tenants -path '*mvm-builder*' | head -3
-        find /sys/fs/cgroup/mvm /var/lib/mvm/jails/firecracker -mindepth 1 -maxdepth 1 2>/dev/null || true
-        find /dev/mapper -name 'mvm-*'
-        ps -eo pid=,comm= | grep -E 'firecracker|jailer|mvm-shim|mvm-pager' || true
-    )
-    [ -z "$left" ] || fail "a builder left: $left"; echo "ok: $1"
-}
 # pool greeting: an instance of it says this, and is gone again.
 greets() {
     local i; i=$(mvm --json instance create "$1" | jq -r .instance)
@@ -32,11 +21,7 @@ greets() {
 words() { case "$REFUSAL" in *"$1"*) echo "ok: it says: $1" ;; *) fail "no word of '$1': $REFUSAL" ;; esac; }
 
 say 'a world outside, with a resolver and a server of files'
-ip netns add world
-ip link add out0 type veth peer name out1 netns world
-ip addr add 198.51.100.1/24 dev out0; ip link set out0 up
-ip -n world addr add 198.51.100.2/24 dev out1; ip -n world link set out1 up; ip -n world link set lo up
-ip -n world addr add 203.0.113.1/32 dev lo; ip route add 203.0.113.0/24 via 198.51.100.2
+world_outside
 ip netns exec world python3 /usr/local/lib/mvm-e2e/resolver.py 198.51.100.2 203.0.113.1 &
 world=/srv/world; mkdir -p "$world"
 ip netns exec world python3 -u -m http.server 8000 --bind 203.0.113.1 --directory "$world" 2>/run/world.log >&2 &

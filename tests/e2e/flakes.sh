@@ -3,21 +3,13 @@
 # minutes: 6
 # brings: builder
 source /usr/local/lib/mvm-e2e/prelude.sh
+source /usr/local/lib/mvm-e2e/builders.sh
 
 mkdir -p /etc/mvm
 printf '[builder]\nvcpus = 1\nmem_mib = 512\ndisk_mib = 512\n' >/etc/mvm/config.toml
 cp -r /usr/local/share/mvm-examples/flake-hello /root/hello
 chmod -R u+w /root/hello
 current() { mvm --json pool info "$1" | jq -r .current; }
-# What a builder could leave: it is the second of its network.
-of_builders() {
-    ip -o link | grep -oE 'tn[0-9]+i2:' || true
-    find /var/lib/mvm/tenants -path '*mvm-builder*' | head -3
-    find /sys/fs/cgroup/mvm /var/lib/mvm/jails/firecracker -mindepth 1 -maxdepth 1 2>/dev/null || true
-    find /dev/mapper -name 'mvm-*'
-    ps -eo pid=,comm= | grep -E 'firecracker|jailer|mvm-shim|mvm-pager' || true
-}
-none_left() { local left; left=$(of_builders); [ -z "$left" ] || fail "a builder left: $left"; echo "ok: $1"; }
 
 say 'a pool is built from a flake'
 mvm tenant create acme

@@ -4,11 +4,7 @@
 source /usr/local/lib/mvm-e2e/prelude.sh
 
 say 'two tenants, three guests, and a world outside'
-ip netns add world
-ip link add out0 type veth peer name out1 netns world
-ip addr add 198.51.100.1/24 dev out0; ip link set out0 up
-ip -n world addr add 198.51.100.2/24 dev out1; ip -n world link set out1 up; ip -n world link set lo up
-ip -n world addr add 203.0.113.1/32 dev lo; ip route add 203.0.113.0/24 via 198.51.100.2
+world_outside
 red1=$(one_instance red workers)
 red2=$(mvm --json instance create red/workers | jq -r .instance)
 blue1=$(one_instance blue workers)

@@ -4,11 +4,7 @@
 source /usr/local/lib/mvm-e2e/prelude.sh
 
 say 'a world outside with a resolver, and a resolver of the host itself'
-ip netns add world
-ip link add out0 type veth peer name out1 netns world
-ip addr add 198.51.100.1/24 dev out0; ip link set out0 mtu 1400 up
-ip -n world addr add 198.51.100.2/24 dev out1; ip -n world link set out1 mtu 1400 up; ip -n world link set lo up
-ip -n world addr add 203.0.113.1/32 dev lo; ip route add 203.0.113.0/24 via 198.51.100.2
+world_outside 1400
 ip netns exec world python3 /usr/local/lib/mvm-e2e/resolver.py 198.51.100.2 203.0.113.1 & outer=$!
 python3 /usr/local/lib/mvm-e2e/resolver.py 198.51.100.1 203.0.113.2 & inner=$!
 within 20 nc -z 198.51.100.1 53 || fail 'the resolver does not listen'

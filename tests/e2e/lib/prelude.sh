@@ -57,6 +57,16 @@ opens() {
     cat /run/opens/* | xargs
 }
 
+# [mtu]: a world outside, in a namespace of its name: 198.51.100.2, and beyond it 203.0.113.1.
+world_outside() {
+    local mtu=${1:-1500}
+    ip netns add world
+    ip link add out0 type veth peer name out1 netns world
+    ip addr add 198.51.100.1/24 dev out0; ip link set out0 mtu "$mtu" up
+    ip -n world addr add 198.51.100.2/24 dev out1; ip -n world link set out1 mtu "$mtu" up; ip -n world link set lo up
+    ip -n world addr add 203.0.113.1/32 dev lo; ip route add 203.0.113.0/24 via 198.51.100.2
+}
+
 # tenant pool [create flags…]: a tenant, a pool with a build, one instance; its address is printed.
 one_instance() {
     local tenant=$1 pool=$2; shift 2
