@@ -7,16 +7,16 @@
 //! inputs ──► recipe key ── in the store? ──► image
 //!    │ no
 //!    ▼
-//! fill a tree → fit it for the agent → rootfs.squashfs ; vmlinux, initrd.img ; publish by rename
+//! fill a tree → fit it for the agent → finish rootfs.squashfs ; vmlinux, initrd.img ; publish by rename
 //! ```
 //!
 //! Where the root comes from is the caller's: Debian packages (`image`), layers (`oci`), or any tar
-//! stream through [`crate::untar::unpack`]. The contents of a tree are spooled beside the image that
-//! is being written, so that memory holds names only. Who boots the image is not known here.
+//! stream through [`crate::untar::unpack`]. The contents of a tree are spooled in the image that is
+//! being written or beside it ([`Arrival`]), so that memory holds names only. Who boots the image is
+//! not known here.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -24,16 +24,17 @@ use std::time::Duration;
 use mvm_proto::workload::Workload;
 
 use crate::catalogue::Arch;
+use crate::content::Spool;
 use crate::failed::FileError;
 use crate::fit::{self, FitError};
 use crate::guest_kernel::{KernelFiles, Part};
 use crate::hash::ContentHash;
 use crate::manifest::{
-    AgentInfo, ImageFile, KernelFile, MANIFEST_SCHEMA, Manifest, RootFile, RootFormat,
+    self, AgentInfo, ImageFile, KernelFile, MANIFEST_SCHEMA, Manifest, RootFormat,
 };
 use crate::progress::{OnProgress, Progress, Step};
 use crate::recipe::{Input, InputKind, Key, RECIPE_VERSION, Recipe};
-use crate::rootfs::{self, RootCompression, RootError};
+use crate::rootfs::{RootError, RootFile};
 use crate::store::{BuildLock, Image, ImageStore, StoreError, write_synced};
 use crate::tree::{Tree, TreeLimits};
 
@@ -50,8 +51,6 @@ pub struct Fittings {
     pub agent_protocol: u32,
     /// What the image shall run on.
     pub arch: Arch,
-    /// How file data lies in the root file system.
-    pub compression: RootCompression,
 }
 
 /// Whether the answer to an earlier request of the same kind counts.
@@ -109,6 +108,17 @@ pub struct Order<'a> {
     pub inputs: Vec<Input>,
     /// Bounds of the root.
     pub limits: TreeLimits,
+    /// What is known of the order in which its contents come.
+    pub arrival: Arrival,
+}
+
+/// Whether contents come in an order that follows from the inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It does: they are written once, where they stay.
+    Given,
+    /// It may be another the next time: they are spooled, and written in the order of their paths.
+    Any,
 }
 
 /// What a root is, once its tree is filled.
@@ -174,7 +184,7 @@ impl<'a> Assembly<'a> {
     pub fn request(&self, parts: &[&str]) -> ContentHash {
         let mut key = Key::new("mvm image request");
         key.number(RECIPE_VERSION);
-        key.text(&format!("{:?} {:?}", self.fittings.arch, self.fittings.compression));
+        key.text(self.fittings.arch.as_str());
         key.number(self.fittings.agent_protocol);
         key.text(&self.agent_hash.to_string());
         parts.iter().for_each(|part| key.text(part));
@@ -201,18 +211,27 @@ impl<'a> Assembly<'a> {
         fill: impl FnOnce(&mut Tree) -> Result<Contents, E>,
     ) -> Result<Image, E> {
         let request = order.request;
-        let limits = order.limits;
+        let (limits, arrival) = (order.limits, order.arrival);
         let recipe = self.recipe(order);
         let lock = self.store.lock(PATIENCE).map_err(AssembleError::from)?;
         let image = match self.store.get(recipe.key()) {
             Ok(image) if self.answered == Answered::Used || image.verify().is_ok() => image,
             Ok(_) | Err(StoreError::NotFound(_) | StoreError::Damaged { .. }) => {
                 let scratch = self.store.scratch(&lock).map_err(AssembleError::from)?;
-                let mut tree = Tree::spooled(limits, scratch.path())
-                    .map_err(file("make a spool in", scratch.path()))?;
+                let path = scratch.path().join(ROOT);
+                let root = RootFile::create(&path).map_err(file("make", &path))?;
+                let spool = match arrival {
+                    Arrival::Given => root.spool(),
+                    Arrival::Any => Spool::on(scratch.path())
+                        .map_err(file("make a spool in", scratch.path()))?,
+                };
+                let mut tree = Tree::spooled(limits, spool);
                 let contents = fill(&mut tree)?;
                 report(on, Step::Pack, &recipe.name);
-                self.publish(scratch, tree, contents, &recipe, &lock)?
+                fit::fit(&mut tree, &self.agent, contents.workload.as_ref())
+                    .map_err(AssembleError::from)?;
+                let root = finish(&root, &path, tree)?;
+                self.publish(scratch, root, contents, &recipe, &lock)?
             }
             Err(error) => return Err(AssembleError::from(error).into()),
         };
@@ -232,7 +251,6 @@ impl<'a> Assembly<'a> {
         Recipe {
             name: order.name.to_owned(),
             arch: self.fittings.arch,
-            compression: self.fittings.compression,
             agent_protocol: self.fittings.agent_protocol,
             inputs,
         }
@@ -241,14 +259,11 @@ impl<'a> Assembly<'a> {
     fn publish(
         &self,
         scratch: tempfile::TempDir,
-        mut tree: Tree,
+        root: manifest::RootFile,
         contents: Contents,
         recipe: &Recipe,
         lock: &BuildLock,
     ) -> Result<Image, AssembleError> {
-        fit::fit(&mut tree, &self.agent, contents.workload.as_ref())?;
-        let root = write_root(scratch.path(), &tree, recipe.compression)?;
-        drop(tree);
         let KernelFiles { vmlinux, initrd, cmdline } = contents.kernel;
         let vmlinux = place(scratch.path(), "vmlinux", vmlinux)?;
         let initrd = match initrd {
@@ -311,30 +326,20 @@ fn place(directory: &Path, name: &str, part: Part) -> Result<ImageFile, Assemble
     }
 }
 
-fn write_root(
-    directory: &Path,
-    tree: &Tree,
-    compression: RootCompression,
-) -> Result<RootFile, AssembleError> {
-    let path = directory.join(ROOT);
-    let wrap = |source| file("write", &path)(source);
-    let root = File::create(&path).map_err(wrap)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, &root);
-    let size = rootfs::write(tree, compression, &mut writer)?;
-    writer.flush().map_err(wrap)?;
-    drop(writer);
-    // The writer goes back over contents that it had before, so the file may be longer.
-    root.set_len(size).map_err(wrap)?;
-    root.set_permissions(fs::Permissions::from_mode(0o644)).map_err(wrap)?;
+/// Makes the file the root that a tree is, and describes it.
+fn finish(root: &RootFile, path: &Path, tree: Tree) -> Result<manifest::RootFile, AssembleError> {
+    let size = root.finish(&tree)?;
+    drop(tree);
     // The digest is taken from memory while the disk gets it.
     let (synced, digest) = thread::scope(|scope| {
-        let syncing = scope.spawn(|| root.sync_all());
-        let digest = ContentHash::of_file(&path);
+        let syncing = scope.spawn(|| root.sync());
+        let digest = ContentHash::of_file(path);
         (syncing.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into())), digest)
     });
-    synced.map_err(wrap)?;
-    let (sha256, _) = digest.map_err(wrap)?;
-    Ok(RootFile { file: ROOT.to_owned(), size, sha256, format: RootFormat::Squashfs })
+    synced.map_err(file("write", path))?;
+    let (sha256, _) = digest.map_err(file("read", path))?;
+    let format = RootFormat::Squashfs;
+    Ok(manifest::RootFile { file: ROOT.to_owned(), size, sha256, format })
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! `Content`: the bytes of a file of a tree, in memory or in a spool.
 //!
-//! A spool is one unnamed file on disk to which contents are appended, so that a tree of any size
-//! needs memory for its names only. It knows nothing of paths and of who asked.
+//! A spool is a file to which contents are appended, so that a tree of any size needs memory for its
+//! names only: an unnamed one, or the end of a file that its owner goes on with. It knows nothing of
+//! paths and of who asked.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -54,6 +55,20 @@ impl Content {
                 Source::Spool { file: file.clone(), at: *offset, left: *length }
             }
         })
+    }
+}
+
+/// Which bytes are meant: those of copies of one content are the same ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Identity(usize, u64);
+
+impl Content {
+    /// Which bytes these are, of all contents that are there and not empty.
+    pub(crate) fn identity(&self) -> Identity {
+        match &self.0 {
+            Place::Memory(bytes) => Identity(Arc::as_ptr(bytes).addr(), 0),
+            Place::Spool { file, offset, .. } => Identity(Arc::as_ptr(file).addr(), *offset),
+        }
     }
 }
 
@@ -114,7 +129,7 @@ const PIECE: u64 = 128 << 10;
 
 /// Where contents go that are too many for memory.
 #[derive(Debug)]
-pub(crate) struct Spool {
+pub struct Spool {
     file: Arc<File>,
     end: u64,
     /// As long as a content or a piece, whichever was less, at the longest so far.
@@ -125,10 +140,28 @@ impl Spool {
     /// An empty spool on the disk of `directory`; it goes when nobody has a content of it.
     pub(crate) fn on(directory: &Path) -> io::Result<Self> {
         let file = Arc::new(tempfile::tempfile_in(directory)?);
-        Ok(Self { file, end: 0, buffer: Vec::new() })
+        Ok(Self::behind(file, 0))
     }
 
-    /// Appends exactly `length` bytes of `from`.
+    /// What is appended to `file` from `start` on.
+    pub(crate) fn behind(file: Arc<File>, start: u64) -> Self {
+        Self { file, end: start, buffer: Vec::new() }
+    }
+
+    /// Where the next content goes.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Where a content lies in the spool's file, if it does.
+    pub(crate) fn holds(&self, content: &Content) -> Option<u64> {
+        match &content.0 {
+            Place::Spool { file, offset, .. } if Arc::ptr_eq(file, &self.file) => Some(*offset),
+            Place::Spool { .. } | Place::Memory(_) => None,
+        }
+    }
+
+    /// Appends exactly `length` bytes of `from`. Pieces without a bit in them take no space.
     pub(crate) fn append(&mut self, from: &mut impl Read, length: u64) -> io::Result<Content> {
         let offset = self.end;
         let mut left = length;
@@ -140,7 +173,11 @@ impl Spool {
             }
             let piece = self.buffer.get_mut(..size).unwrap_or_default();
             from.read_exact(piece)?;
-            self.file.write_all_at(piece, self.end)?;
+            if piece.iter().any(|byte| *byte != 0) {
+                self.file.write_all_at(piece, self.end)?;
+            } else {
+                self.file.set_len(self.end + count)?;
+            }
             self.end += count;
             left -= count;
         }

@@ -7,7 +7,7 @@
 
 use mvm_proto::workload::Workload;
 
-use crate::assemble::{Assembly, Contents, Order, report, workload_input};
+use crate::assemble::{Arrival, Assembly, Contents, Order, report, workload_input};
 use crate::default_tree;
 use crate::fetch::Fetcher;
 use crate::guest_kernel::KernelFiles;
@@ -53,7 +53,7 @@ impl PackageImage {
         if let Some(image) = assembly.answered(request) {
             return Ok(image);
         }
-        let order = Order { name: NAME, request, inputs, limits: LIMITS };
+        let order = Order { name: NAME, request, inputs, limits: LIMITS, arrival: Arrival::Any };
         assembly.make(order, on, |tree| {
             for (package, path) in &packages {
                 report(on, Step::Unpack, &package.name);

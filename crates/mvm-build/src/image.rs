@@ -13,7 +13,9 @@ use std::fs::{self, File};
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use crate::assemble::{Answered, AssembleError, Assembly, Contents, Fittings, Order, file, report};
+use crate::assemble::{
+    Answered, Arrival, AssembleError, Assembly, Contents, Fittings, Order, file, report,
+};
 use crate::catalogue::{Arch, Catalogue, CatalogueError, PackageLock};
 use crate::deb::{self, DebError};
 use crate::default_tree::{self, DefaultTreeError};
@@ -22,7 +24,6 @@ use crate::guest_kernel::{GuestKernelError, KernelFiles, KernelSource};
 use crate::hash::ContentHash;
 use crate::progress::{OnProgress, Step};
 use crate::recipe::{Input, InputKind};
-use crate::rootfs::RootCompression;
 use crate::store::{Image, ImageStore, StoreError};
 use crate::tree::{Node, Tree, TreeLimits, TreePath};
 
@@ -106,8 +107,6 @@ pub struct DefaultImage {
     pub kernel: KernelSource,
     /// What it shall run on.
     pub arch: Arch,
-    /// How file data lies in the root file system.
-    pub compression: RootCompression,
 }
 
 /// Why there is no image.
@@ -191,7 +190,6 @@ impl DefaultImage {
             agent: self.agent.clone(),
             agent_protocol: self.agent_protocol,
             arch: self.arch,
-            compression: self.compression,
         };
         let assembly = Assembly::new(&fittings, store, answered)?;
         let kernel_file = self.kernel_file()?;
@@ -210,7 +208,8 @@ impl DefaultImage {
         let packages = fetcher.packages(set, &lock, with_kernel, on)?;
         let mut inputs = inputs(kernel_file.as_ref(), &packages);
         inputs.extend(files);
-        let order = Order { name, request, inputs, limits: TreeLimits::default() };
+        let order =
+            Order { name, request, inputs, limits: TreeLimits::default(), arrival: Arrival::Any };
         let image = assembly.make(order, on, |tree| {
             fill(tree, &packages, on)?;
             for (path, bytes) in self.which.files() {

@@ -53,7 +53,6 @@ pub use oci::{OciError, OciImage};
 pub use parcel::{Parcel, ParcelError};
 pub use progress::{OnProgress, Progress, Step};
 pub use root::{BuiltTree, RootImageError, RootStreamError};
-pub use rootfs::RootCompression;
 // What images run is part of the contract with the agent.
 pub use mvm_proto::workload::{Restart, Service, Workload};
 pub use store::{Image, ImageStore, StoreError, StoredFile};

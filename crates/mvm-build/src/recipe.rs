@@ -8,11 +8,10 @@ use sha2::{Digest, Sha256};
 
 use crate::catalogue::{Arch, LockedPackage};
 use crate::hash::ContentHash;
-use crate::rootfs::RootCompression;
 
 /// How images are put together. It is raised with every change of what this crate writes into an
 /// image from the same inputs.
-pub const RECIPE_VERSION: u32 = 2;
+pub const RECIPE_VERSION: u32 = 3;
 
 /// One thing that went into an image.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,8 +85,6 @@ pub struct Recipe {
     pub name: String,
     /// What it runs on.
     pub arch: Arch,
-    /// How file data lies in the root file system.
-    pub compression: RootCompression,
     /// The generation of the guest protocol that the agent speaks.
     pub agent_protocol: u32,
     /// The inputs, in any order.
@@ -103,13 +100,6 @@ impl Recipe {
         key.number(RECIPE_VERSION);
         key.text(&self.name);
         key.text(self.arch.as_str());
-        match self.compression {
-            RootCompression::Stored => key.text("stored"),
-            RootCompression::Zstd(level) => {
-                key.text("zstd");
-                key.number(level);
-            }
-        }
         key.number(self.agent_protocol);
         let mut inputs: Vec<&Input> = self.inputs.iter().collect();
         inputs.sort();
@@ -179,13 +169,10 @@ mod tests {
     }
 
     fn recipe() -> impl Strategy<Value = Recipe> {
-        let compression =
-            prop_oneof![Just(RootCompression::Stored), (1..22_u32).prop_map(RootCompression::Zstd)];
-        ("[a-z]{1,6}", compression, 0..9_u32, proptest::collection::vec(input(), 0..6)).prop_map(
-            |(name, compression, agent_protocol, inputs)| Recipe {
+        ("[a-z]{1,6}", 0..9_u32, proptest::collection::vec(input(), 0..6)).prop_map(
+            |(name, agent_protocol, inputs)| Recipe {
                 name,
                 arch: Arch::X86_64,
-                compression,
                 agent_protocol,
                 inputs,
             },
@@ -260,14 +247,11 @@ mod tests {
         let base = Recipe {
             name: "x".to_owned(),
             arch: Arch::X86_64,
-            compression: RootCompression::Stored,
             agent_protocol: 1,
             inputs: Vec::new(),
         };
         assert_ne!(Recipe { agent_protocol: 2, ..base.clone() }.key(), base.key());
         assert_ne!(Recipe { arch: Arch::Aarch64, ..base.clone() }.key(), base.key());
         assert_ne!(Recipe { name: "y".to_owned(), ..base.clone() }.key(), base.key());
-        let compression = RootCompression::Zstd(3);
-        assert_ne!(Recipe { compression, ..base.clone() }.key(), base.key());
     }
 }

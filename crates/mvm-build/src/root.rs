@@ -10,7 +10,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 
 use backhand::{BackhandError, FilesystemReader, InnerNode};
 
-use crate::assemble::{AssembleError, Assembly, Contents, Order};
+use crate::assemble::{Arrival, AssembleError, Assembly, Contents, Order};
 use crate::guest_kernel::KernelFiles;
 use crate::hash::ContentHash;
 use crate::progress::OnProgress;
@@ -133,7 +133,8 @@ impl BuiltTree<'_> {
         });
         let request = self.request;
         let request = request.unwrap_or_else(|| assembly.request(&["root", &content.to_string()]));
-        let order = Order { name: self.name, request, inputs, limits: LIMITS };
+        let order =
+            Order { name: self.name, request, inputs, limits: LIMITS, arrival: Arrival::Any };
         assembly.make(order, on, |tree| {
             stream.rewind()?;
             untar::unpack(BufReader::new(&stream), tree, &below)?;
@@ -194,7 +195,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
     use super::*;
-    use crate::rootfs::{self, RootCompression};
+    use crate::rootfs::RootFile;
     use crate::tree::{Node, Tree};
 
     #[test]
@@ -207,11 +208,11 @@ mod tests {
         tree.put(path(&long), Node { uid: 7, gid: 8, ..Node::file(0o640, *b"x") }).unwrap();
         tree.put(path("bin"), Node::symlink("usr/bin")).unwrap();
         tree.put(path("var/run"), Node::symlink("/run")).unwrap();
-        let mut squashfs = io::Cursor::new(Vec::new());
-        rootfs::write(&tree, RootCompression::Stored, &mut squashfs).unwrap();
-        squashfs.set_position(0);
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("root");
+        RootFile::create(&image).unwrap().finish(&tree).unwrap();
         let mut sent = Vec::new();
-        super::stream(squashfs, &mut sent).unwrap();
+        super::stream(BufReader::new(File::open(&image).unwrap()), &mut sent).unwrap();
         let mut back = Tree::default();
         untar::unpack(&sent[..], &mut back, &|path| Some(path.clone())).unwrap();
         let all = |tree: &Tree| -> Vec<_> {

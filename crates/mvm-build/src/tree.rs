@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::{self, Read};
 use std::ops::Bound;
-use std::path::Path;
 
 use crate::content::{Content, Spool};
 
@@ -181,12 +180,10 @@ impl Tree {
         Self { nodes: BTreeMap::new(), bytes: 0, limits, spool: None }
     }
 
-    /// An empty tree that keeps contents in an unnamed file on the disk of `directory`.
-    ///
-    /// # Errors
-    /// When there can't be such a file.
-    pub fn spooled(limits: TreeLimits, directory: &Path) -> io::Result<Self> {
-        Ok(Self { spool: Some(Spool::on(directory)?), ..Self::new(limits) })
+    /// An empty tree that keeps contents in a spool.
+    #[must_use]
+    pub fn spooled(limits: TreeLimits, spool: Spool) -> Self {
+        Self { spool: Some(spool), ..Self::new(limits) }
     }
 
     /// Keeps exactly `length` bytes of `from` for a file of this tree, where it keeps its contents.

@@ -209,6 +209,7 @@ pub(crate) mod tests {
     #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
     use super::*;
+    use crate::content::Spool;
     use crate::tree::TreeLimits;
 
     pub(crate) type Item<'a> = (&'a str, tar::EntryType, &'a str);
@@ -292,7 +293,8 @@ pub(crate) mod tests {
             ("a/b", tar::EntryType::Regular, "hello"),
             ("a/h", tar::EntryType::Link, "a/b"),
         ]);
-        let mut tree = Tree::spooled(TreeLimits::default(), directory.path()).unwrap();
+        let spool = Spool::on(directory.path()).unwrap();
+        let mut tree = Tree::spooled(TreeLimits::default(), spool);
         unpack(&data[..], &mut tree, &all).unwrap();
         for path in ["a/b", "a/h"] {
             assert_eq!(tree.file(path).unwrap().bytes().unwrap()[..], *b"hello");

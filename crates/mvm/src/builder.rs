@@ -18,8 +18,7 @@ use std::{
 
 use mvm_build::{
     Answered, Arch, AssembleError, Assembly, Assets, Catalogue, DefaultImage, FetchConfig, Fetcher,
-    Fittings, Image, ImageStore, KernelSource, OwnImage, PackageImage, RootCompression, Step,
-    StoreError,
+    Fittings, Image, ImageStore, KernelSource, OwnImage, PackageImage, Step, StoreError,
 };
 use mvm_core::{
     error::{Error, ErrorKind},
@@ -146,7 +145,6 @@ impl Workshop {
             agent_protocol: AGENT_PROTOCOL,
             kernel: KernelSource::Debian,
             arch: arch()?,
-            compression: RootCompression::Stored,
         };
         let on = |step: mvm_build::Progress<'_>| progress.report(&report(step));
         let fetcher = self.fetcher()?;
@@ -292,12 +290,8 @@ impl Workshop {
 
     /// What every image gets, for one that is made here of whatever root.
     fn assembly<'s>(&self, store: &'s ImageStore, rebuild: Rebuild) -> Result<Assembly<'s>, Error> {
-        let fittings = Fittings {
-            agent: self.agent.clone(),
-            agent_protocol: AGENT_PROTOCOL,
-            arch: arch()?,
-            compression: RootCompression::Stored,
-        };
+        let fittings =
+            Fittings { agent: self.agent.clone(), agent_protocol: AGENT_PROTOCOL, arch: arch()? };
         let answered = match rebuild {
             Rebuild::WhenChanged => Answered::Used,
             Rebuild::Always => Answered::Ignored,

@@ -35,7 +35,6 @@ impl World {
             agent: self.base.path().join("agent"),
             agent_protocol: 1,
             arch: Arch::X86_64,
-            compression: RootCompression::Stored,
         };
         Assembly::new(&fittings, &self.store, answered).unwrap()
     }
@@ -50,7 +49,8 @@ impl World {
         }
         let input = Input { kind: InputKind::Package, name: "r".to_owned(), version: None, sha256 };
         let limits = TreeLimits::default();
-        let order = Order { name: "test", request, inputs: vec![input], limits };
+        let order =
+            Order { name: "test", request, inputs: vec![input], limits, arrival: Arrival::Any };
         let fills = Cell::new(0);
         let made = assembly.make(order, &|_| (), |tree| {
             fills.set(fills.get() + 1);
@@ -99,7 +99,7 @@ fn a_failed_fill_leaves_no_image_and_the_next_one_is_made() {
     let assembly = world.assembly(Answered::Used);
     let request = assembly.request(&["test"]);
     let limits = TreeLimits::default();
-    let order = Order { name: "test", request, inputs: Vec::new(), limits };
+    let order = Order { name: "test", request, inputs: Vec::new(), limits, arrival: Arrival::Any };
     let broken = || AssembleError::Agent(PathBuf::from("x"));
     assembly.make(order, &|_| (), |_| Err::<Contents, _>(broken())).unwrap_err();
     assert!(world.store.list().unwrap().is_empty() && assembly.answered(request).is_none());
@@ -115,7 +115,7 @@ fn the_kernel_of_another_image_is_shared_and_counts_as_an_input() {
     let (kernel, inputs) = KernelFiles::of_image(&base);
     let request = assembly.request(&["other"]);
     let limits = TreeLimits::default();
-    let order = Order { name: "other", request, inputs, limits };
+    let order = Order { name: "other", request, inputs, limits, arrival: Arrival::Any };
     let contents = Contents { kernel, workload: None, notes: Vec::new() };
     let made = assembly.make(order, &|_| (), |_| Ok::<_, AssembleError>(contents)).unwrap();
     made.verify().unwrap();

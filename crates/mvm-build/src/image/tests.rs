@@ -92,7 +92,6 @@ impl World {
             agent_protocol: 1,
             kernel: KernelSource::File(kernel),
             arch: Arch::X86_64,
-            compression: RootCompression::Stored,
         }
     }
 

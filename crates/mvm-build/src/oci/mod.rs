@@ -26,7 +26,7 @@ use self::archive::{Archive, Section};
 use self::document::{Config, Descriptor, Document};
 use self::layer::LeftOut;
 use self::packed::{Check, Layer};
-use crate::assemble::{AssembleError, Assembly, Contents, Order, report, workload_input};
+use crate::assemble::{Arrival, AssembleError, Assembly, Contents, Order, report, workload_input};
 use crate::catalogue::Arch;
 use crate::fetch::{Fetcher, Pinned, Registry, RegistryError, RegistryRules};
 use crate::guest_kernel::KernelFiles;
@@ -287,7 +287,13 @@ impl Found<'_> {
             version: None,
             sha256: self.digest,
         });
-        let order = Order { name: NAME, request: self.request, inputs, limits: LIMITS };
+        let order = Order {
+            name: NAME,
+            request: self.request,
+            inputs,
+            limits: LIMITS,
+            arrival: Arrival::Given,
+        };
         assembly.make(order, on, |tree| {
             let mut left_out = LeftOut::default();
             for (number, layer) in (1..).zip(layers) {

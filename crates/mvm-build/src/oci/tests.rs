@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 use tar::EntryType as Kind;
 
 use super::*;
-use crate::assemble::{Answered, Fittings};
+use crate::assemble::{Answered, Arrival, Fittings};
 use crate::fetch::registry::tests::{Guard, Server, fetcher};
-use crate::rootfs::RootCompression;
 use crate::store::ImageStore;
 use crate::untar::tests::tar;
 
@@ -75,7 +74,6 @@ impl World {
             agent: self.base.path().join("agent"),
             agent_protocol: 1,
             arch: Arch::X86_64,
-            compression: RootCompression::Stored,
         };
         Assembly::new(&fittings, &self.store, Answered::Used).unwrap()
     }
@@ -84,7 +82,13 @@ impl World {
     fn kernel(&self) -> Image {
         let assembly = self.assembly();
         let request = assembly.request(&["base"]);
-        let order = Order { name: "base", request, inputs: Vec::new(), limits: LIMITS };
+        let order = Order {
+            name: "base",
+            request,
+            inputs: Vec::new(),
+            limits: LIMITS,
+            arrival: Arrival::Given,
+        };
         let kernel = KernelFiles::of_file(b"\x7fELFkernel").unwrap();
         let contents = Contents { kernel, workload: None, notes: Vec::new() };
         assembly.make(order, &|_| (), |_| Ok::<_, AssembleError>(contents)).unwrap()
