@@ -2,7 +2,8 @@
 //!
 //! A script gets no standard input. What it prints goes to a log; exit code 0 means it passed. One
 //! that asks for resets is run once a boot, with the number of resets before as its argument.
-//! Files of `tests/e2e/lib/` are in the host's `/usr/local/lib/mvm-e2e/`, those of `docs/` in its
+//! Files of `tests/e2e/lib/` are in the host's `/usr/local/lib/mvm-e2e/`, those of `tests/bench/native/` in
+//! `/usr/local/lib/mvm-bench/`, those of `docs/` in its
 //! `/usr/local/share/doc/mvm/`, for scripts that type what a document says, those of `packaging/` in its
 //! `/usr/local/share/mvm/`.
 
@@ -27,6 +28,7 @@ const LAUNCH: &str = "cat >/run/script.sh && exec bash /run/script.sh \"$0\" </d
 
 /// Where scripts find what they source.
 const LIB: &str = "/usr/local/lib/mvm-e2e";
+const MEASURED: &str = "/usr/local/lib/mvm-bench";
 /// Where scripts find the example flakes.
 const EXAMPLES: &str = "/usr/local/share/mvm-examples";
 /// Where scripts find the documents.
@@ -90,6 +92,7 @@ impl Suite {
         let files = HostFiles::ensure(&cache)?;
         let from_root = [
             ("tests/e2e/lib", LIB),
+            ("tests/bench/native", MEASURED),
             ("docs", DOCS),
             ("monitoring", MONITORING),
             ("packaging", PACKAGING),

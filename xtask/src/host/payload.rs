@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mvm_build::{
     Arch, Catalogue, DefaultImage, FetchConfig, FetchError, Fetcher, ImageStore, KernelSource,
-    OwnImage, RootCompression,
+    OwnImage,
     catalogue::{LockedPackage, PackageLock},
     fetch::WithKernel,
 };
@@ -143,7 +143,6 @@ fn image(
         agent_protocol: 1,
         kernel,
         arch: Arch::X86_64,
-        compression: RootCompression::Stored,
     };
     let built = image.build(&fetcher, &store, &|_| {}).map_err(|error| made(&error))?;
     let hash = built.manifest.hash.to_string();
