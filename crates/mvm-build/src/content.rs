@@ -125,7 +125,8 @@ impl Read for Reader {
 }
 
 /// How much goes to the spool at once, in bytes.
-const PIECE: u64 = 128 << 10;
+const PIECE: usize = 128 << 10;
+static ZEROS: [u8; PIECE] = [0; PIECE];
 
 /// Where contents go that are too many for memory.
 #[derive(Debug)]
@@ -166,17 +167,17 @@ impl Spool {
         let offset = self.end;
         let mut left = length;
         while left > 0 {
-            let count = left.min(PIECE);
-            let size = usize::try_from(count).unwrap_or(usize::MAX);
+            let size = usize::try_from(left).unwrap_or(PIECE).min(PIECE);
+            let count = size as u64;
             if self.buffer.len() < size {
                 self.buffer.resize(size, 0);
             }
             let piece = self.buffer.get_mut(..size).unwrap_or_default();
             from.read_exact(piece)?;
-            if piece.iter().any(|byte| *byte != 0) {
-                self.file.write_all_at(piece, self.end)?;
-            } else {
+            if ZEROS.starts_with(piece) {
                 self.file.set_len(self.end + count)?;
+            } else {
+                self.file.write_all_at(piece, self.end)?;
             }
             self.end += count;
             left -= count;

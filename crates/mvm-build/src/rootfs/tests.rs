@@ -192,6 +192,16 @@ fn a_directory_may_have_many_entries_and_a_tree_many_owners_and_small_files() {
 }
 
 #[test]
+fn a_content_may_lie_beyond_four_gibibytes() {
+    let made = Made(tempfile::tempdir().unwrap());
+    let root = RootFile::create(&made.at()).unwrap();
+    let spool = Spool::behind(root.0.clone(), 5 << 30);
+    let tree = sample(Tree::spooled(TreeLimits::default(), spool));
+    finish(&root, &tree, &made);
+    assert_same(&made, &tree);
+}
+
+#[test]
 fn a_changed_mode_changes_the_image() {
     let mut tree = sample(Tree::default());
     tree.put(path("home/u"), Node::directory(0o701)).unwrap();
