@@ -106,7 +106,7 @@ pub(crate) fn build(profile: Profile, audience: Audience) -> Result<Vec<Built>> 
 /// The cargo call for one kind of linking, and where its programs land.
 fn command(linking: Linking, profile: Profile, target_dir: &Path) -> (Command, PathBuf) {
     let mut cargo = workspace::cargo();
-    cargo.args(["build", "--quiet", "--locked"]);
+    cargo.args(["build", "--locked"]);
     match linking {
         Linking::Dynamic => {
             let (name, dir) = match profile {
