@@ -67,7 +67,7 @@ pub fn start(place: &Place, pages: Pages) -> Result<(), Error> {
             .as_ref()
             .map(|base| BaseFiles { mem: base.mem.as_fd(), sums: base.sums.as_fd() }),
     };
-    let word = ask_shim(place)
+    let word = connect(&place.records.join(OUT), PAGER_SOCKET, START)
         .and_then(|mut stream| spec::hand_over(&mut stream, &spec, &files))
         .act(format_args!("start a page server for {}", place.instance))?;
     let told = |kind, why: &str| {
@@ -131,22 +131,18 @@ pub fn process(place: &Place) -> Result<Option<ProcessId>, Error> {
     mvm_shim::record::read(&path).act(format_args!("read {}", path.display()))
 }
 
-fn ask_shim(place: &Place) -> io::Result<UnixStream> {
-    let out = directory(&place.records.join(OUT))?;
-    let stream = socket::connect(&out, PAGER_SOCKET, Deadline::after(START))?;
+/// A blocking stream to this socket of a directory; connecting, each read and each write may take so long.
+fn connect(parent: &Path, name: &str, patience: Duration) -> io::Result<UnixStream> {
+    let stream = socket::connect(&directory(parent)?, name, Deadline::after(patience))?;
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(START))?;
-    stream.set_write_timeout(Some(START))?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
     Ok(stream)
 }
 
 fn ask(place: &Place, ask: Ask) -> Result<Option<Vec<u8>>, Error> {
     let tell = || -> io::Result<Vec<u8>> {
-        let records = directory(&place.records)?;
-        let mut stream = socket::connect(&records, CONTROL, Deadline::after(ANSWER))?;
-        stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(ANSWER))?;
-        stream.set_write_timeout(Some(ANSWER))?;
+        let mut stream = connect(&place.records, CONTROL, ANSWER)?;
         stream.write_all(&[ask.byte()])?;
         let mut answer = Vec::new();
         stream.take(ANSWER_MAX).read_to_end(&mut answer)?;
