@@ -26,6 +26,7 @@ pub mod pager;
 pub mod record;
 pub mod relay;
 pub mod ring;
+pub mod socket;
 pub mod start;
 pub mod watch;
 

@@ -25,7 +25,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use crate::{
     identity::{Process, ProcessId},
     record::{PAGER, PAGER_SOCKET, PAGER_WORDS},
-    relay,
+    socket,
 };
 
 /// How long the VMM's end may be seen later than that of its pager, which sees it first at times.
@@ -54,7 +54,7 @@ impl Pager {
     /// # Errors
     /// When the socket cannot be made.
     pub fn listen(directory: &OwnedFd, program: PathBuf) -> io::Result<Self> {
-        let listener = relay::listen(directory, PAGER_SOCKET)?;
+        let listener = socket::listen(directory, PAGER_SOCKET)?;
         Ok(Self { program, listener, serving: None })
     }
 

@@ -8,17 +8,19 @@
 //! so that it never holds the guest up. It refuses to know terminals, keys and how to detach.
 
 use std::{
-    fs,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::net::{UnixListener, UnixStream},
     },
 };
 
 use rustix::event::{PollFd, PollFlags};
 
-use crate::record::{CONSOLE_ABSENT, CONSOLE_ATTACHED, CONSOLE_BUSY, CONSOLE_SOCKET};
+use crate::{
+    record::{CONSOLE_ABSENT, CONSOLE_ATTACHED, CONSOLE_BUSY, CONSOLE_SOCKET},
+    socket,
+};
 
 /// A client that does not read is let go at this backlog, in bytes.
 const BACKLOG_MAX: usize = 256 * 1024;
@@ -43,7 +45,7 @@ impl Relay {
     /// Listens in this directory; where that fails, nobody can attach, and nothing else.
     #[must_use]
     pub fn listen(directory: &OwnedFd) -> Self {
-        Self { listener: listen(directory, CONSOLE_SOCKET).ok(), client: None }
+        Self { listener: socket::listen(directory, CONSOLE_SOCKET).ok(), client: None }
     }
 
     /// Adds what has to be waited for.
@@ -146,18 +148,6 @@ impl Client {
 fn is_only_waiting(error: io::Error) -> io::Result<()> {
     let is_waiting = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
     if is_waiting { Ok(()) } else { Err(error) }
-}
-
-/// A socket of this name in a directory, in place of an earlier one.
-pub(crate) fn listen(directory: &OwnedFd, name: &str) -> io::Result<UnixListener> {
-    let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Err(_) | Ok(()) => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 #[cfg(test)]

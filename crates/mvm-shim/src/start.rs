@@ -32,6 +32,7 @@ use crate::{
     journal::Journal,
     record::{self, CONSOLE_LOG, LOG_FIFO, SHIM_LOG, Spec, VMM_LOG, VSOCK_SOCKET},
     ring::RingLog,
+    socket,
 };
 
 /// The most files a VMM may have open: drives, tap, vsock connections, API and log.
@@ -228,17 +229,8 @@ pub fn open_fifo(run: &OwnedFd) -> Result<OwnedFd, StartError> {
 /// # Errors
 /// When the name is taken by something else.
 pub fn listen(run: &OwnedFd) -> Result<UnixListener, StartError> {
-    let path = beside(run, &listener_name());
-    let bind = || -> io::Result<UnixListener> {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) | Ok(()) => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
-    };
-    bind().map_err(file("listen at", &path))
+    let name = listener_name();
+    socket::listen(run, &name).map_err(file("listen at", &beside(run, &name)))
 }
 
 /// The name that Firecracker gives to the guest's calls to the host's port.
@@ -296,16 +288,5 @@ mod tests {
         fs::remove_file(&path).unwrap();
         mkfifoat(CWD, &path, Mode::from_raw_mode(0o600)).unwrap();
         assert!(open_fifo(&at).is_ok());
-    }
-
-    #[test]
-    fn a_listener_takes_the_place_of_an_earlier_one() {
-        let run = tempfile::tempdir().unwrap();
-        let at = directory(run.path()).unwrap();
-        drop(listen(&at).unwrap());
-        let listener = listen(&at).unwrap();
-        let path = run.path().join(listener_name());
-        std::os::unix::net::UnixStream::connect(path).unwrap();
-        assert!(listener.accept().is_ok());
     }
 }

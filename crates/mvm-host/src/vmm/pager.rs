@@ -11,7 +11,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     os::{
-        fd::{AsFd, AsRawFd},
+        fd::AsFd,
         unix::{
             fs::{MetadataExt, PermissionsExt},
             net::{UnixListener, UnixStream},
@@ -159,14 +159,13 @@ fn ask(place: &Place, ask: Ask) -> Result<Option<Vec<u8>>, Error> {
     }
 }
 
-/// A socket in a directory, in place of an earlier one, for the owner of that directory.
+/// A blocking socket in a directory, in place of an earlier one, for the owner of that directory.
 fn listen(parent: &Path, name: &str) -> Result<UnixListener, Error> {
     let name = last_part(name);
     let path = parent.join(name);
-    remove_file(&path)?;
     let bind = || -> io::Result<UnixListener> {
-        let opened = directory(parent)?;
-        let listener = UnixListener::bind(format!("/proc/self/fd/{}/{name}", opened.as_raw_fd()))?;
+        let listener = mvm_shim::socket::listen(directory(parent)?, name)?;
+        listener.set_nonblocking(false)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         let owner = fs::symlink_metadata(parent)?.uid();
         std::os::unix::fs::lchown(&path, Some(owner), Some(owner))?;
