@@ -33,10 +33,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     durable,
     error::{Act, Error},
-    snapshot::{
-        Header, Present,
-        header::{MAX_VMSTATE, sha256},
-    },
+    header::{self, sha256},
+    snapshot::{Header, Present, header::MAX_VMSTATE},
 };
 use crate::roots::Roots;
 
@@ -48,8 +46,6 @@ const VMSTATE: &str = "vmstate";
 const SHARED: [&str; 3] = [HEADER, MEM, SUMS];
 /// The version of the format.
 const SCHEMA: u32 = 1;
-/// The longest header in bytes.
-const MAX_LENGTH: u64 = 16 << 10;
 /// Pages that a guest wanted after it woke, u32 little-endian each: advice that nothing depends on.
 const WANTED: &str = "wanted";
 /// As many bytes of it are read: as many pages as a page server puts before any fault.
@@ -66,11 +62,6 @@ struct Manifest {
     /// SHA-256 of the files, in hexadecimal.
     sums_sha256: String,
     vmstate_sha256: String,
-}
-
-#[derive(Deserialize)]
-struct Version {
-    schema: u32,
 }
 
 /// Which base is meant.
@@ -183,10 +174,7 @@ impl<'a> Which<'a> {
             sums_sha256: hex::encode(digest),
             vmstate_sha256: hex::encode(sha256(&vmstate)),
         };
-        let mut text = serde_json::to_vec_pretty(&manifest)
-            .map_err(|error| Error::Conflict(format!("cannot write the header: {error}")))?;
-        text.push(b'\n');
-        durable::write(&dir.join(HEADER), &text, 0o400)
+        durable::write(&dir.join(HEADER), &header::encode(&manifest)?, 0o400)
     }
 
     /// Shares it as `to`; the device state, verified. The memory is not looked at: who maps it trusts
@@ -229,18 +217,7 @@ impl<'a> Which<'a> {
 impl Manifest {
     /// Reads `header.json`; also returns its SHA-256, which binds the rest to it.
     fn read(dir: &Path) -> Result<(Self, [u8; 32]), Error> {
-        let path = dir.join(HEADER);
-        let file = File::open(&path).act("open", &path)?;
-        let mut text = Vec::new();
-        file.take(MAX_LENGTH + 1).read_to_end(&mut text).act("read", &path)?;
-        let damaged = |error: serde_json::Error| Error::integrity(&path, error.to_string());
-        let Version { schema } = serde_json::from_slice(&text).map_err(damaged)?;
-        if schema != SCHEMA {
-            let why = format!("it has schema {schema}, and {SCHEMA} is known");
-            return Err(Error::integrity(path, why));
-        }
-        let manifest: Self = serde_json::from_slice(&text).map_err(damaged)?;
-        Ok((manifest, sha256(&text)))
+        header::read(&dir.join(HEADER), SCHEMA..=SCHEMA)
     }
 }
 

@@ -8,6 +8,7 @@
 //! - [`secrets`] — tenants' sealed secrets.
 //! - [`mod@base`] — what the guests of one build have in common.
 //! - [`snapshot`] — guests on disk: written, published, retired, opened.
+//! - `header` — how bases and snapshots say what they are.
 //! - [`files`] — revisions of pools, and removal; [`listing`] — what is there.
 //! - [`space`] — room on a file system; [`usage`] — what takes it; [`durable`] — changes that survive a power cut.
 //!
@@ -22,6 +23,7 @@ pub mod files;
 pub mod given;
 #[cfg(test)]
 pub(crate) mod ground;
+mod header;
 pub mod key;
 pub mod listing;
 mod luks;

@@ -2,27 +2,21 @@
 //!
 //! It only compares: who asks decides what a mismatch means (a cold boot, audited).
 
-use std::{fs::File, io::Read, path::Path};
+use std::path::Path;
 
 use mvm_core::{
     id::{ImageHash, InstanceRef, VmmVersion},
     units::{Generation, Mib, Timestamp},
 };
-use ring::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error as ThisError;
 
-use crate::disk::{
-    durable,
-    error::{Act, Error},
-};
+use crate::disk::{durable, error::Error, header};
 
 /// The version of the format that is written.
 pub const SCHEMA: u32 = 3;
 /// The oldest that is read: it knows no bases.
 const OLDEST: u32 = 2;
-/// The longest header in bytes; a longer one is not read.
-const MAX_LENGTH: u64 = 16 << 10;
 /// The largest guest: 1 TiB. It bounds what an unverified header can make us allocate.
 const MAX_MEMORY: Mib = Mib(1 << 20);
 /// The largest device state in bytes; real ones are below 1 MiB.
@@ -115,47 +109,19 @@ pub(super) struct Manifest {
     pub(super) form: Form,
 }
 
-#[derive(Deserialize)]
-struct Version {
-    schema: u32,
-}
-
 impl Manifest {
-    /// The bytes of `header.json`.
-    pub(super) fn encode(&self) -> Result<Vec<u8>, Error> {
-        let mut text = serde_json::to_vec_pretty(self)
-            .map_err(|error| Error::Conflict(format!("cannot write the header: {error}")))?;
-        text.push(b'\n');
-        Ok(text)
-    }
-
     /// Reads and checks `header.json`; also returns its SHA-256, which binds everything else to it.
     pub(super) fn read(path: &Path) -> Result<(Self, [u8; 32]), Error> {
-        let file = File::open(path).act("open", path)?;
-        let mut text = Vec::new();
-        file.take(MAX_LENGTH + 1).read_to_end(&mut text).act("read", path)?;
-        if text.len() as u64 > MAX_LENGTH {
-            return Err(Error::integrity(path, "it is longer than any header"));
-        }
-        let manifest = Self::decode(&text).map_err(|reason| Error::integrity(path, reason))?;
-        Ok((manifest, sha256(&text)))
-    }
-
-    fn decode(text: &[u8]) -> Result<Self, String> {
-        let version: Version = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        if !(OLDEST..=SCHEMA).contains(&version.schema) {
-            let known = format!("{OLDEST} to {SCHEMA} are known");
-            return Err(format!("it has schema {}, and {known}", version.schema));
-        }
-        let manifest: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        let (manifest, digest): (Self, _) = header::read(path, OLDEST..=SCHEMA)?;
         let memory = manifest.header.memory;
         if memory > MAX_MEMORY {
-            return Err(format!("{memory} are no guest's memory"));
+            return Err(Error::integrity(path, format!("{memory} are no guest's memory")));
         }
         if manifest.vmstate_bytes > MAX_VMSTATE {
-            return Err(format!("{} bytes are no device state", manifest.vmstate_bytes));
+            let why = format!("{} bytes are no device state", manifest.vmstate_bytes);
+            return Err(Error::integrity(path, why));
         }
-        Ok(manifest)
+        Ok((manifest, digest))
     }
 }
 
@@ -165,16 +131,7 @@ pub(super) fn version(path: &Path) -> Result<Option<VmmVersion>, Error> {
     if !durable::exists(path)? {
         return Ok(None);
     }
-    let file = File::open(path).act("open", path)?;
-    let mut text = Vec::new();
-    file.take(MAX_LENGTH).read_to_end(&mut text).act("read", path)?;
-    let header: Option<serde_json::Value> = serde_json::from_slice(&text).ok();
+    let header: Option<serde_json::Value> = serde_json::from_slice(&header::text(path)?).ok();
     let named = header.as_ref().and_then(|header| header.pointer("/header/taken_on/firecracker"));
     Ok(named.and_then(serde_json::Value::as_str).and_then(|version| version.parse().ok()))
-}
-
-pub(in crate::disk) fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    out
 }

@@ -23,7 +23,7 @@ use mvm_pager::{
 use zeroize::Zeroizing;
 
 use super::{
-    header::{Form, Header, Manifest, sha256},
+    header::{Form, Header, Manifest},
     place::{BASE, HEADER, KEYS, Place},
     seal::{FileKey, Name, Refused, unwrap},
 };
@@ -32,6 +32,7 @@ use crate::{
         base::Shared,
         durable,
         error::{Act, Error},
+        header::sha256,
         key::TenantKey,
         space,
     },

@@ -17,7 +17,7 @@ use mvm_pager::{
 use zeroize::Zeroizing;
 
 use super::{
-    header::{Form, Header, Manifest, SCHEMA, sha256},
+    header::{Form, Header, Manifest, SCHEMA},
     place::{self, BASE, HEADER, KEYS, Place},
     seal::{FileKey, FileKeys, Name, OsRandom, Random, Refused, wrap},
 };
@@ -26,6 +26,7 @@ use crate::{
         base::{self, Shared},
         durable,
         error::{Act, Error},
+        header::{encode, sha256},
         key::TenantKey,
         space,
     },
@@ -127,7 +128,7 @@ impl Writer<'_> {
                 None => Form::Raw { vmstate_sha256: hex::encode(sha256(&vmstate)) },
             },
         };
-        let text = manifest.encode()?;
+        let text = encode(&manifest)?;
         let beneath = place.partial.join(BASE);
         let shared = match written.base {
             Some(base) => base::share(&base.dir, &beneath),
