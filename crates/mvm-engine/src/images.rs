@@ -15,7 +15,8 @@ use mvm_core::{
 use crate::engine::{Context, Engine};
 
 impl Engine {
-    /// Makes or finds an image.
+    /// Makes or finds an image by the builder port alone: it is nobody's, so unlike a pool's or a variant's
+    /// (`make_image`) it never needs a builder microVM, and what does is refused.
     ///
     /// # Errors
     /// Those of the builder; what was in the store stays there.

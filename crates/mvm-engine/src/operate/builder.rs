@@ -87,7 +87,8 @@ pub(super) struct Job<'a> {
 }
 
 impl Engine {
-    /// The image of an order, whoever makes it.
+    /// The image of an order, whoever makes it: the builder port, a builder microVM for flakes and commands,
+    /// or an earlier build of a template. [`Engine::ensure_image`] is for what the port makes alone.
     pub(super) fn make_image(
         &self,
         cx: &Context,
