@@ -13,6 +13,7 @@ mod fleet;
 mod machine;
 mod net;
 mod policy;
+mod record;
 mod results;
 mod template;
 #[cfg(test)]
