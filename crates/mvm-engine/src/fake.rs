@@ -2,6 +2,8 @@
 //! be told what to answer, locks between threads, and a clock that moves only when it is read.
 
 mod build;
+mod effects;
+mod guest;
 mod locks;
 mod vault;
 mod vmm;
@@ -35,7 +37,6 @@ use mvm_core::{
     quota::Quotas,
     state::{Move, State},
     units::{Generation, Mib, Timestamp, Vcpus},
-    volume::VolumeEffect,
 };
 
 mod rig;
@@ -318,181 +319,6 @@ impl Content {
             && self.volumes.is_empty()
             && self.mappings.is_empty()
             && self.snapshots.values().all(BTreeMap::is_empty)
-    }
-
-    fn apply(&mut self, effect: &Effect) -> Result<(), Error> {
-        match effect {
-            Effect::EnsureBridge(n) => drop(self.bridges.insert(n.net)),
-            Effect::RemoveBridge(n) => drop(self.bridges.remove(n)),
-            Effect::EnsureRoutes(n) => drop(self.routes.insert(n.net)),
-            Effect::RemoveRoutes(n) => drop(self.routes.remove(n)),
-            Effect::ReplaceFirewall(f) => {
-                self.firewall = (!f.networks.is_empty()).then(|| f.clone());
-                self.firewall_altered = false;
-            }
-            Effect::EnsureTenantKey(t) => drop(self.keys.insert(t.clone())),
-            Effect::RemoveTenantFiles(t) => drop((self.keys.remove(t), self.secrets.remove(t))),
-            Effect::RemoveImage(image) => drop(self.building.images.remove(image)),
-            Effect::EnsureRevision { .. }
-            | Effect::RemoveRevision { .. }
-            | Effect::RemoveRotatedLogs(_)
-            | Effect::RemoveDownloads
-            | Effect::RemoveVersion(_)
-            | Effect::RemovePoolFiles(_) => {}
-            Effect::Volume(effect) => self.volume(effect),
-            Effect::DrawNextKey(t) => drop(self.next_keys.insert(t.clone())),
-            Effect::RekeyInstance { instance, .. } => {
-                self.rekeyed.insert(instance.instance.clone());
-            }
-            Effect::PromoteNextKey(t) => drop(self.next_keys.remove(t)),
-            Effect::RemoveInstanceFiles(i) => {
-                self.volumes.remove(&i.instance);
-                self.snapshots.remove(&i.instance);
-            }
-            Effect::EnsureTap { net, offset, .. } => drop(self.taps.insert((*net, *offset))),
-            Effect::RemoveTap { net, offset } => drop(self.taps.remove(&(*net, *offset))),
-            Effect::EnsureCgroup { instance, .. } => drop(self.cgroups.insert(instance.clone())),
-            Effect::RemoveCgroup(i) => drop(self.cgroups.remove(i)),
-            Effect::EnsureJail(_) | Effect::PublishSecrets { .. } | Effect::SwapSecrets { .. } => {
-                return self.secret(effect);
-            }
-            Effect::RemoveJail(i) => drop((self.jails.remove(i), self.drives.remove(i))),
-            Effect::EnsureShim { instance, .. } => drop(self.orphans.remove(&instance.instance)),
-            Effect::SpawnVmm { .. }
-            | Effect::RemoveVmm(_)
-            | Effect::BootVmm(_)
-            | Effect::Base { .. }
-            | Effect::LoadSnapshot { .. }
-            | Effect::PauseVmm { .. }
-            | Effect::ResumeVmm(_) => return self.vmm(effect),
-            Effect::WriteSnapshot { instance, epoch, .. } => {
-                self.set_snapshot(instance, *epoch, SnapshotPhase::Partial);
-            }
-            Effect::PublishSnapshot { instance, epoch } => {
-                self.set_snapshot(instance, *epoch, SnapshotPhase::Published);
-            }
-            Effect::RetireSnapshot { instance, epoch } => {
-                self.set_snapshot(instance, *epoch, SnapshotPhase::Retired);
-            }
-            Effect::RemoveSnapshot { instance, epoch } => {
-                if let Some(all) = self.snapshots.get_mut(&instance.instance) {
-                    all.remove(epoch);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn volume(&mut self, effect: &VolumeEffect) {
-        match effect {
-            VolumeEffect::Ensure { instance, size, .. } => {
-                self.volumes.entry(instance.instance.clone()).or_insert(*size);
-            }
-            VolumeEffect::Open(instance) => drop(self.mappings.insert(instance.instance.clone())),
-            VolumeEffect::Close(instance) => drop(self.mappings.remove(instance)),
-            VolumeEffect::Grow { instance, size, .. } => {
-                self.volumes.insert(instance.instance.clone(), *size);
-            }
-            VolumeEffect::Keep { instance, volume, .. } => {
-                if let Some(size) = self.volumes.remove(&instance.instance) {
-                    self.kept.insert(volume.clone(), size);
-                }
-            }
-            VolumeEffect::Attach { volume, instance, .. } => {
-                if let Some(size) = self.kept.remove(volume) {
-                    self.volumes.insert(instance.instance.clone(), size);
-                }
-            }
-            VolumeEffect::Wipe { instance, .. } => drop(self.volumes.remove(&instance.instance)),
-            VolumeEffect::Remove { volume, .. } => drop(self.kept.remove(volume)),
-        }
-    }
-
-    fn set_snapshot(&mut self, id: &InstanceRef, epoch: Generation, phase: SnapshotPhase) {
-        self.snapshots.entry(id.instance.clone()).or_default().insert(epoch, phase);
-    }
-}
-
-impl Guest for World {
-    fn probe(
-        &self,
-        _: &InstanceRef,
-        targets: &[ProbeTarget],
-        _: Duration,
-    ) -> Result<Vec<ProbeOutcome>, Error> {
-        let reached = self.look().reached.clone();
-        let outcome = |target: &ProbeTarget| match reached.contains(&(target.address, target.port))
-        {
-            true => ProbeOutcome::Reachable,
-            false => ProbeOutcome::Silent,
-        };
-        Ok(targets.iter().map(outcome).collect())
-    }
-
-    fn ask(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
-        let answer = self.answer(id, act);
-        self.tick();
-        answer
-    }
-
-    fn metrics(&self, id: &InstanceRef) -> Result<Option<GuestMetrics>, Error> {
-        Ok(self.look().metrics.get(&id.instance).cloned())
-    }
-
-    fn copy_in(
-        &self,
-        id: &InstanceRef,
-        path: &str,
-        stream: &mut dyn std::io::Read,
-    ) -> Result<CopyReport, Error> {
-        self.copied_in(id, path, stream)
-    }
-
-    fn copy_out(
-        &self,
-        _: &InstanceRef,
-        _: &str,
-        _: &mut dyn std::io::Write,
-    ) -> Result<CopyReport, Error> {
-        Ok(CopyReport::default())
-    }
-
-    fn exec(
-        &self,
-        id: &InstanceRef,
-        request: &ExecRequest,
-        streams: ExecStreams,
-    ) -> Result<ExecStatus, Error> {
-        self.executed(id, request, streams)
-    }
-}
-
-impl World {
-    fn answer(&self, id: &InstanceRef, act: &GuestAct) -> Result<GuestAnswer, Error> {
-        let mut content = self.look();
-        content.asked.push(act.clone());
-        let name = match act {
-            GuestAct::Await { .. } => "await",
-            GuestAct::Configure { .. } => "configure",
-            GuestAct::Drain { .. } => "drain",
-            GuestAct::Checkpoint { .. } => "checkpoint",
-            GuestAct::Restore { .. } => "restore",
-            GuestAct::Routes(_) => "routes",
-            GuestAct::Quiesce => "quiesce",
-            GuestAct::Wake { .. } => "wake",
-            GuestAct::RefreshSecrets { .. } => "refresh",
-            GuestAct::Ready { .. } => "ready",
-            GuestAct::Thaw => "thaw",
-            GuestAct::Resize => "resize",
-            GuestAct::Shutdown { .. } => "shutdown",
-        };
-        if content.dying_at == Some(name) && content.vmms.contains_key(&id.instance) {
-            content.die(&id.instance);
-        }
-        if content.vmms.get(&id.instance).is_none_or(|vmm| vmm.phase != Phase::Running) {
-            return Ok(GuestAnswer::Silent);
-        }
-        Ok(content.answers.get(name).cloned().unwrap_or(GuestAnswer::Done))
     }
 }
 
