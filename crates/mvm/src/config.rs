@@ -3,20 +3,22 @@
 //! This is the only module that reads the environment (SPEC §14). [`Config::settings`] tells of each
 //! setting where its value comes from.
 
+mod environment;
+mod file;
+mod keys;
 mod settings;
 mod storage;
 mod tables;
 
 use std::{
     collections::BTreeMap,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use mvm_core::{
     error::{Error, ErrorKind},
-    id::{InvalidId, TenantId, VmmVersion},
+    id::{TenantId, VmmVersion},
     layout,
     plan::policy::PressureLimits,
     pool::Resources,
@@ -26,17 +28,16 @@ use mvm_engine::engine::VCPU_OVERCOMMIT;
 use mvm_host::disk::{given::GivenKeys, space::RESERVE_PERCENT};
 use serde::Deserialize;
 
-mod keys;
-
 use crate::{
     forward,
     provider::{HostChoice, Machine},
 };
+pub(crate) use environment::variable;
+use environment::{environment, host, travels, version, yes_or_no};
+use file::{Presence, read_file};
 use settings::Settings;
 pub use settings::{Origin, Setting};
 pub use storage::Storage;
-use storage::StorageTable;
-use tables::{AuditTable, BuilderTable, GcTable, PolicyTable, RegistriesTable};
 
 /// Seconds that a command waits for another one on the same subject, unless told otherwise.
 const LOCK_WAIT: u16 = 120;
@@ -145,42 +146,6 @@ impl Overrides {
     }
 }
 
-/// `config.toml`; unknown keys are errors.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    mtu: Option<u16>,
-    data_dir: Option<PathBuf>,
-    run_dir: Option<PathBuf>,
-    production: Option<bool>,
-    firecracker: Option<VmmVersion>,
-    asset_mirror: Option<String>,
-    release_key: Option<PathBuf>,
-    lock_wait_seconds: Option<u16>,
-    host: Option<HostChoice>,
-    #[serde(default)]
-    machine: Machine,
-    disk_reserve_percent: Option<u8>,
-    vcpu_overcommit: Option<u32>,
-    guest_memory_percent: Option<u32>,
-    log: Option<String>,
-    log_format: Option<LogFormat>,
-    #[serde(default)]
-    audit: AuditTable,
-    #[serde(default)]
-    tenant_keys: BTreeMap<TenantId, ValueSource>,
-    #[serde(default)]
-    gc: GcTable,
-    #[serde(default)]
-    registries: RegistriesTable,
-    #[serde(default)]
-    storage: StorageTable,
-    #[serde(default)]
-    policy: PolicyTable,
-    #[serde(default)]
-    builder: BuilderTable,
-}
-
 impl Config {
     /// Reads the configuration of this process.
     ///
@@ -236,36 +201,7 @@ impl Config {
     /// # Errors
     /// `Invalid` when the file makes no sense, `Failed` when it cannot be written.
     pub fn set_production(&self) -> Result<(), Error> {
-        let path = self.config_dir.join("config.toml");
-        let file = read_file(&path, Presence::Optional)?;
-        if file.production == Some(true) {
-            return Ok(());
-        }
-        let failed = |error: std::io::Error| {
-            Error::new(ErrorKind::Failed, format!("cannot write {}", path.display()))
-                .because(&error)
-        };
-        let text = std::fs::read_to_string(&path).unwrap_or_default();
-        let kept = text
-            .lines()
-            .filter(|line| line.split_once('=').is_none_or(|(key, _)| key.trim() != "production"));
-        // The key belongs above the first table.
-        let text = std::iter::once("production = true").chain(kept).collect::<Vec<_>>().join("\n");
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.config_dir)
-            .map_err(failed)?;
-        let part = path.with_extension("part");
-        // Who may look into the directory may read it: an agent without root does.
-        let group = std::fs::metadata(&self.config_dir).map_err(failed)?.gid();
-        let mode = if group == 0 { 0o600 } else { 0o640 };
-        std::fs::write(&part, text + "\n")
-            .and_then(|()| std::os::unix::fs::chown(&part, None, Some(group)))
-            .and_then(|()| std::fs::set_permissions(&part, std::fs::Permissions::from_mode(mode)))
-            .and_then(|()| std::fs::File::open(&part)?.sync_all())
-            .and_then(|()| std::fs::rename(&part, &path))
-            .map_err(failed)
+        file::set_production(&self.config_dir)
     }
 
     fn assemble(
@@ -389,68 +325,6 @@ impl Config {
     }
 }
 
-fn version(text: String) -> Result<VmmVersion, Error> {
-    text.try_into().map_err(|error: InvalidId| Error::new(ErrorKind::Invalid, error.to_string()))
-}
-
-/// The value of a variable of the environment, when it is text.
-pub(crate) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// Whether a variable goes along into another machine.
-fn travels(name: &str) -> bool {
-    const SPEECH: [&str; 7] = ["TERM", "COLORTERM", "NO_COLOR", "LANG", "TZ", "COLUMNS", "LINES"];
-    const LOCAL: [&str; 8] = [
-        "MVM_DATA_DIR",
-        "MVM_CONFIG_DIR",
-        "MVM_RUN_DIR",
-        "MVM_HOST",
-        "MVM_ASSET_MIRROR",
-        "MVM_VERSION",
-        "MVM_INSTALL_DIR",
-        "MVM_FORWARDED",
-    ];
-    SPEECH.contains(&name)
-        || name.starts_with("LC_")
-        || (name.starts_with("MVM_") && !LOCAL.contains(&name))
-}
-
-fn host(text: &str) -> Result<HostChoice, Error> {
-    Ok(match text {
-        "auto" => HostChoice::Auto,
-        "native" => HostChoice::Native,
-        "qemu" => HostChoice::Qemu,
-        "lima" => HostChoice::Lima,
-        other => {
-            return Err(Error::new(
-                ErrorKind::Invalid,
-                format!("MVM_HOST is {other:?}: it must be auto, native, qemu or lima"),
-            ));
-        }
-    })
-}
-
-fn environment(name: &str) -> Result<Option<String>, Error> {
-    match std::env::var(name) {
-        Ok(value) => Ok(Some(value).filter(|value| !value.is_empty())),
-        Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => {
-            Err(Error::new(ErrorKind::Invalid, format!("the value of {name} is not UTF-8")))
-        }
-    }
-}
-
-fn yes_or_no(name: &str, text: &str) -> Result<bool, Error> {
-    match text {
-        "1" | "true" => Ok(true),
-        "0" | "false" => Ok(false),
-        other => {
-            Err(Error::new(ErrorKind::Invalid, format!("{name} is {other:?}: it must be 1 or 0")))
-        }
-    }
-}
-
 /// Which Firecracker new microVMs run, and who is asked for files before their own sources.
 fn supply(
     all: &mut Settings<'_>,
@@ -502,34 +376,11 @@ fn logging(
     Ok((log, chosen.file(format).or_none()))
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Presence {
-    Required,
-    Optional,
-}
-
-fn read_file(file: &Path, presence: Presence) -> Result<File, Error> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error)
-            if error.kind() == std::io::ErrorKind::NotFound && presence == Presence::Optional =>
-        {
-            return Ok(File::default());
-        }
-        Err(error) => {
-            return Err(Error::new(ErrorKind::Invalid, format!("cannot read {}", file.display()))
-                .because(&error));
-        }
-    };
-    toml::from_str(&text).map_err(|error| {
-        Error::new(ErrorKind::Invalid, format!("{} makes no sense", file.display())).because(&error)
-    })
-}
-
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
 mod tests {
     use super::*;
+    use crate::config::file::File;
 
     fn with(variables: &[(&str, &str)]) -> Result<Config, Error> {
         Ok(found(&Overrides::default(), variables)?.0)
