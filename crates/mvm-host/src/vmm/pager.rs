@@ -11,9 +11,9 @@ use std::{
     fs,
     io::{self, Read, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
-            fs::{MetadataExt, PermissionsExt},
+            fs::PermissionsExt,
             net::{UnixListener, UnixStream},
         },
     },
@@ -31,7 +31,7 @@ use mvm_shim::{
     record::{OUT, PAGER, PAGER_SOCKET},
     start::last_part,
 };
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, chownat, fstat, openat};
 
 use super::{
     fault::Act,
@@ -162,19 +162,64 @@ fn ask(place: &Place, ask: Ask) -> Result<Option<Vec<u8>>, Error> {
 /// A blocking socket in a directory, in place of an earlier one, for the owner of that directory.
 fn listen(parent: &Path, name: &str) -> Result<UnixListener, Error> {
     let name = last_part(name);
-    let path = parent.join(name);
     let bind = || -> io::Result<UnixListener> {
-        let listener = mvm_shim::socket::listen(directory(parent)?, name)?;
+        let opened = directory(parent)?;
+        let listener = mvm_shim::socket::listen(&opened, name)?;
         listener.set_nonblocking(false)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        let owner = fs::symlink_metadata(parent)?.uid();
-        std::os::unix::fs::lchown(&path, Some(owner), Some(owner))?;
+        give(&opened, name)?;
         Ok(listener)
     };
-    bind().act(format_args!("listen at {}", path.display()))
+    bind().act(format_args!("listen at {}", parent.join(name).display()))
 }
 
-fn directory(path: &Path) -> io::Result<std::os::fd::OwnedFd> {
+/// Makes a socket that of its directory's owner, who may have put something else there since: what is no
+/// socket is left alone, and no link is followed.
+fn give(parent: &OwnedFd, name: &str) -> io::Result<()> {
+    let made =
+        openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if FileType::from_raw_mode(fstat(&made)?.st_mode) != FileType::Socket {
+        return Err(io::Error::other("something else is there by now"));
+    }
+    let path = format!("/proc/self/fd/{}", made.as_raw_fd());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let owner = fstat(parent)?.st_uid;
+    let (user, group) = (Uid::from_raw(owner), Gid::from_raw(owner));
+    chownat(&made, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?;
+    Ok(())
+}
+
+fn directory(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_its_directorys_owners_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let _listener = listen(place.path(), "s").unwrap();
+        let found = place.path().join("s").symlink_metadata().unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_was_put_in_the_place_of_a_socket_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let other = place.path().join("other");
+        fs::write(&other, "x").unwrap();
+        fs::set_permissions(&other, fs::Permissions::from_mode(0o644)).unwrap();
+        symlink(&other, place.path().join("link")).unwrap();
+        fs::hard_link(&other, place.path().join("file")).unwrap();
+        let opened = directory(place.path()).unwrap();
+        for name in ["link", "file"] {
+            give(&opened, name).unwrap_err();
+            assert_eq!(other.metadata().unwrap().permissions().mode() & 0o777, 0o644, "{name}");
+        }
+    }
 }
