@@ -199,7 +199,6 @@ say 'asked by who has no root'
 cp /usr/local/share/mvm/systemd/mvm-hostd.service /etc/systemd/system/
 install -D -m 644 /usr/local/share/mvm/systemd/mvm.sysusers /etc/sysusers.d/mvm.conf
 systemd-sysusers; systemctl daemon-reload; systemctl start mvm-hostd
-within 20 test -S /run/mvm/hostd.sock
 echo again >"$world/rest"
 setpriv --reuid mvm --regid mvm --clear-groups mvm pool build acme/web --force
 none_left 'no builder is left'

@@ -32,6 +32,7 @@ use crate::{
     Mvm,
     fleet::{Listen, api::Api},
     metrics::{Figures, Listener},
+    supervisor::Supervisor,
 };
 
 /// How long a signal and a changed document may wait.
@@ -76,6 +77,7 @@ impl Mvm {
         let start = |listen: &Listen| Api::start(self, listen, options.desired.is_some());
         let api = options.listen.as_ref().map(start).transpose()?;
         let metrics = options.metrics.map(Listener::bind).transpose()?;
+        Supervisor::of_this_process().tell_ready();
         let figures = Figures::default();
         thread::scope(|scope| {
             if let Some(listener) = &metrics {

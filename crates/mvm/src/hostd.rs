@@ -34,7 +34,7 @@ use mvm_host::{
     lock, tool,
 };
 
-use crate::{config::Config, mvmfile, wiring};
+use crate::{config::Config, mvmfile, supervisor::Supervisor, wiring};
 
 /// The user that an agent runs as, unless told otherwise.
 pub const USER: &str = "mvm";
@@ -63,14 +63,21 @@ pub fn serve(config: &Config, user: &str, is_over: impl Fn() -> bool) -> Result<
     let host = LocalHost::new(roots).with_mtu(config.mtu);
     let builder = Box::new(Apart { mvm: wiring::program("mvm"), data: config.data_dir.clone() });
     let grants = config.config_dir.join(GRANTS);
-    let listener = listen(&config.hostd_socket, keeper).map_err(|error| {
-        let message = format!("cannot listen at {}", config.hostd_socket.display());
-        Error::new(ErrorKind::Failed, message).because(&error)
-    })?;
+    let listener = open(&config.hostd_socket, keeper, &Supervisor::of_this_process())?;
     tracing::info!(socket = %config.hostd_socket.display(), user, "mvm-hostd serves");
     Arc::new(Server::new(host, keeper, grants, builder)).serve(&listener, is_over);
     tracing::info!("mvm-hostd was told to stop");
     Ok(())
+}
+
+/// Listens, and then says so: who connects from here on is answered.
+fn open(path: &Path, keeper: Keeper, supervisor: &Supervisor) -> Result<UnixListener, Error> {
+    let listener = listen(path, keeper).map_err(|error| {
+        let message = format!("cannot listen at {}", path.display());
+        Error::new(ErrorKind::Failed, message).because(&error)
+    })?;
+    supervisor.tell_ready();
+    Ok(listener)
 }
 
 /// A socket that appears under its name when the right people may connect, and nobody else may.
@@ -82,7 +89,7 @@ fn listen(path: &Path, keeper: Keeper) -> io::Result<UnixListener> {
     }
     let listener = UnixListener::bind(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o660))?;
-    chown(&fresh, Some(0), Some(keeper.gid))?;
+    chown(&fresh, None, Some(keeper.gid))?;
     fs::rename(&fresh, path)?;
     Ok(listener)
 }
@@ -206,7 +213,26 @@ pub fn build_image(
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::supervisor::tests::{listening_at, said};
+
+    #[test]
+    fn the_service_manager_hears_that_the_daemon_is_ready_once_its_socket_answers_and_not_before() {
+        let place = tempfile::tempdir().unwrap();
+        let (supervisor, heard) = listening_at(&place.path().join("notify"));
+        let facts = fs::metadata(place.path()).unwrap();
+        let keeper = Keeper { uid: facts.uid(), gid: facts.gid() };
+        let nowhere = place.path().join("none/hostd.sock");
+        assert_eq!(open(&nowhere, keeper, &supervisor).unwrap_err().kind, ErrorKind::Failed);
+        assert_eq!(said(&heard), None);
+        let socket = place.path().join("hostd.sock");
+        let listener = open(&socket, keeper, &supervisor).unwrap();
+        assert_eq!(said(&heard).as_deref(), Some("READY=1"));
+        drop(UnixStream::connect(&socket).unwrap());
+        drop(listener);
+    }
 
     fn admitted(text: &str) -> Result<(), ErrorKind> {
         admit_file(&Source::Image(text.to_owned())).map_err(|error| error.kind)

@@ -33,6 +33,7 @@ mod mvmfile;
 mod profiles;
 pub mod provider;
 mod rebuild;
+mod supervisor;
 pub mod template;
 pub mod upgrade;
 mod volume;

@@ -37,6 +37,7 @@ desire 1
 echo "MVM_AGENTD_FLAGS='--desired /etc/mvm/desired.json --interval-secs 3 --tick-secs 1'" >/etc/mvm/agentd.env
 systemctl daemon-reload
 systemctl start mvm-hostd mvm-agentd
+check 'the daemon answers as soon as it counts as started' as mvm mvm --quiet node info
 within 90 are Running || fail "no instance runs: $(log)"
 one=$(mvm --json instance list $pool | jq -r '.[0].instance')
 equal 'the guest answers' "$(guest "$one" echo here)" here
