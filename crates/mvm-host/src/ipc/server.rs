@@ -28,7 +28,7 @@ use serde::Serialize;
 use super::{
     admitted::AdmittedHost,
     home::Keeper,
-    scope::{self, Scope},
+    scope::{Grants, Scope},
     wire::{self, Ask, MAX_REQUEST, Making},
 };
 use crate::{
@@ -49,7 +49,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Server {
     host: LocalHost,
     keeper: Keeper,
-    grants: PathBuf,
+    grants: Grants,
     builder: Box<dyn Builder>,
     busy: AtomicUsize,
 }
@@ -66,7 +66,7 @@ impl Server {
         grants: PathBuf,
         builder: Box<dyn Builder>,
     ) -> Self {
-        Self { host, keeper, grants, builder, busy: AtomicUsize::new(0) }
+        Self { host, keeper, grants: Grants::of(grants), builder, busy: AtomicUsize::new(0) }
     }
 
     /// Serves until `is_over` says so, at a connection or every quarter of a second; then lets those that
@@ -105,10 +105,7 @@ impl Server {
     /// Who is at the other end, as the kernel says.
     fn scope(&self, stream: &UnixStream) -> Option<Scope> {
         match rustix::net::sockopt::socket_peercred(stream) {
-            Ok(peer) => {
-                let grants = scope::grants(&self.grants);
-                Some(Scope::of(peer.uid.as_raw(), self.keeper.uid, &grants))
-            }
+            Ok(peer) => Some(Scope::of(peer.uid.as_raw(), self.keeper.uid, &self.grants.read())),
             Err(error) => {
                 tracing::warn!(%error, "a caller without credentials");
                 None
