@@ -11,7 +11,7 @@ mv /var/lib/mvm/images/refs/debian-builder /var/lib/mvm/images/refs/builder
 mkdir -p /etc/mvm /srv/web
 printf '[builder]\nvcpus = 1\nmem_mib = 512\ndisk_mib = 512\n' >/etc/mvm/config.toml
 repository
-mvm tenant create acme --max-pools 6
+mvm tenant create acme --max-pools 7
 
 # pool source command…: it is built, and an instance of it answers the same before and after a sleep.
 lives() {
@@ -34,6 +34,10 @@ lives() {
 boot=(cat /proc/sys/kernel/random/boot_id)
 lives default --image default "${boot[@]}"
 lives deb --image deb:greeter "${boot[@]}"
+mkdir -p /srv/plain
+printf '%s\n' '[image]' 'name = "plain"' '[packages]' 'apt = ["greeter"]' \
+    '[[services]]' 'name = "greeter"' 'command = "exec greeter default >/run/greeting"' >/srv/plain/Mvmfile.toml
+lives plain --image /srv/plain cat /run/greeting /etc/os-release /proc/sys/kernel/random/boot_id
 python3 -W ignore /usr/local/lib/mvm-e2e/oci.py layout /srv/app.tar first
 lives oci --image oci-archive:/srv/app.tar cat /tmp/said /proc/sys/kernel/random/boot_id
 printf '%s\n' '[image]' 'name = "web"' 'base = "deb:greeter"' '[[run]]' 'command = "echo made >/srv/how"' \

@@ -19,6 +19,14 @@ lives() {
     equal 'it woke as what it was' "$(guest "$i" cat /run/mark) $(guest "$i" "$@")" "there $before"
 }
 
+say 'a directory whose base is the default image, without any source of packages'
+rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/*
+mkdir -p /srv/plain
+printf '[image]\nname = "plain"\nbase = "default"\n' >/srv/plain/Mvmfile.toml
+equal 'it is the default image' "$(mvm --json build /srv/plain | jq -r .image)" "$(cat /var/lib/mvm/images/refs/default)"
+printf '[[services]]\nname = "idle"\ncommand = ["/bin/sleep", "1000000"]\n' >>/srv/plain/Mvmfile.toml
+check 'with a service it is another one' test "$(mvm --json build /srv/plain | jq -r .image)" != "$(cat /var/lib/mvm/images/refs/default)"
+
 say 'packages'
 repository
 mvm tenant create acme

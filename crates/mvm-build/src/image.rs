@@ -24,6 +24,7 @@ use crate::guest_kernel::{GuestKernelError, KernelFiles, KernelSource};
 use crate::hash::ContentHash;
 use crate::progress::{OnProgress, Step};
 use crate::recipe::{Input, InputKind};
+use crate::root::RootReadError;
 use crate::store::{Image, ImageStore, StoreError};
 use crate::tree::{Node, Tree, TreeLimits, TreePath};
 
@@ -127,6 +128,9 @@ pub enum BuildError {
         #[source]
         source: DebError,
     },
+    /// The root of the image that it begins with is unusable.
+    #[error(transparent)]
+    Base(#[from] RootReadError),
     /// The root file system could not be put together.
     #[error("cannot put the root file system together")]
     Tree(#[from] DefaultTreeError),

@@ -40,7 +40,7 @@ pub mod untar;
 pub use assemble::{Answered, AssembleError, Assembly, Contents, Fittings, Order};
 pub use assets::{AssetError, Assets, VmmPaths};
 pub use catalogue::{Arch, Catalogue, CatalogueError};
-pub use debian::PackageImage;
+pub use debian::{Beginning, PackageImage};
 pub use default_tree::DefaultTreeError;
 pub use failed::FileError;
 pub use fetch::{FetchConfig, FetchError, Fetcher, Mirror};
@@ -52,7 +52,7 @@ pub use manifest::Manifest;
 pub use oci::{OciError, OciImage};
 pub use parcel::{Parcel, ParcelError};
 pub use progress::{OnProgress, Progress, Step};
-pub use root::{BuiltTree, RootImageError, RootStreamError};
+pub use root::{BuiltTree, RootImageError, RootReadError, RootStreamError};
 // What images run is part of the contract with the agent.
 pub use mvm_proto::workload::{Restart, Service, Workload};
 pub use store::{Image, ImageStore, StoreError, StoredFile};

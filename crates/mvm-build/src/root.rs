@@ -1,4 +1,5 @@
-//! A root that was made elsewhere, as a tar stream, into an image; and the root of an image as a tar stream.
+//! A root that was made elsewhere, as a tar stream, into an image; and the root of an image as a tar stream,
+//! or as what another one begins with.
 //!
 //! The image is named by what is in the root: paths, modes, owners, contents. When and in which order that
 //! was written has no part in it, so that two builds of one thing are one image. The stream comes from
@@ -7,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
+use std::path::Path;
 
 use backhand::{BackhandError, FilesystemReader, InnerNode};
 
@@ -17,7 +19,7 @@ use crate::progress::OnProgress;
 use crate::recipe::{Input, InputKind, Key};
 use crate::rootfs::FILE_TIME;
 use crate::store::Image;
-use crate::tree::{TreeLimits, TreePath};
+use crate::tree::{Entry, Node, Tree, TreeError, TreeLimits, TreePath};
 use crate::untar::{self, UntarError, What};
 
 /// Bounds of a root: what a large closure is, with room.
@@ -65,6 +67,23 @@ pub enum RootStreamError {
     Send(#[from] io::Error),
 }
 
+/// Why the root of an image can't be taken over into another one.
+#[derive(Debug, thiserror::Error)]
+pub enum RootReadError {
+    /// It is damaged.
+    #[error("cannot read the root of the image")]
+    Squashfs(#[from] BackhandError),
+    /// Its file, or one in it, can't be read or kept.
+    #[error("cannot take over the root of the image")]
+    Read(#[from] io::Error),
+    /// A name that is not UTF-8.
+    #[error("the root of the image has a path that is not UTF-8: {0}")]
+    NotUtf8(String),
+    /// The tree refused an entry.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
 /// Sends the root of an image as a tar stream: each entry below the root, directories before what is in them.
 ///
 /// # Errors
@@ -108,6 +127,46 @@ fn stream(squashfs: impl BufRead + Seek + Send, to: impl Write) -> Result<(), Ro
         }
     }
     archive.into_inner()?.flush()?;
+    Ok(())
+}
+
+/// Puts the root of an image into a tree, as it is.
+///
+/// # Errors
+/// When the image can't be read, or the tree refuses an entry.
+pub(crate) fn take_over(image: &Image, tree: &mut Tree) -> Result<(), RootReadError> {
+    take(BufReader::new(File::open(image.root())?), tree)
+}
+
+fn take(squashfs: impl BufRead + Seek + Send, tree: &mut Tree) -> Result<(), RootReadError> {
+    let not_utf8 = |path: &Path| RootReadError::NotUtf8(path.display().to_string());
+    let root = FilesystemReader::from_reader(squashfs)?;
+    for node in root.files() {
+        let Ok(path) = node.fullpath.strip_prefix("/") else { continue };
+        if path.as_os_str().is_empty() {
+            continue;
+        }
+        let entry = match &node.inner {
+            InnerNode::Dir(_) => Entry::Directory,
+            InnerNode::Symlink(found) => {
+                let target = found.link.to_str().ok_or_else(|| not_utf8(path))?;
+                Entry::Symlink(target.to_owned())
+            }
+            InnerNode::File(found) => {
+                let length = u64::try_from(found.file_len()).map_err(io::Error::other)?;
+                Entry::File(tree.keep(&mut root.file(found).reader_checked()?, length)?)
+            }
+            // No image has one.
+            InnerNode::CharacterDevice(_)
+            | InnerNode::BlockDevice(_)
+            | InnerNode::NamedPipe
+            | InnerNode::Socket => continue,
+        };
+        let place = TreePath::new(path.to_str().ok_or_else(|| not_utf8(path))?)?;
+        let header = &node.header;
+        let (mode, uid, gid) = (header.permissions, header.uid, header.gid);
+        tree.put(place, Node { mode, uid, gid, entry })?;
+    }
     Ok(())
 }
 
@@ -196,10 +255,9 @@ mod tests {
 
     use super::*;
     use crate::rootfs::RootFile;
-    use crate::tree::{Node, Tree};
 
     #[test]
-    fn the_root_of_an_image_is_sent_as_it_was_put_together() {
+    fn the_root_of_an_image_is_sent_and_taken_over_as_it_was_put_together() {
         let path = |text: &str| TreePath::new(text).unwrap();
         let mut tree = Tree::default();
         let long = format!("srv/{}/{}", "d".repeat(90), "f".repeat(90));
@@ -207,6 +265,7 @@ mod tests {
         tree.put(path("etc/empty"), Node::file(0o600, *b"")).unwrap();
         tree.put(path(&long), Node { uid: 7, gid: 8, ..Node::file(0o640, *b"x") }).unwrap();
         tree.put(path("bin"), Node::symlink("usr/bin")).unwrap();
+        tree.put(path("tmp"), Node::directory(0o1777)).unwrap();
         tree.put(path("var/run"), Node::symlink("/run")).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("root");
@@ -219,6 +278,9 @@ mod tests {
             tree.iter().map(|(path, node)| (path.clone(), node.clone())).collect()
         };
         assert_eq!(all(&back), all(&tree));
+        let mut taken = Tree::default();
+        take(BufReader::new(File::open(&image).unwrap()), &mut taken).unwrap();
+        assert_eq!(all(&taken), all(&tree));
     }
 
     /// A tar stream below `root` of files with these modes, contents and times.

@@ -231,12 +231,12 @@ impl Workshop {
                 self.make_oci(&store, &name, None, order.rebuild, progress)?
             }
             ImageRef::Packages(packages) => {
-                let image = PackageImage { packages: packages.clone(), workload: None };
+                let image = PackageImage { packages: packages.clone(), ..PackageImage::default() };
                 self.make_packages(&store, &image, order.rebuild, progress)?
             }
             ImageRef::PackageFile(path) => {
                 let packages = debian::listed(Path::new(path))?;
-                let image = PackageImage { packages, workload: None };
+                let image = PackageImage { packages, ..PackageImage::default() };
                 self.make_packages(&store, &image, order.rebuild, progress)?
             }
             ImageRef::Path(path) if Path::new(path).is_dir() => {

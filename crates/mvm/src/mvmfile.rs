@@ -86,7 +86,7 @@ pub(crate) fn pool_defaults(source: &Source) -> Result<PoolDefaults, Error> {
 /// What an image begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Base {
-    /// The packages of the default image.
+    /// The default image.
     Default,
     /// These packages.
     Packages(Vec<String>),

@@ -3,8 +3,11 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use mvm_proto::workload::Workload;
+
 use super::*;
 use crate::catalogue::LockedPackage;
+use crate::debian::{Beginning, PackageImage};
 use crate::fetch::{FetchConfig, Mirror, Tools};
 
 /// A static ELF program, as far as its headers go.
@@ -164,4 +167,35 @@ fn a_kernel_package_without_its_modules_leaves_no_image() {
     assert!(matches!(error, BuildError::Kernel(GuestKernelError::Modules { .. })), "{error}");
     assert!(world.store.list().unwrap().is_empty());
     assert!(world.store.find("default").is_err());
+}
+
+#[test]
+fn what_begins_with_an_image_has_its_root_and_asks_for_no_package() {
+    let world = world();
+    let base = world.build(&world.image(1), &|_| ()).unwrap();
+    let fittings = Fittings { agent: world.image(1).agent, agent_protocol: 1, arch: Arch::X86_64 };
+    let assembly = Assembly::new(&fittings, &world.store, Answered::Used).unwrap();
+    let workload = Workload { services: Vec::new() };
+    let own =
+        PackageImage { beginning: Beginning::Base, packages: Vec::new(), workload: Some(workload) };
+    let steps = std::cell::RefCell::new(Vec::new());
+    let note = |progress: crate::Progress<'_>| steps.borrow_mut().push(progress.step);
+    let made = own.build(&assembly, &base, &world.fetcher, &note).unwrap();
+    assert_eq!(*steps.borrow(), [Step::Pack]);
+    let entries = |image: &Image| {
+        let mut tree = Tree::default();
+        crate::root::take_over(image, &mut tree).unwrap();
+        tree.iter().map(|(path, node)| (path.clone(), node.clone())).collect::<Vec<_>>()
+    };
+    let (there, mut all) = (entries(&base), entries(&made));
+    let more: Vec<_> = all.extract_if(.., |entry| !there.contains(entry)).collect();
+    assert_eq!(all, there);
+    let paths: Vec<_> = more.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths, ["etc/mvm/workload.json"]);
+    assert_eq!(own.build(&assembly, &base, &world.fetcher, &note).unwrap(), made);
+
+    let other = world.build(&world.image(2), &|_| ()).unwrap();
+    let fittings = Fittings { agent: world.image(2).agent, ..fittings };
+    let assembly = Assembly::new(&fittings, &world.store, Answered::Used).unwrap();
+    assert_ne!(own.build(&assembly, &other, &world.fetcher, &note).unwrap(), made);
 }

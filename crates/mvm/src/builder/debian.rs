@@ -59,6 +59,7 @@ impl Workshop {
                 BuildError::Fetch(_) => ErrorKind::Unavailable,
                 BuildError::Assemble(error) => kind_of(error),
                 BuildError::Unpack { .. } | BuildError::Tree(_) => ErrorKind::Invalid,
+                BuildError::Base(_) => ErrorKind::Integrity,
                 BuildError::Catalogue(_) | BuildError::Kernel(_) => ErrorKind::Failed,
             };
             failed(kind, "cannot make an image of Debian packages", &error)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mvm_build::{Catalogue, ContentHash, ImageStore, PackageImage};
+use mvm_build::{Beginning, ContentHash, ImageStore, PackageImage};
 use mvm_core::{
     error::{Error, ErrorKind},
     id::ImageHash,
@@ -11,11 +11,8 @@ use mvm_core::{
     port::{Prepared, Progress, RootCommands},
 };
 
-use super::{Workshop, arch, failed};
+use super::{DEFAULT, Workshop, failed};
 use crate::mvmfile::{Base, Mvmfile};
-
-/// The packages of the default image, by their name in the catalogue.
-const DEFAULT_SET: &str = "default-image";
 
 impl Workshop {
     /// Makes the image of a directory's file unless the same was made before; its commands are left to
@@ -30,13 +27,16 @@ impl Workshop {
         let Mvmfile { base, packages, run, workload, name: _, defaults: _ } =
             Mvmfile::of_directory(directory)?;
         let image = match base {
+            Base::Default if packages.is_empty() && workload.is_none() => {
+                self.stored(store, DEFAULT, rebuild, progress)?
+            }
             Base::Default => {
-                let packages = together(default_packages()?, packages);
-                let image = PackageImage { packages, workload };
+                let image = PackageImage { beginning: Beginning::Base, packages, workload };
                 self.make_packages(store, &image, rebuild, progress)?
             }
             Base::Packages(chosen) => {
-                let image = PackageImage { packages: together(chosen, packages), workload };
+                let packages = together(chosen, packages);
+                let image = PackageImage { beginning: Beginning::Nothing, packages, workload };
                 self.make_packages(store, &image, rebuild, progress)?
             }
             Base::Oci(reference) => {
@@ -70,13 +70,6 @@ fn commands(image: &ImageHash, lines: Vec<String>) -> Result<RootCommands, Error
     let key = ContentHash::of(text.as_bytes()).to_string().parse();
     let key = key.map_err(|error| failed(ErrorKind::Failed, "a digest is no key", &error))?;
     Ok(RootCommands { lines, key })
-}
-
-fn default_packages() -> Result<Vec<String>, Error> {
-    let damaged = |error| failed(ErrorKind::Failed, "the catalogue is damaged", &error);
-    let catalogue = Catalogue::built_in().map_err(damaged)?;
-    let set = catalogue.package_set(DEFAULT_SET, arch()?).map_err(damaged)?;
-    Ok(set.packages.clone())
 }
 
 #[cfg(test)]
