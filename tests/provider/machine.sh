@@ -84,6 +84,12 @@ printf '[image]\nname = "app"\n[resources]\nmemory = 144\n' >"$MVM_TEST_DIR/app/
 kept=$(mvm --json pool info acme/app | jq -r '[.instance_resources.mem_mib, .source.image] | join(" ")')
 equal 'what it says counts' "${kept%% *}" 144
 equal 'later builds find it in the machine' "$(echo "grep -c memory '${kept#* }/Mvmfile.toml'" | mvm shell)" 1
+cp -r "$MVM_TEST_DIR/app" "$MVM_TEST_DIR/other"
+mvm --quiet pool create acme/other --image "$MVM_TEST_DIR/other"
+mvm --quiet pool destroy acme/other --force
+mvm --quiet pool update acme/app --image "$MVM_TEST_DIR/app"
+equal 'with a later one, what nothing names is gone' "$(echo 'ls /var/lib/mvm/carried' | mvm shell)" \
+    "$(basename "$(dirname "${kept#* }")")"
 
 say 'terminals and signals'
 terminal 0 33 101 mvm instance exec -ti "$id" -- sh -c 'stty size; read -r x; echo "got $x"' \

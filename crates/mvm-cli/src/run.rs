@@ -10,7 +10,7 @@ use std::{
 use clap::ArgMatches;
 use mvm::{
     Actor, Cancel, Config, Context, Error, ErrorKind, Filter, LogFormat, Mvm, Operation,
-    OperationId, Outcome, Overrides, Preview, SPAN,
+    OperationId, Outcome, Overrides, Preview, SPAN, dev,
     forward::Published,
     provider::{self, Packages, Place},
 };
@@ -194,6 +194,14 @@ impl mvm::forward::Inside for ThisMachine {
         // With an address a port is open at that address of the machine, which nobody outside has.
         let ports = ports.filter(|port| port.address.is_none());
         ports.map(|port| Published { port: port.host, protocol: port.protocol }).collect()
+    }
+
+    fn sources(&self) -> Result<String, Error> {
+        let config = Config::read(&Overrides::default())?;
+        if !dev::has_store(&config) {
+            return Err(Error::new(ErrorKind::NotFound, "there are no records yet"));
+        }
+        Mvm::open(&config)?.sources()
     }
 }
 

@@ -48,6 +48,18 @@ impl Mvm {
         self.engine.ensure_image(cx, source, rebuild, timeout)
     }
 
+    /// All that the records of pools and templates say of where images come from, as text.
+    ///
+    /// # Errors
+    /// Why the store failed.
+    pub fn sources(&self) -> Result<String, Error> {
+        let pools: Vec<_> = self.engine.pools(None)?.into_iter().map(|view| view.record).collect();
+        let templates = self.engine.templates()?.into_iter().map(|view| view.record);
+        serde_json::to_string(&(pools, templates.collect::<Vec<_>>())).map_err(|error| {
+            Error::new(ErrorKind::Failed, "cannot write down what images come from").because(&error)
+        })
+    }
+
     /// Takes the image of a file into the store.
     ///
     /// # Errors

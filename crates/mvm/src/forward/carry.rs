@@ -139,11 +139,12 @@ fn append_file<W: Write>(archive: &mut tar::Builder<W>, name: &str, path: &Path)
 }
 
 /// Unpacks what travels in, and lays out what will be written; what stays takes the place of what was carried
-/// from there before.
+/// from there before, and what no text of `naming` names any more goes. Without these texts, nothing goes.
 pub(super) fn unpack_in(
     carried: &[Carried],
     session: &Path,
     kept: &Path,
+    naming: impl FnOnce() -> Option<Vec<String>>,
     from: impl Read,
 ) -> io::Result<()> {
     let new = kept.join(NEW);
@@ -153,6 +154,10 @@ pub(super) fn unpack_in(
         let lock = fs::File::open(kept)?;
         flock(&lock, FlockOperation::LockExclusive)?;
         clear(&new)?;
+        if let Some(texts) = naming() {
+            // What does not go is tried again with the next command.
+            let _ = prune(kept, &texts);
+        }
         fs::create_dir(&new)?;
         Some(lock)
     } else {
@@ -184,6 +189,18 @@ pub(super) fn unpack_in(
         }
     }
     clear(&new)
+}
+
+/// Removes every lasting place that no text names.
+fn prune(kept: &Path, texts: &[String]) -> io::Result<()> {
+    for entry in fs::read_dir(kept)? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if !texts.iter().any(|text| text.contains(&name)) {
+            clear(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts what was unpacked under a number into its lasting place.

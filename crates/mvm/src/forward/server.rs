@@ -49,6 +49,12 @@ pub trait Inside {
 
     /// The ports of this machine that lead to microVMs.
     fn published(&self) -> Vec<Published>;
+
+    /// All that records say of where images come from, as text.
+    ///
+    /// # Errors
+    /// Why they cannot be read.
+    fn sources(&self) -> Result<String, Error>;
 }
 
 /// Whether this process serves a forwarded command line.
@@ -112,8 +118,12 @@ pub(super) fn serve(
     let session = Session::open(base, kept)?;
     let answer = match &request.act {
         Act::PowerOff => power_off(&mut from, inside),
-        Act::Run(words) => run(&request, own, own, words, &session, from, &out),
-        Act::Shell => run(&request, own, &shell(), &["-l".to_owned()], &session, from, &out),
+        Act::Run(words) => session
+            .take(&request, inside, &mut from)
+            .and_then(|()| run(&request, own, own, words, &session, from, &out)),
+        Act::Shell => session
+            .take(&request, inside, &mut from)
+            .and_then(|()| run(&request, own, &shell(), &["-l".to_owned()], &session, from, &out)),
     };
     // Whoever hears the answer finds nothing of the session any more.
     drop(session);
@@ -164,13 +174,9 @@ fn run(
     program: &Path,
     words: &[String],
     session: &Session,
-    mut from: Box<dyn Read + Send>,
+    from: Box<dyn Read + Send>,
     out: &Out,
 ) -> Result<u8, Error> {
-    let mut pieces = Pieces::new(&mut from);
-    let unpacked = carry::unpack_in(&request.carried, &session.place, &session.kept, &mut pieces);
-    let unpacked = unpacked.and_then(|()| pieces.finish()).and_then(|()| session.map(request));
-    unpacked.map_err(|error| failed("take the caller's files", &error))?;
     let env = [(SESSION, session.place.clone().into_os_string())];
     let launched = launch::start(own, program, words, request, &env)
         .map_err(|error| failed("start the command", &error))?;
@@ -335,6 +341,39 @@ impl Session {
         let place = base.join(format!("{}-{unique}", std::process::id()));
         fs::DirBuilder::new().mode(0o700).create(&place)?;
         Ok(Self { place, kept: kept.to_owned() })
+    }
+
+    /// Takes the caller's files; those of former commands that nothing names any more go.
+    fn take(
+        &self,
+        request: &Request,
+        inside: &dyn Inside,
+        from: &mut Box<dyn Read + Send>,
+    ) -> Result<(), Error> {
+        let mut pieces = Pieces::new(from);
+        let (carried, naming) = (&request.carried, || self.naming(inside));
+        // Before it has its turn at what stays, everybody can read what it will name.
+        let taken = self.map(request).and_then(|()| {
+            carry::unpack_in(carried, &self.place, &self.kept, naming, &mut pieces)?;
+            pieces.finish()
+        });
+        taken.map_err(|error| failed("take the caller's files", &error))
+    }
+
+    /// All that names what stays: commands that run, and then records, which these leave before they end. None when
+    /// one of it cannot be read.
+    fn naming(&self, inside: &dyn Inside) -> Option<Vec<String>> {
+        let mut texts = Vec::new();
+        for session in fs::read_dir(self.place.parent()?).ok()? {
+            match fs::read_to_string(session.ok()?.path().join(MAP)) {
+                Ok(text) => texts.push(text),
+                // It is over, or has not begun and brings what it names.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => return None,
+            }
+        }
+        texts.push(inside.sources().ok()?);
+        Some(texts)
     }
 
     fn map(&self, request: &Request) -> io::Result<()> {

@@ -10,7 +10,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc},
     thread,
 };
@@ -23,8 +23,10 @@ use mvm_core::{
 
 use super::{Act, Carried, Ended, ImagePath, Link, Published, Request, Way, client, hello, server};
 
-/// Has a microVM that does not stop, at a port.
-struct Stubborn;
+/// Has a microVM that does not stop, at a port, and the records that are in a file, if it is there.
+struct Stubborn {
+    records: PathBuf,
+}
 
 impl server::Inside for Stubborn {
     fn put_to_rest(&self) -> Result<(), Error> {
@@ -33,6 +35,11 @@ impl server::Inside for Stubborn {
 
     fn published(&self) -> Vec<Published> {
         vec![Published { port: 8080, protocol: Protocol::Tcp }]
+    }
+
+    fn sources(&self) -> Result<String, Error> {
+        fs::read_to_string(&self.records)
+            .map_err(|error| Error::new(ErrorKind::Failed, "no records").because(&error))
     }
 }
 
@@ -53,7 +60,7 @@ pub(crate) fn serve(there: UnixStream, own: &Path, base: &Path) {
     let kept = base.join("kept");
     let far = server::Far { own, base: &sessions, kept: &kept, programs: &programs };
     // What went wrong is seen at the other end.
-    let _ = server::serve(from, Box::new(there), far, &Stubborn);
+    let _ = server::serve(from, Box::new(there), far, &Stubborn { records: base.join("records") });
 }
 
 #[derive(Clone, Default)]
@@ -226,6 +233,39 @@ fn an_image_of_the_caller_stays_where_later_commands_find_it_and_is_replaced_by_
     for name in ["default", "oci:registry.example.com/app:1", "./absent.elf"] {
         assert_eq!(Carried::look_at_image(&name.parse().unwrap()).unwrap(), None, "{name}");
     }
+}
+
+#[test]
+fn an_image_of_the_caller_goes_with_a_later_one_when_neither_records_nor_running_commands_name_it()
+{
+    let far = Far::new();
+    let carry = |name: &str| {
+        let image = far.base.path().join(name);
+        fs::write(&image, name).unwrap();
+        let image: ImagePath = image.to_str().unwrap().parse().unwrap();
+        let carried = vec![Carried::look_at_image(&image).unwrap().unwrap()];
+        let before = far.out.text().len();
+        let act = far.script("cat $MVM_FORWARDED/map.json");
+        assert_eq!(
+            far.run(Request { act, carried, ..Request::plain() }, io::empty()).unwrap().code,
+            0
+        );
+        let map = far.out.text()[before..].to_owned();
+        let places: Vec<(String, PathBuf)> = serde_json::from_str(&map).unwrap();
+        (places[0].1.clone(), map)
+    };
+    let there = |places: [&PathBuf; 3]| places.map(|place| place.exists());
+    let ((named, record), (used, map), (last, _)) = (carry("a"), carry("b"), carry("c"));
+    assert_eq!(there([&named, &used, &last]), [true; 3], "no records can be read");
+    let running = far.base.path().join("sessions/running");
+    fs::create_dir(&running).unwrap();
+    fs::write(running.join("map.json"), map).unwrap();
+    fs::write(far.base.path().join("records"), record).unwrap();
+    carry("d");
+    assert_eq!(there([&named, &used, &last]), [true, true, false]);
+    fs::remove_dir_all(running).unwrap();
+    let (last, _) = carry("e");
+    assert_eq!(there([&named, &used, &last]), [true, false, true]);
 }
 
 #[test]
