@@ -28,7 +28,7 @@ began=$(clock)
 steps=$(mvm --json dev </dev/null)
 note
 took "$began" 'a machine, and the dev VM in it'
-equal 'in a machine that was not there it made the dev VM' "$(jq -c .steps <<<"$steps")" '["make","start"]'
+equal 'in a machine that was not there it made the dev VM' "$(jq -c .steps <<<"$steps")" '["set_up","make","start"]'
 equal 'and got into it' "$(mvm ssh -- hostname | wc -l)" 1
 mvm --quiet stop
 mkdir -p "$MVM_TEST_BASES"; cp -aln "$host"/base-* "$MVM_TEST_BASES/" || true
@@ -120,8 +120,8 @@ if [ "$MVM_TEST_TIER" = full ]; then
     say 'stop and start'
     mvm --quiet stop --machine
     equal 'it is off' "$(mvm --json status | jq -r .state)" stopped
+    equal 'dev starts it, and the dev VM in it' "$(mvm --json dev </dev/null | jq -c .steps)" '["start_machine","start"]'
     equal 'microVMs were stopped first' "$(states acme)" Stopped
-    equal 'dev starts it, and the dev VM in it' "$(mvm --json dev </dev/null | jq -c .steps)" '["start"]'
     mvm --quiet stop
     note
 fi

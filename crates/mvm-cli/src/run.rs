@@ -20,7 +20,10 @@ use signal_hook::{
 };
 
 use crate::{
-    args::{AgentCommand, Command, Format, Global, InstanceCommand, NodeCommand, TemplateCommand},
+    args::{
+        AgentCommand, Command, DevArgs, Format, Global, InstanceCommand, NodeCommand,
+        TemplateCommand,
+    },
     commands, exit, forward, log, manual,
     render::{self, progress::Reporter},
     show, usage,
@@ -81,9 +84,14 @@ fn go(
         Command::Stop(_) if commands::machine::is_off(&config)? => {
             commands::machine::status(global, &config)
         }
-        Command::Dev => match commands::machine::make_ready(global, &config)? {
+        Command::Dev(args) => match commands::machine::make_ready(global, &config)? {
             Some(step) if global.dry_run => commands::dev::would_begin(global, step),
-            Some(_) | None => run_where_microvms_run(command, &config, given),
+            Some(step) => {
+                let words = [given.words, DevArgs::words(step)].concat();
+                let given = Given { words, ..given };
+                run_where_microvms_run(Command::Dev(args.and(step)), &config, given)
+            }
+            None => run_where_microvms_run(command, &config, given),
         },
         Command::Start(_)
         | Command::Stop(_)
@@ -207,7 +215,7 @@ impl mvm::forward::Inside for ThisMachine {
 
 fn dispatch(session: &Session, command: Command) -> Result<ExitCode, Error> {
     match command {
-        Command::Dev => commands::dev::dev(session),
+        Command::Dev(args) => commands::dev::dev(session, args),
         Command::Start(args) => commands::dev::start(session, args),
         Command::Stop(_) => commands::dev::stop(session),
         Command::Ssh(args) => Ok(commands::dev::ssh(session, args)),

@@ -1,8 +1,10 @@
 //! The arguments of dev mode: one microVM for a person.
 
+use std::ffi::OsString;
+
 use clap::Args;
 use mvm::{
-    dev::VolumeAsk,
+    dev::{Step, VolumeAsk},
     forward::{ImagePath, InputPath},
 };
 
@@ -17,6 +19,30 @@ pub(crate) struct SetupArgs {
     /// Do not ask before something is made anew
     #[arg(long, visible_alias = "yes", requires = "recreate")]
     pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DevArgs {
+    /// A step that was done before this command was handed over
+    #[arg(long, hide = true, value_parser = step)]
+    pub(crate) after: Vec<Step>,
+}
+
+impl DevArgs {
+    /// These, after one step more.
+    pub(crate) fn and(&self, step: Step) -> Self {
+        Self { after: [self.after.as_slice(), &[step]].concat() }
+    }
+
+    /// The words that say so to another `mvm`.
+    pub(crate) fn words(step: Step) -> Vec<OsString> {
+        let name = serde_json::to_value(step).unwrap_or_default();
+        vec!["--after".into(), name.as_str().unwrap_or_default().into()]
+    }
+}
+
+fn step(word: &str) -> Result<Step, serde_json::Error> {
+    serde_json::from_value(word.into())
 }
 
 #[derive(Debug, Args)]
@@ -90,4 +116,26 @@ pub(crate) struct SshConfigArgs {
     /// The name that OpenSSH shall know the dev VM by
     #[arg(long, value_name = "NAME", default_value = "mvm-dev")]
     pub(crate) host: String,
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests stop at the first surprise")]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Cli, Command};
+
+    #[test]
+    fn what_was_done_before_dev_is_handed_over_is_heard_there_in_its_order() {
+        let mut words = vec![OsString::from("mvm"), "--json".into(), "dev".into()];
+        let steps = [Step::Bootstrap, Step::SetUp, Step::StartMachine];
+        words.extend(steps.into_iter().flat_map(DevArgs::words));
+        let Command::Dev(heard) = Cli::try_parse_from(words).unwrap().command else {
+            unreachable!("it is dev")
+        };
+        assert_eq!(heard.after, steps);
+        assert_eq!(heard.and(Step::Make).after.last(), Some(&Step::Make));
+        assert!(Cli::try_parse_from(["mvm", "dev", "--after", "lunch"]).is_err());
+    }
 }

@@ -26,7 +26,7 @@ mod volume;
 pub(crate) use agent::{AgentCommand, DesiredArgs, ReconcileArgs, ServeArgs};
 pub(crate) use config::ConfigCommand;
 pub(crate) use deploy::{DeployArgs, NewArgs};
-pub(crate) use dev::{DevSshArgs, RunArgs, SetupArgs, SshConfigArgs, StartArgs, StopArgs};
+pub(crate) use dev::{DevArgs, DevSshArgs, RunArgs, SetupArgs, SshConfigArgs, StartArgs, StopArgs};
 pub(crate) use events::EventsArgs;
 pub(crate) use fleet::{
     AddCommand, AddHostArgs, ApproveArgs, AuthorityArgs, CertsCommand, CoordinatorCommand,
@@ -138,7 +138,7 @@ pub(crate) enum Command {
     /// Check this machine, and say what to do about what is wrong; exit 1 on failures
     Doctor(DoctorArgs),
     /// Do what leads to a shell in the dev VM from wherever things are: bootstrap, setup, start, wake
-    Dev,
+    Dev(DevArgs),
     /// Start the dev VM, one microVM for yourself, and open a shell in it
     #[command(after_long_help = examples::START)]
     Start(StartArgs),

@@ -11,15 +11,15 @@ use mvm::{
 
 use super::{guest, would};
 use crate::{
-    args::{DevSshArgs, Format, Global, RunArgs, SshArgs, SshConfigArgs, StartArgs},
+    args::{DevArgs, DevSshArgs, Format, Global, RunArgs, SshArgs, SshConfigArgs, StartArgs},
     exit, render,
     run::{Session, print},
     show, terminal,
 };
 
 /// Does what the state of the dev VM asks for, up to a shell in it.
-pub(crate) fn dev(session: &Session) -> Result<ExitCode, Error> {
-    start_as(session, &DevAsk::default())
+pub(crate) fn dev(session: &Session, args: DevArgs) -> Result<ExitCode, Error> {
+    start_as(session, &DevAsk::default(), args.after)
 }
 
 /// Starts the dev VM, and opens a shell in it for a person.
@@ -30,21 +30,22 @@ pub(crate) fn start(session: &Session, args: StartArgs) -> Result<ExitCode, Erro
         memory: args.memory.map(Mib),
         volumes: args.volume,
     };
-    start_as(session, &DevAsk::read(flags, args.config.as_deref())?)
+    start_as(session, &DevAsk::read(flags, args.config.as_deref())?, Vec::new())
 }
 
-fn start_as(session: &Session, ask: &DevAsk) -> Result<ExitCode, Error> {
+/// `done` is what was done before.
+fn start_as(session: &Session, ask: &DevAsk, mut done: Vec<Step>) -> Result<ExitCode, Error> {
     let (mvm, cx) = (&session.mvm, &session.cx);
     if session.is_rehearsal() {
         let steps = dev::enter(mvm.dev_state(cx)?);
         return would(session, "do", spoken(steps));
     }
     session.stop_on_signals();
-    let steps = mvm.dev_start(cx, ask)?;
+    done.extend(mvm.dev_start(cx, ask)?);
     if session.format == Format::Table && terminal::is_interactive() {
         return Ok(shell(session, mvm.dev_running()?.instance));
     }
-    shown(session, steps)
+    shown(session, done)
 }
 
 /// Says what would come first, with `--dry-run`.

@@ -83,7 +83,7 @@ describe!(Dev, "Dev", "The dev VM.", {
     mem_mib: "Its memory in MiB.",
     data_disk_mib: "The size of what its volumes lie on, in MiB; 0 without volumes.",
     last_failure: "Why it died last, if it did.",
-    steps: "What was done.",
+    steps: "What was done, to the machine for microVMs first.",
 });
 
 describe!(SshConfig, "SshConfig", "What OpenSSH needs to know.", {
