@@ -87,6 +87,39 @@ check 'a stop ends it' test ! -e "/proc/$vmm"
 equal 'it is Stopped' "$(state "$id")" Stopped
 mvm instance start "$id"
 
+say 'a VMM that is asked just as its guest goes down'
+cat >/run/ask.py <<'PY'
+import socket, sys
+
+# One request after the other, until nobody is there any more.
+with socket.socket(socket.AF_UNIX) as api:
+    api.connect(sys.argv[1])
+    try:
+        while True:
+            api.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            if not api.recv(4096):
+                break
+            open("/run/asking", "w").close()
+    except OSError:
+        pass
+PY
+own=/var/lib/mvm/tenants/acme/pools/workers/instances/${id##*/}
+is_stopped() { [ "$(state "$id")" = Stopped ]; }
+stood_still() { grep -q 'stopped and does not end' "$own/logs/shim.log"; }
+for _ in 1 2 3 4 5; do
+    rm -f /run/asking
+    python3 /run/ask.py "/var/lib/mvm/jails/firecracker/${id##*/}/root/run/fc.sock" &
+    asks=$!
+    within 20 test -e /run/asking
+    guest "$id" halt || true
+    within 30 is_stopped || fail 'its guest is down, and it is not'
+    wait "$asks"
+    equal 'the reason' "$(mvm --json instance list "$id" | jq -r '.[0].last_failure.reason')" 'the guest shut itself down'
+    mvm instance start "$id"
+    ! stood_still || break
+done
+check 'it stood still, and was ended' stood_still
+
 say 'stop, start, destroy'
 mvm instance stop "$id"
 equal 'it is Stopped' "$(state "$id")" Stopped

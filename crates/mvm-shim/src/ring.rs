@@ -69,6 +69,12 @@ impl RingLog {
         lines.split_off(excess)
     }
 
+    /// Whether one of the last lines ends like this.
+    #[must_use]
+    pub fn says(&self, end: &str) -> bool {
+        self.tail.iter().any(|line| line.ends_with(end))
+    }
+
     fn reopen(&mut self) {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -136,6 +142,17 @@ mod tests {
         assert_eq!(tail.len(), TAIL_LINES);
         assert_eq!(tail.first().unwrap(), "line 31");
         assert_eq!(tail.last().unwrap(), "Kernel [1mpanic");
+    }
+
+    #[test]
+    fn a_line_is_known_by_its_end_once_it_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = log_in(directory.path());
+        log.append(b"2026 [i:main] It is st");
+        log.append(b"opping.");
+        assert!(!log.says("It is stopping."));
+        log.append(b"\nnext\n");
+        assert!(log.says("It is stopping.") && !log.says("It is stopping. "));
     }
 
     #[test]

@@ -5,6 +5,10 @@
 //!         ─► console, log, guest's calls … ─► VMM gone ─► exit record ─► end
 //! ```
 //! One thread, one `poll`; nothing in here waits for anything else.
+//!
+//! A VMM that stops may stand still before its end: Firecracker 1.12 joins the thread of its API, which
+//! waits for the answer to a request that came when nobody answers any more. Its log says that it stops,
+//! so it is given a moment from then on.
 
 use std::{
     fs::File,
@@ -40,6 +44,10 @@ use crate::{
 pub const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between bind and listen of the API socket a connection is refused; tried again at this interval.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(2);
+/// What Firecracker's log says when its guest has ended, whatever the reason (`Vmm::stop`, 1.12).
+const STOPPING: &str = "Vmm is stopping.";
+/// How long it may take from there to its end.
+const STOPPING_TIMEOUT: Duration = Duration::from_secs(3);
 /// How many reads in a row one stream gets before the others have their turn.
 const READS_PER_TURN: usize = 16;
 
@@ -78,6 +86,8 @@ struct Streams {
     console_log: RingLog,
     fifo: OwnedFd,
     vmm_log: RingLog,
+    /// Since when the VMM is stopping.
+    stopping: Option<Instant>,
     relay: Relay,
 }
 
@@ -91,10 +101,19 @@ struct Shim {
     pager: Pager,
     /// Why the VMM had to end, if its page server was the reason.
     unpaged: Option<String>,
+    /// Whether the VMM had to be ended after its guest.
+    stuck: Stuck,
     out: OwnedFd,
     memory_events: File,
     instance: String,
     log: Journal,
+}
+
+/// Whether a VMM outlived its guest and had to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stuck {
+    No,
+    Yes,
 }
 
 fn bring_up(spec: &Spec) -> Result<Shim, StartError> {
@@ -123,7 +142,7 @@ fn take_over(spec: &Spec, ground: Ground, vmm: ProcessId) -> Result<Shim, StartE
         unpaged = Some("its page server ended unseen".to_owned());
         process.kill().map_err(own("end the VMM"))?;
     }
-    let streams = Streams { console: None, console_log, fifo, vmm_log, relay };
+    let streams = Streams { console: None, console_log, fifo, vmm_log, stopping: None, relay };
     let (instance, connections) = (spec.instance.clone(), Vec::new());
     journal.say(&format!("shim {} watches VMM {}, whose shim died", id.pid, vmm.pid));
     let log = journal;
@@ -136,6 +155,7 @@ fn take_over(spec: &Spec, ground: Ground, vmm: ProcessId) -> Result<Shim, StartE
         connections,
         pager,
         unpaged,
+        stuck: Stuck::No,
         out,
         memory_events,
         instance,
@@ -158,7 +178,8 @@ fn begin(spec: &Spec, ground: Ground) -> Result<Shim, StartError> {
     journal.say(&format!("shim {} starts the jailer", id.pid));
     let Launched { mut jailer, console, fifo, listener, inotify } = start::launch(spec, &run)?;
     let relay = Relay::listen(&out);
-    let mut streams = Streams { console: Some(console), console_log, fifo, vmm_log, relay };
+    let console = Some(console);
+    let mut streams = Streams { console, console_log, fifo, vmm_log, stopping: None, relay };
     let vmm = await_jailer(spec, &mut jailer, &mut streams, deadline)
         .inspect_err(|error| journal.say(&chain(error)))?;
     let at = spec.records.join(record::VMM);
@@ -182,6 +203,7 @@ fn begin(spec: &Spec, ground: Ground) -> Result<Shim, StartError> {
         connections,
         pager,
         unpaged: None,
+        stuck: Stuck::No,
         out,
         memory_events,
         instance,
@@ -306,6 +328,9 @@ impl Streams {
                 Ok(_) | Err(_) => break,
             }
         }
+        if self.stopping.is_none() && self.vmm_log.says(STOPPING) {
+            self.stopping = Some(Instant::now());
+        }
         self.pump_console(&mut buffer);
         self.relay.pump(self.console.as_ref(), &|| self.console_log.tail());
     }
@@ -361,8 +386,19 @@ impl Shim {
                     if connection.is_sending() { PollFlags::OUT } else { PollFlags::empty() };
                 (connection.stream().as_fd(), PollFlags::IN | sending)
             }));
-            let ready = self.streams.wait(&extra, None);
+            let left =
+                self.streams.stopping.map(|since| STOPPING_TIMEOUT.saturating_sub(since.elapsed()));
+            let ready = self.streams.wait(&extra, left);
             if ready.first() == Some(&true) {
+                break;
+            }
+            if left == Some(Duration::ZERO) {
+                self.log.say(&format!(
+                    "VMM {} stopped and does not end, so it is killed",
+                    self.vmm.pid
+                ));
+                self.stuck = Stuck::Yes;
+                let _ = self.process.kill();
                 break;
             }
             if others > before && ready.get(before) == Some(&true) && self.is_unpaged() {
@@ -426,8 +462,13 @@ impl Shim {
         let pid = i32::try_from(self.vmm.pid).ok().and_then(Pid::from_raw);
         let status = waitpid(pid, WaitOptions::empty()).ok().flatten();
         self.streams.drain();
+        let ending = match self.stuck {
+            Stuck::No => status.map_or(Ending::Unseen, |(_, status)| ending(status)),
+            // What it would have ended with, had it ended.
+            Stuck::Yes => Ending::Exited(0),
+        };
         let record = ExitRecord {
-            ending: status.map_or(Ending::Unseen, |(_, status)| ending(status)),
+            ending,
             oom_kills: self.oom_kills(),
             unpaged: self.unpaged.take(),
             console_tail: self.streams.console_log.tail(),
